@@ -1,0 +1,71 @@
+# `make` lists the targets. Everything runs in the environment below $(VENV), which every target sets up when needed.
+# Conda users: make <target> VENV="$CONDA_PREFIX".
+
+VENV ?= .venv
+# Options of `make reproduce`: DVC targets or flags, such as REPRO="tables@table2" or REPRO=--dry.
+REPRO ?=
+TABLE ?= reports/tables/table2.md
+# Further options of pytest, such as PYTEST='-m "not slow"' for a quick pass.
+PYTEST ?=
+HOST ?= 127.0.0.1
+PORT ?= 5000
+
+# Small tensors: threads inside an operator cost more than they give, and waiting ones would spin on shared cores.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+# `dvc` and the `python` of its stages must be those of the environment, activated or not.
+ACTIVATE := PATH="$(abspath $(VENV))/bin:$$PATH"; export PATH;
+
+CACHES := .pytest_cache .ruff_cache .hypothesis
+RESULTS := data runs logs predictions results metrics scratch mlruns .dvc/cache .dvc/tmp .venv
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lint format ui doctor clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.stamp ## create the environment in .venv (compiles mmcv-full once for each torch)
+
+# Any Python 3 can read setup_env and say which one the project needs.
+$(VENV)/.stamp: environment.yml constraints.txt $(wildcard tools/*.py)
+	@for python in python3.11 python3 python; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then \
+	        exec $$python -m tools.setup_env --venv "$(VENV)"; \
+	    fi; \
+	done; \
+	echo "error: no Python on PATH: install python3.11, python3.11-venv and python3.11-dev and repeat" >&2; exit 1
+
+reproduce: setup ## run the whole chain on the chosen dataset and print Table 2
+	@$(ACTIVATE) python -m dvc repro $(REPRO)
+	@cat $(TABLE)
+	@echo
+	@echo "Tables, figures and curves: reports/README.md. Each training in MLflow: make ui."
+
+test: lint ## lint, then run every test (quick pass: make test PYTEST='-m "not slow"')
+	@$(ACTIVATE) python -m pytest -n logical --maxprocesses 8 $(PYTEST)
+
+lint: setup ## check the code with ruff
+	@$(ACTIVATE) python -m ruff check .
+
+format: setup ## sort imports and mend what ruff can
+	@$(ACTIVATE) python -m ruff check --fix .
+
+ui: setup ## open the MLflow store on http://127.0.0.1:5000
+	@$(ACTIVATE) mkdir -p mlruns && python -m mlflow ui --host $(HOST) --port $(PORT) \
+	    --backend-store-uri "$$(python -c 'from pipeline import tracking; print(tracking.store_uri())')"
+
+doctor: ## check Python, torch, GPU, operators, DVC, MLflow, disk and data, and say what to do
+	@$(ACTIVATE) "$$(command -v python || echo python3)" -m stages.doctor
+
+clean: ## remove caches; with CONFIRM=1 also data, runs, results, the MLflow store and the environment
+	@echo "removing: $(CACHES) and __pycache__"
+	@rm -rf $(CACHES)
+	@find . -name __pycache__ -type d -not -path "./.venv/*" -prune -exec rm -rf {} +
+ifeq ($(CONFIRM),1)
+	@du -sh $(RESULTS) 2>/dev/null | sed 's/^/removing: /' || true
+	@rm -rf $(RESULTS)
+else
+	@du -sh $(RESULTS) 2>/dev/null | sed 's/^/kept (CONFIRM=1 removes it): /' || true
+endif

@@ -1,0 +1,1 @@
+"""Reproduction of ContrastMask (CVPR 2022): partially supervised instance segmentation."""

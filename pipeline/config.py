@@ -1,0 +1,175 @@
+"""From a declared run to everything its training needs, and the fingerprint that identifies the result.
+
+`resolve` is pure reading: it checks every name and value and returns plain dictionaries in MMDetection's vocabulary.
+Nothing that changes numbers is decided elsewhere.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from pipeline import experiments, paths
+from pipeline.datasets import pipelines
+from pipeline.errors import ExperimentError
+from pipeline.knobs import Knobs
+from pipeline.models import model_config
+from pipeline.models.architecture import Architecture
+
+# Code that changes the numbers of a training. config.py is not listed: its effect is the resolved configuration.
+TRAINING_CODE = ("pipeline/models", "pipeline/datasets/partial.py", "pipeline/datasets/pipelines.py",
+                 "pipeline/datasets/sampler.py", "pipeline/training.py")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: a run (or the pre-training of a backbone) on a dataset with one seed.
+
+    Attributes:
+        name: run name, or `init_<backbone>` for a pre-training.
+        dataset: name of the dataset; `split` is the direction whose annotations are read.
+        seed: of initialisation, sampling and augmentation.
+        knobs: resolved knob values. method: row of `methods:` without its label.
+        model: MMDetection model configuration.
+        data: `train` and `test` pipelines, `batch_size` (images per optimiser step), `images_per_gpu`.
+        schedule: {epochs | iterations, milestones} in optimiser steps' unit.
+        optimisation: optimiser, learning-rate policy, warm-up, log and checkpoint intervals (in iterations).
+        initial_weights: whether training starts from runs/<dataset>/init/<backbone>.pth.
+    """
+
+    name: str
+    dataset: str
+    split: str
+    backbone: str
+    seed: int
+    method: dict
+    knobs: Knobs
+    model: dict
+    data: dict
+    schedule: dict
+    optimisation: dict
+    initial_weights: bool
+
+    def numbers(self):
+        """What determines the result, as plain data; the name is left out, so equal runs share one training."""
+        content = {key: value for key, value in asdict(self).items() if key not in ("name", "knobs")}
+        content["optimisation"] = {k: v for k, v in content["optimisation"].items() if k != "checkpoint_interval"}
+        content["seeded_knobs"] = {k: v for k, v in asdict(self.knobs).items() if k != "seeds"}
+        return content
+
+
+def load_knobs(run, profile):
+    """Resolved knobs of a run: its knob file, then the overrides of its row; `recipe` means the profile's value if it
+    has one, else the recipe's."""
+    return _knobs(run.knobs, profile, run.overrides or {}, f"experiments.yaml: runs.{run.name}.overrides")
+
+
+def _knobs(file, profile, overrides, where):
+    values = dict(experiments.read_yaml(paths.ROOT / file))
+    values.pop("dataset", None)
+    if unknown := set(overrides) - set(values):
+        raise ExperimentError(f"{where}: unknown knob {sorted(unknown)[0]!r}")
+    values |= overrides
+    values |= {name: value for name, value in profile.get("knobs", {}).items() if values.get(name) == "recipe"}
+    return Knobs.load(values, source=file)
+
+
+def resolve(run_name, dataset, seed, declared=None):
+    """Resolve a declared run on a dataset. Raises ExperimentError for any unknown name or bad value."""
+    declared = declared or experiments.load()
+    run = declared.run(run_name)
+    profile = declared.profile(dataset)
+    experiments.lookup(
+        profile["backbones"], run.backbone, f"backbone of profile {declared.datasets[dataset]['profile']!r}:"
+    )
+    knobs = load_knobs(run, profile)
+    method = {key: value for key, value in declared.methods[run.method].items() if key != "label"}
+    architecture = Architecture.from_mapping(profile["architecture"])
+    return Training(
+        name=run.name,
+        dataset=dataset,
+        split=run.direction,
+        backbone=run.backbone,
+        seed=seed,
+        method=method,
+        knobs=knobs,
+        model=model_config(knobs, method, architecture, profile["backbones"][run.backbone]),
+        data=_data(profile),
+        schedule=dict(profile["schedules"][run.schedule]),
+        optimisation=_optimisation(profile),
+        initial_weights=profile["initial_weights"]["kind"] != "random",
+    )
+
+
+def resolve_pretraining(backbone, dataset, declared=None):
+    """Resolve the box-only detector that the runs of a `pretrain` profile start from."""
+    declared = declared or experiments.load()
+    profile = declared.profile(dataset)
+    experiments.lookup(profile["backbones"], backbone, "backbone")
+    recipe = profile["initial_weights"]
+    knobs = _knobs("pipeline/paper.yaml", profile, {}, "")
+    method = {"cam": False, "cl_head": False}
+    optimisation = _optimisation(profile)
+    optimisation["optimizer"]["lr"] = recipe["lr"]
+    return Training(
+        name=f"init_{backbone}",
+        dataset=dataset,
+        split=recipe["direction"],
+        backbone=backbone,
+        seed=recipe["seed"],
+        method=method,
+        knobs=knobs,
+        model=_without_masks(
+            model_config(
+                knobs,
+                method,
+                Architecture.from_mapping(profile["architecture"]),
+                profile["backbones"][backbone],
+            )
+        ),
+        data=_data(profile),
+        schedule={"iterations": recipe["iterations"], "milestones": []},
+        optimisation=optimisation,
+        initial_weights=False,
+    )
+
+
+def _without_masks(model):
+    """The same detector with the box branch only."""
+    branch = {key: model["roi_head"][key] for key in ("bbox_roi_extractor", "bbox_head")}
+    return model | {"type": "FasterRCNN", "roi_head": {"type": "StandardRoIHead", **branch}}
+
+
+def _data(profile):
+    images, training = profile["images"], profile["training"]
+    return {
+        "train": pipelines.train_pipeline(images["train_scales"], size_divisor=images["size_divisor"]),
+        "test": pipelines.test_pipeline(images["test_scale"], size_divisor=images["size_divisor"]),
+        "batch_size": training["batch_size"],
+        "images_per_gpu": training["images_per_gpu"],
+    }
+
+
+def _optimisation(profile):
+    keys = ("optimizer", "lr_policy", "warmup_iterations", "log_interval", "checkpoint_interval")
+    return json.loads(json.dumps({key: profile["training"][key] for key in keys}))
+
+
+def fingerprint(training):
+    """Hex digest of what determines the result: resolved configuration, annotations, initial weights, code.
+
+    Raises ExperimentError if the split or the initial weights do not exist yet.
+    """
+    digest = hashlib.sha256(json.dumps(training.numbers(), sort_keys=True, default=str).encode())
+    inputs = [paths.split_train(training.dataset, training.split), paths.manifest(training.dataset)]
+    if training.initial_weights:
+        inputs.append(paths.initial_weights(training.dataset, training.backbone))
+    for entry in TRAINING_CODE:
+        path = paths.ROOT / entry
+        inputs += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    for path in inputs:
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except FileNotFoundError:
+            missing = path.relative_to(paths.ROOT)
+            raise ExperimentError(f"{missing}: no such file; run `dvc repro train@{training.name}`") from None
+    return digest.hexdigest()[:20]

@@ -1,0 +1,439 @@
+"""The generated dataset: a COCO-format stand-in, drawn on the fly, small enough for two CPU cores.
+
+Each image shows 4 to 6 objects over a dull textured background with unlabelled distractors. Ten of COCO's
+category names are in use, six outside VOC and four inside, so that the real voc/nonvoc split applies. A
+category is a non-convex silhouette, a texture and a pair of hues; objects are freely rotated, overlap, and
+fill about half of their box, so a box alone is a bad mask. What base and novel objects share, and what a mask
+head can therefore transfer, is how a figure stands out: a dark outline, saturated colours and full contrast.
+
+Everything is drawn from a numpy Generator seeded by (version, seed, subset, index): an image does not depend
+on how many others are drawn. Sizes are for 128-pixel images and scale with `image_size`.
+
+Coordinates: x right, y down. "Unit frame" is the frame of a silhouette before rotation, with |x|, |y| <= 1.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.datasets.categories import CATEGORIES, VOC
+from pipeline.errors import ExperimentError
+
+VERSION = 1
+SPEC_KEYS = ("version", "seed", "train_images", "val_images", "image_size")
+SUBSETS = ("train2017", "val2017")
+CATEGORY_IDS = {category.name: category.id for category in CATEGORIES}
+IMAGES_PER_SUBSET = 1_000_000  # image ids of a subset start at its index times this
+OBJECTS_PER_IMAGE = 10  # annotation id = image id times this + position, larger than any number of objects
+
+REFERENCE_SIZE = 128  # the image size for which the following lengths are given
+OBJECT_SIZE = (30, 64)  # pixels, longer side of the box
+DISTRACTOR_SIZE = (20, 50)
+MAX_BOX_IOU = 0.3
+MAX_COVERED = 0.4  # share of an object that others may hide
+SUBPIXEL_BITS = 4
+
+
+def polar(radius, angle):
+    """Polygon vertices from radii and angles (radians), shape [V, 2]."""
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+
+
+def arc(radius, start, stop, centre=(0.0, 0.0), count=24):
+    """Vertices along a circle, angles in degrees, shape [count, 2]."""
+    return polar(radius, np.radians(np.linspace(start, stop, count))) + centre
+
+
+def _star():
+    return polar(np.where(np.arange(10) % 2, 0.42, 1.0), np.arange(10) * np.pi / 5)
+
+
+def _u():
+    legs = [(-1, -1), (-0.5, -1)], [(0.5, -1), (1, -1)]
+    return np.concatenate([legs[0], arc(0.5, 180, 0), legs[1], arc(1.0, 0, 180)])
+
+
+def _crescent():
+    return np.concatenate([arc(1.0, 50, 310), arc(0.8, 287, 73, centre=(0.41, 0.0))])
+
+
+def _gear():
+    teeth = 7
+    tooth = np.array([-0.5, -0.36, 0.36, 0.5]) * np.pi / teeth
+    angle = (np.arange(teeth)[:, None] * 2 * np.pi / teeth + tooth).ravel()
+    return polar(np.tile([0.62, 1.0, 1.0, 0.62], teeth), angle)
+
+
+def _quadruped():
+    # fmt: off
+    return np.array([
+        (-1, -0.35), (0.3, -0.35), (0.45, -1), (1, -0.85), (1, -0.5), (0.78, -0.5),  # back, head
+        (0.7, 0.2), (0.7, 1), (0.36, 1), (0.36, 0.25), (-0.58, 0.25), (-0.58, 1), (-0.92, 1),  # legs
+    ])
+    # fmt: on
+
+
+def _bitten_disc():
+    return np.concatenate([arc(1.0, 55, 305), [(-0.1, 0.0)]])
+
+
+def _broken_ring():
+    return np.concatenate([arc(1.0, 38, 322), arc(0.48, 300, 60)])
+
+
+def _scissors():
+    opening, width = np.radians(35), 0.17
+    blade = np.array([np.cos(opening), np.sin(opening)])
+    handle = blade * (-0.95, 0.95)
+    across = np.array([handle[1], -handle[0]]) * 0.38
+    right = (width / np.sin(opening), 0.0)
+    upper = [blade, (0.0, width / np.cos(opening)), handle - across, handle + across]
+    lower = [(x, -y) for x, y in reversed(upper)]
+    return np.array([right, *upper, (-right[0], 0.0), *lower])
+
+
+def _umbrella():
+    canopy = arc(1.0, 180, 360)
+    scallops = np.concatenate([arc(0.3, 0, -180, centre=(0.7, 0.0), count=9), [(0.1, 0.0)]])
+    handle = [(0.1, 0.75), (0.0, 0.95), (-0.3, 0.95), (-0.4, 0.7), (-0.24, 0.7), (-0.1, 0.75), (-0.1, 0.0)]
+    left = arc(0.3, 0, -180, centre=(-0.7, 0.0), count=9)
+    return np.concatenate([canopy, scallops, handle, left])
+
+
+def _dart():
+    return np.array([(0, -1), (0.85, 0.9), (0.2, 0.5), (0, 1), (-0.2, 0.5), (-0.85, 0.9)])
+
+
+def _edge(wave):
+    """Turn a wave around 0 into two nearly flat tones in [0, 1]."""
+    return 0.5 + 0.5 * np.tanh(3 * wave)
+
+
+# Textures: tone in [0, 1] at unit-frame coordinates (x, y), shifted by a phase in radians.
+TEXTURES = {
+    "stripes": lambda x, y, p: _edge(np.sin(10 * x + p)),
+    "dots": lambda x, y, p: _edge(np.cos(9 * x + p) + np.cos(9 * y) - 0.5),
+    "sprinkles": lambda x, y, p: _edge(np.sin(12 * x + p + 2 * np.sin(6 * y)) * np.sin(8 * y) * 2 - 0.3),
+    "zigzag": lambda x, y, p: _edge(np.sin(11 * y + p + 1.6 * np.arcsin(np.sin(7 * x)))),
+    "sectors": lambda x, y, p: _edge(2 * np.sin(5 * np.arctan2(y, x) + p)),
+    "checks": lambda x, y, p: _edge(3 * np.sin(8 * x + p) * np.sin(8 * y + p)),
+    "rings": lambda x, y, p: _edge(np.sin(13 * np.hypot(x, y) + p)),
+    "lattice": lambda x, y, p: _edge(3 * np.maximum(np.cos(9 * x + p), np.cos(9 * y + p)) - 2),
+    "waves": lambda x, y, p: _edge(np.sin(9 * (x + y) + p + 1.3 * np.sin(6 * (x - y)))),
+    "spiral": lambda x, y, p: _edge(np.sin(10 * np.hypot(x, y) + 2 * np.arctan2(y, x) + p)),
+}
+
+
+class Look(NamedTuple):
+    """What makes a category."""
+
+    silhouette: np.ndarray  # polygon in the unit frame, [V, 2]
+    texture: str
+    hues: tuple[float, float]  # degrees
+
+
+LOOKS = {
+    # outside VOC
+    "zebra": Look(_quadruped(), "stripes", (140, 60)),
+    "pizza": Look(_bitten_disc(), "dots", (45, 0)),
+    "donut": Look(_broken_ring(), "sprinkles", (320, 40)),
+    "scissors": Look(_scissors(), "zigzag", (200, 0)),
+    "umbrella": Look(_umbrella(), "sectors", (280, 180)),
+    "kite": Look(_dart(), "checks", (100, 310)),
+    # inside VOC
+    "cat": Look(_star(), "rings", (25, 200)),
+    "car": Look(_u(), "lattice", (240, 120)),
+    "bird": Look(_crescent(), "waves", (190, 50)),
+    "sheep": Look(_gear(), "spiral", (260, 20)),
+}
+
+
+def outlines(mask):
+    """Trace a mask along its pixel edges, so that the polygons rasterise to exactly the same mask.
+
+    The contour of the mask at twice its size has one vertex on either side of every pixel edge; both map to
+    that edge.
+
+    Args:
+        mask: uint8 [H, W], nonzero inside, without holes.
+
+    Returns:
+        One flat COCO polygon `[x0, y0, x1, y1, ...]` of ints per connected part; pixel i covers [i, i + 1].
+    """
+    twice = cv2.resize(mask, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(twice, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    polygons = []
+    for contour in contours:
+        points = (contour[:, 0] + 1) // 2
+        points = points[np.any(points != np.roll(points, 1, axis=0), axis=1)]
+        polygons.append(points.ravel().tolist())
+    return polygons
+
+
+def bounding_box(mask):
+    """Box `(x, y, width, height)` in pixels around the nonzero cells of uint8 `mask` [H, W]."""
+    return cv2.boundingRect(mask)
+
+
+def box_iou(a, b):
+    """IoU of two boxes `(x, y, width, height)`."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    overlap = max(width, 0) * max(height, 0)
+    return overlap / (a[2] * a[3] + b[2] * b[3] - overlap)
+
+
+class Figure:
+    """A placed shape: what is drawn, and which pixels of it are visible.
+
+    Attributes:
+        alpha: uint8 [H, W], coverage of each pixel, 0 to 255.
+        mask: uint8 [H, W] of 0 and 1, all pixels of the shape.
+        visible: like mask, without the pixels that later figures hide.
+        box: of `visible`, `(x, y, width, height)` in pixels.
+    """
+
+    def __init__(self, rng, polygon, size, image_size):
+        """Put `polygon` (unit frame) at a random angle and place; `size` is the longer box side in pixels."""
+        angle = rng.uniform(0, 2 * np.pi)
+        self.rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        points = polygon @ self.rotation.T
+        low, extent = points.min(axis=0), np.ptp(points, axis=0)
+        self.scale = size / extent.max()
+        corner = rng.uniform(0, image_size - extent * self.scale)
+        self.centre = corner - low * self.scale
+        # cv2 puts pixel centres at whole numbers
+        points = (points * self.scale + self.centre - 0.5) * (1 << SUBPIXEL_BITS)
+        self.alpha = np.zeros((image_size, image_size), np.uint8)
+        cv2.fillPoly(self.alpha, [np.round(points).astype(np.int32)], 255, cv2.LINE_AA, SUBPIXEL_BITS)
+        self.mask = (self.alpha > 127).astype(np.uint8)
+        self.visible = self.mask
+        self.box = bounding_box(self.mask)
+
+    def crop(self):
+        """Slices of the image that hold all of `alpha`."""
+        x, y, width, height = bounding_box(self.alpha)
+        return slice(y, y + height), slice(x, x + width)
+
+    def unit_frame(self, rows, columns):
+        """Coordinates x, y in the unit frame of the pixel centres in a crop, float32 [h, w] each."""
+        x = (
+            np.arange(columns.start, columns.stop, dtype=np.float32)[None, :]
+            + 0.5
+            - np.float32(self.centre[0])
+        )
+        y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + 0.5 - np.float32(self.centre[1])
+        (cos, _), (sin, _) = self.rotation.astype(np.float32) / np.float32(self.scale)
+        return x * cos + y * sin, y * cos - x * sin
+
+
+def _whole(visible):
+    """Whether a mask has no hole: COCO polygons cannot express one."""
+    _, hierarchy = cv2.findContours(visible, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    return np.all(hierarchy[0, :, 3] < 0)
+
+
+def _put_on_top(figures, new):
+    """Put `new` on top of `figures` if that keeps all bounds and makes no hole. Gives success."""
+    if not _whole(new.mask):  # the gap of a small ring may close
+        return False
+    changes = []
+    for figure in figures:
+        visible, box = figure.visible, figure.box
+        if box_iou(figure.box, new.box) > 0:
+            visible = figure.visible & ~new.mask
+            if cv2.countNonZero(visible) < (1 - MAX_COVERED) * cv2.countNonZero(figure.mask) or not _whole(
+                visible
+            ):
+                return False
+            box = bounding_box(visible)
+        changes.append((visible, box))
+    boxes = [box for _, box in changes] + [new.box]
+    if any(box_iou(a, b) > MAX_BOX_IOU for i, a in enumerate(boxes) for b in boxes[:i]):
+        return False
+    for figure, (visible, box) in zip(figures, changes, strict=True):
+        figure.visible, figure.box = visible, box
+    figures.append(new)
+    return True
+
+
+def arrange(rng, image_size):
+    """Draw the objects of one image, bottom first.
+
+    Returns:
+        List of `(category name, Figure)`: 4 to 6 of them, at least one inside and one outside VOC.
+    """
+    scale = image_size / REFERENCE_SIZE
+    while True:
+        names = [list(LOOKS)[k] for k in rng.integers(len(LOOKS), size=rng.integers(4, 7))]
+        if len({name in VOC for name in names}) < 2:
+            continue
+        figures = []
+        for name in names:
+            size = rng.uniform(*OBJECT_SIZE) * scale
+            for _ in range(25):
+                if _put_on_top(figures, Figure(rng, LOOKS[name].silhouette, size, image_size)):
+                    break
+            else:
+                break  # too crowded: begin again
+        if len(figures) == len(names):
+            return list(zip(names, figures, strict=True))
+
+
+def _colour(hue, saturation, value):
+    """BGR float32 [3] in 0 to 255 from hue in degrees, saturation and value in [0, 1]."""
+    pixel = np.array([[[hue % 360, saturation, value]]], np.float32)
+    return cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0] * 255
+
+
+def _blend(canvas, figure, tone, colours, shade=1.0):
+    """Draw a figure onto float32 `canvas` [H, W, 3]; `tone` [h, w] in [0, 1] mixes the colours."""
+    crop = figure.crop()
+    paint = colours[0] + (colours[1] - colours[0]) * tone[..., None]
+    alpha = (figure.alpha[crop].astype(np.float32) / 255)[..., None]
+    region = canvas[crop]
+    region += alpha * (paint * shade - region)
+
+
+def _dull_pair(rng, contrast, saturation):
+    """Two dull colours whose values differ by about `contrast` of full scale."""
+    hue, value = rng.uniform(0, 360), rng.uniform(0.4, 0.75)
+    low, high = max(value - contrast / 2, 0.1), min(value + contrast / 2, 0.95)
+    return _colour(hue, saturation, low), _colour(hue + rng.uniform(-60, 60), saturation, high)
+
+
+def _draw_background(rng, image_size):
+    period = rng.uniform(0.35, 1.2) * image_size / 2  # pixels per unit of the texture frame
+    angle, centre = rng.uniform(0, 2 * np.pi), rng.uniform(0, image_size, size=2).astype(np.float32)
+    pixels = np.arange(image_size, dtype=np.float32)
+    x, y = (pixels[None, :] - centre[0]) / period, (pixels[:, None] - centre[1]) / period
+    cos, sin = math.cos(angle), math.sin(angle)
+    texture = TEXTURES[list(TEXTURES)[rng.integers(len(TEXTURES))]]
+    tone = texture(x * cos + y * sin, y * cos - x * sin, rng.uniform(0, 6.3))
+    low, high = _dull_pair(rng, rng.uniform(0.2, 0.6), rng.uniform(0.05, 0.35))
+    return low + (high - low) * tone[..., None]
+
+
+def _draw_distractor(rng, canvas):
+    angle = np.arange(36) * 2 * np.pi / 36
+    radius = 1 + sum(rng.uniform(0, 0.35) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 4, 5))
+    size = rng.uniform(*DISTRACTOR_SIZE) * len(canvas) / REFERENCE_SIZE
+    figure = Figure(rng, polar(np.maximum(radius, 0.25), angle), size, len(canvas))
+    texture = TEXTURES[list(TEXTURES)[rng.integers(len(TEXTURES))]]
+    tone = texture(*figure.unit_frame(*figure.crop()), rng.uniform(0, 6.3))
+    _blend(canvas, figure, tone, _dull_pair(rng, rng.uniform(0.3, 0.7), rng.uniform(0.1, 0.45)))
+
+
+def _draw_object(rng, canvas, name, figure):
+    look = LOOKS[name]
+    crop = figure.crop()
+    tone = TEXTURES[look.texture](*figure.unit_frame(*crop), rng.uniform(0, 6.3))
+    hues = np.array(look.hues) + rng.uniform(-12, 12, size=2)
+    colours = _colour(hues[0], 1.0, rng.uniform(0.6, 0.75)), _colour(hues[1], 0.85, rng.uniform(0.9, 1.0))
+    inner = cv2.erode(figure.alpha, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    outline = 0.3 + 0.7 * (inner[crop].astype(np.float32) / 255)[..., None]
+    _blend(canvas, figure, tone, colours, outline)
+
+
+def draw(spec, subset, index):
+    """Draw one image.
+
+    Args:
+        spec: see `generate`.
+        subset: `train2017` or `val2017`.
+        index: position in the subset, from 0.
+
+    Returns:
+        `(image, objects)`: image uint8 BGR [image_size, image_size, 3]; objects as from `arrange`.
+    """
+    rng = np.random.default_rng([spec["version"], spec["seed"], SUBSETS.index(subset), index])
+    objects = arrange(rng, spec["image_size"])
+    canvas = _draw_background(rng, spec["image_size"])
+    for _ in range(rng.integers(1, 5)):
+        _draw_distractor(rng, canvas)
+    for name, figure in objects:
+        _draw_object(rng, canvas, name, figure)
+    canvas += 5 * rng.standard_normal(size=canvas.shape[:2], dtype=np.float32)[..., None]
+    return np.clip(canvas, 0, 255).astype(np.uint8), objects
+
+
+def check_spec(spec):
+    """Refuse a spec that is not fully and sensibly given (ExperimentError)."""
+    if set(spec) != set(SPEC_KEYS):
+        raise ExperimentError(
+            f"a generated dataset needs exactly the keys {', '.join(SPEC_KEYS)}, "
+            f"got {', '.join(map(str, spec))}"
+        )
+    if spec["version"] != VERSION:
+        raise ExperimentError(f"unknown generator version {spec['version']!r}; valid: {VERSION}")
+    bounds = {"seed": (0, 2**32 - 1), "image_size": (64, 1024)}
+    bounds |= dict.fromkeys(("train_images", "val_images"), (1, IMAGES_PER_SUBSET - 1))
+    for key, (low, high) in bounds.items():
+        value = spec[key]
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ExperimentError(
+                f"generated dataset: {key} is {value!r}; valid: whole numbers from {low} to {high}"
+            )
+
+
+def generate(spec, images_dir, annotations_dir):
+    """Draw a dataset and write it in COCO's layout and format.
+
+    Writes `images_dir/{train,val}2017/*.png` and `annotations_dir/instances_{train,val}2017.json`. The same
+    spec gives the same bytes. Nothing marks the result as complete; that is up to the caller.
+
+    Args:
+        spec: `version` (of this generator), `seed`, `train_images`, `val_images`, `image_size` (pixels).
+        images_dir, annotations_dir: created if missing.
+
+    Returns:
+        SHA-256 (hex) over all image files.
+
+    Raises:
+        ExperimentError: unknown version, a missing or unknown key, a value out of range.
+    """
+    check_spec(spec)
+    images_dir, annotations_dir = Path(images_dir), Path(annotations_dir)
+    annotations_dir.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    for subset, count in zip(SUBSETS, (spec["train_images"], spec["val_images"]), strict=True):
+        folder = images_dir / subset
+        folder.mkdir(parents=True, exist_ok=True)
+        images, annotations = [], []
+        for index in tqdm(range(count), desc=f"drawing {subset}", unit="image", mininterval=1):
+            image, objects = draw(spec, subset, index)
+            image_id = SUBSETS.index(subset) * IMAGES_PER_SUBSET + index + 1
+            name = f"{image_id:012d}.png"
+            content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+            (folder / name).write_bytes(content)
+            digest.update(content)
+            images.append(
+                {"id": image_id, "file_name": name, "width": image.shape[1], "height": image.shape[0]}
+            )
+            annotations += [
+                {
+                    "id": image_id * OBJECTS_PER_IMAGE + position,
+                    "image_id": image_id,
+                    "category_id": CATEGORY_IDS[category],
+                    "segmentation": outlines(figure.visible),
+                    "area": int(figure.visible.sum()),
+                    "bbox": list(figure.box),
+                    "iscrowd": 0,
+                }
+                for position, (category, figure) in enumerate(objects)
+            ]
+        content = {
+            "info": {"description": "generated by pipeline.datasets.generated", **spec},
+            "images": images,
+            "annotations": annotations,
+            "categories": [category._asdict() for category in CATEGORIES],
+        }
+        text = json.dumps(content, separators=(",", ":"))
+        (annotations_dir / f"instances_{subset}.json").write_text(text, encoding="utf-8")
+    return digest.hexdigest()

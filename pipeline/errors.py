@@ -1,0 +1,5 @@
+"""The exceptions a user can meet; a stage turns them into one line and exit code 1."""
+
+
+class ExperimentError(Exception):
+    """Something the user can mend: the message names what, the offending value, the valid ones and the remedy."""

@@ -1,0 +1,137 @@
+"""Load and check `experiments.yaml`, the one declaration of datasets, runs, tables and figures, and the chosen dataset."""
+
+import re
+from dataclasses import dataclass, field
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline import paths
+from pipeline.errors import ExperimentError
+
+NAME = re.compile(r"[a-z0-9_]+")
+RUN_KEYS = {"method", "backbone", "schedule", "direction", "knobs", "overrides"}
+KNOB_FILES = ("pipeline/paper.yaml", "params.yaml")
+
+
+def read_yaml(path):
+    """Read a YAML 1.2 mapping, as DVC does. Raises ExperimentError for a missing, unreadable or non-mapping file."""
+    try:
+        content = YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise ExperimentError(f"{path}: no such file; restore it with `git checkout {path.name}`") from None
+    except YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise ExperimentError(f"{path.name}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise ExperimentError(f"{path.name}: expected a mapping at the top, found {type(content).__name__}")
+    return content
+
+
+def lookup(section, name, what):
+    """Return `section[name]`, or raise an ExperimentError that lists the valid names."""
+    if name not in section:
+        raise ExperimentError(
+            f"unknown {what} {name!r}; valid: {', '.join(map(str, section))} (declared in pipeline/experiments.yaml)"
+        )
+    return section[name]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of `runs:`. `knobs` names the knob file it follows; `overrides` are knob values of this row alone."""
+
+    name: str
+    method: str
+    backbone: str
+    schedule: str
+    direction: str
+    knobs: str
+    overrides: dict = field(default_factory=dict)
+
+    @property
+    def pinned(self):
+        return self.knobs != "params.yaml"
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """The sections of experiments.yaml, plain dictionaries except `runs` (name -> Run)."""
+
+    datasets: dict
+    directions: dict
+    methods: dict
+    backbones: dict
+    profiles: dict
+    runs: dict
+    tables: dict
+    figures: dict
+
+    def run(self, name):
+        return lookup(self.runs, name, "run")
+
+    def profile(self, dataset):
+        return lookup(self.profiles, self.dataset(dataset)["profile"], f"profile of dataset {dataset!r}:")
+
+    def dataset(self, name):
+        return lookup(self.datasets, name, "dataset")
+
+
+def load(path=paths.EXPERIMENTS):
+    """Read and check the declaration.
+
+    Raises ExperimentError for a missing section, a bad name, an unknown column of a run, or a reference to a method,
+    backbone, direction, schedule, run or profile that is not declared.
+    """
+    content = read_yaml(path)
+    sections = ("datasets", "directions", "methods", "backbones", "profiles", "runs", "tables", "figures")
+    if missing := [name for name in sections if name not in content]:
+        raise ExperimentError(f"{path.name}: section {missing[0]!r} is missing")
+    if unknown := set(content) - {*sections, "presets"}:
+        raise ExperimentError(f"{path.name}: unknown section {sorted(unknown)[0]!r}; valid: {', '.join(sections)}")
+    for section in sections:
+        for name in content[section] or {}:
+            if not NAME.fullmatch(str(name)):
+                raise ExperimentError(f"{path.name}: {section}.{name}: names consist of a-z, 0-9 and _")
+    parsed = {section: content[section] or {} for section in sections}
+    parsed["runs"] = {name: _run(name, row, parsed) for name, row in parsed["runs"].items()}
+    for name, dataset in parsed["datasets"].items():
+        lookup(parsed["profiles"], (dataset or {}).get("profile"), f"profile (datasets.{name}.profile):")
+    for name, table in parsed["tables"].items():
+        for row in table["rows"]:
+            if "run" in row:
+                lookup(parsed["runs"], row["run"], f"run (tables.{name}):")
+    for name, figure in parsed["figures"].items():
+        for row in figure["runs"]:
+            lookup(parsed["runs"], row["run"], f"run (figures.{name}):")
+    return Experiments(**parsed)
+
+
+def _run(name, row, sections):
+    where = f"runs.{name}"
+    if not isinstance(row, dict):
+        raise ExperimentError(f"experiments.yaml: {where}: expected a mapping, found {type(row).__name__}")
+    if unknown := set(row) - RUN_KEYS:
+        raise ExperimentError(
+            f"experiments.yaml: {where}: unknown column {sorted(unknown)[0]!r}; valid: {', '.join(sorted(RUN_KEYS))}"
+        )
+    if missing := RUN_KEYS - {"overrides"} - set(row):
+        raise ExperimentError(f"experiments.yaml: {where}: column {sorted(missing)[0]!r} is missing")
+    for column, section in (("method", "methods"), ("backbone", "backbones"), ("direction", "directions")):
+        lookup(sections[section], row[column], f"{column} ({where}):")
+    for profile in sections["profiles"].values():
+        lookup(profile["schedules"], row["schedule"], f"schedule ({where}):")
+    if row["knobs"] not in KNOB_FILES:
+        raise ExperimentError(f"experiments.yaml: {where}.knobs: {row['knobs']!r}; valid: {', '.join(KNOB_FILES)}")
+    return Run(name=name, **row)
+
+
+def chosen_dataset():
+    """The dataset every run is made on: `dataset:` of params.yaml. Raises ExperimentError if it is not declared."""
+    params = read_yaml(paths.PARAMS)
+    if "dataset" not in params:
+        raise ExperimentError("params.yaml: `dataset` is missing; write e.g. `dataset: generated`")
+    name = params["dataset"]
+    lookup(load().datasets, name, "dataset (params.yaml: dataset):")
+    return name

@@ -1,0 +1,20 @@
+"""Settings of the machine: they change how fast a number is computed, never the number."""
+
+import os
+
+import cv2
+import torch
+
+
+def use_device():
+    """Pick `cuda` or `cpu`; on a CPU fix the number of threads, so that results do not depend on the number of cores."""
+    if torch.cuda.is_available():
+        return "cuda"
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    cv2.setNumThreads(0)
+    return "cpu"
+
+
+def data_workers():
+    """Loader processes: CONTRASTMASK_WORKERS, or one for every two cores."""
+    return int(os.environ.get("CONTRASTMASK_WORKERS", max(1, (os.cpu_count() or 2) // 2)))

@@ -1,0 +1,116 @@
+"""Sizes and thresholds of the detector: the paper's by default, replaceable for smaller profiles."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+
+from pipeline.errors import ExperimentError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything about the model that no experiment turns; the defaults are the paper's full-size model.
+
+    The backbone is not part of it: a run names one.
+
+    Attributes:
+        neck_channels: channels of every pyramid level.
+        strides: strides of the pyramid levels, one RPN level each.
+        roi_levels: how many of the levels, from the finest, RoIs are pooled from.
+        anchor_scales, anchor_ratios: RPN anchors of every level; a scale is in strides.
+        rpn_samples, rpn_positive_fraction: anchors in the RPN loss per image.
+        rpn_positive_iou, rpn_negative_iou: anchor assignment.
+        rpn_pre_nms, rpn_test_pre_nms: proposals per level before NMS in training and testing.
+        rpn_post_nms: proposals per image after NMS.
+        rpn_nms_iou: proposal NMS.
+        finest_scale: box side, in pixels, up to twice which RoIs go to the finest level.
+        sampling_ratio: RoIAlign samples per cell side; 0 adapts.
+        rcnn_samples, rcnn_positive_fraction, rcnn_positive_iou: sampled RoIs per image.
+        box_roi_size, mask_roi_size, contrast_roi_size: cells on a side of the RoI features of box, mask and CL head.
+        box_shared_convs, box_cls_convs, box_reg_convs, box_channels: layers of the box head.
+        box_reg_pooled: average-pool the regression branch.
+        box_loss_weight: weight of the RoI head's box regression loss.
+        mask_convs, mask_channels: layers of the mask head; masks have twice `mask_roi_size` cells.
+        cam_scale: factor on the normalised CAM in the mask-head input.
+        contrast_channels: width of CL encoder and projector.
+        score_threshold, nms_iou, max_detections: detections per image.
+        mask_threshold: probability from which a pixel is in the mask.
+    """
+
+    neck_channels: int = 256
+    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    roi_levels: int = 4
+    anchor_scales: tuple[float, ...] = (8,)
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rpn_samples: int = 256
+    rpn_positive_fraction: float = 0.5
+    rpn_positive_iou: float = 0.7
+    rpn_negative_iou: float = 0.3
+    rpn_pre_nms: int = 2000
+    rpn_test_pre_nms: int = 1000
+    rpn_post_nms: int = 1000
+    rpn_nms_iou: float = 0.7
+    finest_scale: int = 56
+    sampling_ratio: int = 0
+    rcnn_samples: int = 512
+    rcnn_positive_fraction: float = 0.25
+    rcnn_positive_iou: float = 0.5
+    box_roi_size: int = 7
+    mask_roi_size: int = 14
+    contrast_roi_size: int = 28
+    box_shared_convs: int = 4
+    box_cls_convs: int = 1
+    box_reg_convs: int = 2
+    box_channels: int = 256
+    box_reg_pooled: bool = True
+    box_loss_weight: float = 1.0
+    mask_convs: int = 4
+    mask_channels: int = 256
+    cam_scale: float = 1.0
+    contrast_channels: int = 256
+    score_threshold: float = 0.05
+    nms_iou: float = 0.5
+    max_detections: int = 100
+    mask_threshold: float = 0.5
+
+    def __post_init__(self):
+        if not 1 <= self.roi_levels <= len(self.strides):
+            raise ExperimentError(f"architecture: roi_levels is {self.roi_levels}; there are {len(self.strides)} strides, "
+                                  "valid: 1 to that")
+
+    @classmethod
+    def from_mapping(cls, overrides: dict) -> "Architecture":
+        """Replace fields of the full-size model.
+
+        Args:
+            overrides: field name -> value; lists stand for tuples.
+
+        Raises:
+            ExperimentError: a name is no field, or a value has the wrong type.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        values = {}
+        for name, value in overrides.items():
+            if name not in fields:
+                near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0)
+                raise ExperimentError(f"architecture: unknown field {name!r}; did you mean {near[0]!r}?")
+            values[name] = _typed(fields[name], value)
+        return cls(**values)
+
+
+def _typed(field: dataclasses.Field, value):
+    error = ExperimentError(f"architecture: {field.name} is {value!r}; expected like {field.default!r}")
+    if isinstance(field.default, tuple):
+        if not isinstance(value, (list, tuple)) or not all(_is_number(item) for item in value):
+            raise error
+        return tuple(value)
+    if isinstance(field.default, bool):
+        if not isinstance(value, bool):
+            raise error
+    elif not _is_number(value) or (not isinstance(field.default, float) and value != int(value)):
+        raise error
+    return value
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,160 @@
+"""Read what train and evaluate left of a run: its APs, loss curves and predictions."""
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+import pandas as pd
+
+from pipeline import paths
+from pipeline.errors import ExperimentError
+
+METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
+GROUPS = ("novel", "base", "all")
+KINDS = {"segm": "mask", "bbox": "box"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The evaluation of one run on one dataset: APs in percent at full precision, one entry per seed."""
+
+    run: str
+    dataset: str
+    direction: str
+    seeds: tuple
+    per_seed: tuple
+
+    def ap(self, metric="mAP", kind="segm", group="novel"):
+        """Return (mean, sample standard deviation) over the seeds, in percent.
+
+        Both are NaN where the metric is undefined (no such ground truth); a deviation needs two seeds.
+        """
+        return _mean_and_deviation([seed[kind][group][metric] for seed in self.per_seed])
+
+    def category_ap(self, kind="segm"):
+        """Return {category name: mean AP over the seeds in percent}; categories without AP are left out."""
+        names = self.per_seed[0]["per_category"][kind]
+        means = {
+            name: _mean_and_deviation([seed["per_category"][kind][name]["AP"] for seed in self.per_seed])[0]
+            for name in names
+        }
+        return {name: value for name, value in means.items() if not math.isnan(value)}
+
+
+def _mean_and_deviation(values):
+    if any(value is None for value in values):
+        return math.nan, math.nan
+    return mean(values), stdev(values) if len(values) > 1 else math.nan
+
+
+def evaluate_command(run):
+    """The command that makes the result of a run, whatever of its inputs is missing."""
+    return f"dvc repro evaluate@{run}"
+
+
+def result(dataset, run):
+    """Read the result of a declared run on a dataset; None where it has not been evaluated.
+
+    Args:
+        dataset: name of the dataset.
+        run: `pipeline.experiments.Run`.
+
+    Raises:
+        ExperimentError: the file is not JSON, lacks a field, holds a value that is no AP, or belongs to
+            another run, dataset or direction.
+    """
+    path = paths.results(dataset, run.name)
+    if not path.exists():
+        return None
+    content = _read_json(path, run)
+    try:
+        for key, expected in (("run", run.name), ("dataset", dataset), ("direction", run.direction)):
+            if content[key] != expected:
+                raise _malformed(path, run, f"field {key}: {content[key]!r}, expected {expected!r}")
+        if not content["per_seed"]:
+            raise _malformed(path, run, "field per_seed is empty")
+        if content["seeds"] != [seed["seed"] for seed in content["per_seed"]]:
+            raise _malformed(path, run, f"field seeds: {content['seeds']!r} are not those of per_seed")
+        for seed in content["per_seed"]:
+            values = {
+                f"{kind}.{group}.{metric}": seed[kind][group][metric]
+                for kind in KINDS
+                for group in GROUPS
+                for metric in METRICS
+            } | {
+                f"per_category.{kind}.{name}.AP": ap["AP"]
+                for kind in KINDS
+                for name, ap in seed["per_category"][kind].items()
+            }
+            for field, value in values.items():
+                if not _is_ap(value):
+                    raise _malformed(
+                        path,
+                        run,
+                        f"field {field} of seed {seed['seed']}: {value!r}; "
+                        "valid: null or a percentage in [0, 100]",
+                    )
+    except KeyError as error:
+        raise _malformed(path, run, f"field {error.args[0]!r} is missing") from None
+    except (TypeError, AttributeError):
+        raise _malformed(path, run, "it has not the structure of a result") from None
+    return Result(run.name, dataset, run.direction, tuple(content["seeds"]), tuple(content["per_seed"]))
+
+
+def _is_ap(value):
+    if value is None:
+        return True
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and 0 <= value <= 100
+
+
+def _malformed(path, run, what):
+    return ExperimentError(
+        f"{path.relative_to(paths.ROOT)}: {what}; remove the file and run `{evaluate_command(run.name)}`"
+    )
+
+
+def _read_json(path, run):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _malformed(path, run, f"not JSON ({error})") from None
+
+
+def losses(dataset, run):
+    """Read the loss curves of every seed of a run that has a log.
+
+    Returns:
+        {seed: data frame indexed by iteration, a column for each logged loss term}; None if there is no log.
+
+    Raises:
+        ExperimentError: a line of a log is not a JSON object with `iter`.
+    """
+    curves = {}
+    logs = paths.logs(dataset, run.name).glob("seed*.jsonl")
+    for path in sorted(logs, key=lambda path: int(path.stem.removeprefix("seed"))):
+        try:
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            frame = pd.DataFrame(lines).set_index("iter").sort_index()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise _malformed(path, run, "a line is not a JSON object with `iter`") from None
+        curves[int(path.stem.removeprefix("seed"))] = frame[
+            [c for c in frame if c.startswith("loss")]
+        ].dropna(how="all")
+    return curves or None
+
+
+def predictions(dataset, run):
+    """Read the predictions of a run's first seed: {image id: COCO result records}; None if there are none."""
+    result_of_run = result(dataset, run)
+    if result_of_run is None:
+        return None
+    path = paths.predictions(dataset, run.name, result_of_run.seeds[0])
+    if not path.exists():
+        return None
+    by_image = defaultdict(list)
+    for record in _read_json(path, run):
+        by_image[record["image_id"]].append(record)
+    return by_image

@@ -1,0 +1,33 @@
+"""The numbers printed in the paper, from `pipeline/paper_tables.yaml`."""
+
+from functools import cache
+from pathlib import Path
+
+from pipeline.errors import ExperimentError
+from pipeline.experiments import read_yaml
+
+PAPER_TABLES = Path(__file__).resolve().parent.parent / "paper_tables.yaml"
+DATASET = "coco2017"  # every published number is on COCO train2017 -> val2017
+
+
+@cache
+def tables():
+    """The published tables by id; the schema stands at the head of the file."""
+    return {table["id"]: table for table in read_yaml(PAPER_TABLES)["tables"]}
+
+
+def row(table_id, row_id):
+    """One published row; its `results` map a direction to {metric: percent or None}.
+
+    Raises ExperimentError for an unknown table or row.
+    """
+    rows = {row["id"]: row for row in _find(tables(), table_id, "table")["rows"]}
+    return _find(rows, row_id, f"row of {table_id}")
+
+
+def _find(section, name, what):
+    if name not in section:
+        raise ExperimentError(
+            f"unknown published {what}: {name!r}; pipeline/paper_tables.yaml has: {', '.join(section)}"
+        )
+    return section[name]

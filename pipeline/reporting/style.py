@@ -1,0 +1,35 @@
+"""Colours, sizes and file formats that every figure shares.
+
+Colours are from Okabe and Ito's palette, which stays readable with the common colour-vision deficiencies;
+base and novel also differ in marker or outline.
+"""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
+
+STYLE = Path(__file__).with_name("paper.mplstyle")
+EXTENSIONS = ("png", "pdf", "svg")
+COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.875  # inches, CVPR template
+
+METHOD_COLOURS = {"mask_rcnn": "#7f7f7f", "cam": "#009E73", "contrastmask": "#CC79A7"}
+GROUP_COLOURS = {"base": "#0072B2", "novel": "#D55E00"}
+GROUP_LINES = {"base": "-", "novel": (0, (2.2, 1.0))}
+SAME_METHOD_LINES = ("-", "--", ":", "-.")  # runs of one method in one figure
+
+
+def paper_style():
+    """Context in which figures are drawn and saved."""
+    return plt.style.context(STYLE)
+
+
+def metadata(extension, title, caption, dataset):
+    """File metadata without date or program: same input, same bytes. The caption travels with the picture."""
+    if extension == "png":
+        return {"Title": title, "Description": caption, "Source": dataset, "Software": None}
+    if extension == "pdf":
+        return {"Title": title, "Subject": caption, "Creator": None, "Producer": None, "CreationDate": None}
+    return {"Title": title, "Description": caption, "Source": dataset, "Date": None, "Creator": None}

@@ -1,0 +1,82 @@
+"""What the stages do with a declared run: train it, evaluate it, state its headline numbers. Ties the library together."""
+
+import json
+
+import torch
+
+from pipeline import config, evaluation, experiments, paths, tracking, training
+from pipeline.datasets.categories import category_ids
+from pipeline.errors import ExperimentError
+
+
+def resolve_seeds(run_name, dataset):
+    """The pipeline.config.Training of every seed of a run. Raises ExperimentError for unknown names or bad values."""
+    declared = experiments.load()
+    seeds = config.load_knobs(declared.run(run_name), declared.profile(dataset)).seeds
+    return [config.resolve(run_name, dataset, seed, declared) for seed in seeds]
+
+
+def tags(run_name):
+    """MLflow tags that tell where a run is shown."""
+    declared = experiments.load()
+    shown = [name for name, table in declared.tables.items() if run_name in [row.get("run") for row in table["rows"]]]
+    run = declared.runs[run_name]
+    return {
+        "tables": ",".join(shown),
+        "method": run.method,
+        "backbone": run.backbone,
+        "schedule": run.schedule,
+    }
+
+
+def train(run_name, dataset):
+    """Train every seed of a run; finished ones are reused. Writes runs/ and logs/."""
+    for job in resolve_seeds(run_name, dataset):
+        with tracking.track(job, config.fingerprint(job), "train", "SCHEDULED", tags(run_name)) as tracker:
+            scratch = training.train(job, tracker)
+            training.publish(scratch, dataset, run_name, job.seed)
+            tracker.log_files(paths.config(dataset, run_name, job.seed))
+
+
+def evaluate(run_name, dataset):
+    """Predict and score every seed of a trained run. Writes predictions/ and results/."""
+    direction = experiments.load().directions[experiments.load().run(run_name).direction]
+    groups = {group: category_ids(direction[group]) for group in ("novel", "base")}
+    per_seed = []
+    jobs = resolve_seeds(run_name, dataset)
+    for job in jobs:
+        with tracking.track(job, trained_fingerprint(job), "evaluate", "FINISHED", tags(run_name)) as tracker:
+            scores = evaluation.evaluate(job, groups)
+            tracker.log_scores(scores)
+            per_seed.append({"seed": job.seed, **scores})
+    run = experiments.load().runs[run_name]
+    evaluation.write_json(
+        {"run": run_name, "dataset": dataset, "direction": run.direction, "method": run.method,
+         "seeds": [job.seed for job in jobs], "per_seed": per_seed},
+        paths.results(dataset, run_name),
+    )  # fmt: skip
+
+
+def trained_fingerprint(job):
+    """The fingerprint recorded in a run's checkpoint. Raises ExperimentError if the run is not trained."""
+    checkpoint = paths.checkpoint(job.dataset, job.name, job.seed)
+    if not checkpoint.exists():
+        missing = checkpoint.relative_to(paths.ROOT)
+        raise ExperimentError(f"{missing}: not trained yet; run `dvc repro train@{job.name}`")
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["meta"]["fingerprint"]
+
+
+def headline(run_name, dataset):
+    """Write the mean over seeds of a run's main numbers, percent, as a flat file for DVC."""
+    per_seed = json.loads(paths.results(dataset, run_name).read_text())["per_seed"]
+    numbers = {}
+    for group, iou_type, metric, name in (
+        ("novel", "segm", "mAP", "novel_mask_mAP"),
+        ("novel", "segm", "AP50", "novel_mask_AP50"),
+        ("base", "segm", "mAP", "base_mask_mAP"),
+        ("novel", "bbox", "mAP", "novel_box_mAP"),
+    ):
+        values = [scores[iou_type][group][metric] for scores in per_seed]
+        if None not in values:
+            numbers[name] = round(sum(values) / len(values), 2)
+    evaluation.write_json(numbers, paths.metrics())

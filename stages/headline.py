@@ -1,0 +1,13 @@
+"""python -m stages.headline: write metrics/current.json, the few numbers `dvc metrics show` and `dvc exp show` print."""
+
+from pipeline import experiments, runs
+from pipeline.cli import command
+
+
+@command
+def main():
+    runs.headline("current", experiments.chosen_dataset())
+
+
+if __name__ == "__main__":
+    main()

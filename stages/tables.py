@@ -1,0 +1,17 @@
+"""python -m stages.tables <table>: write reports/tables/<table>.{csv,md,tex} from the results of its runs."""
+
+import argparse
+
+from pipeline.cli import command
+from pipeline.reporting.tables import build_table
+
+
+@command
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", help="a name under `tables:` in pipeline/experiments.yaml")
+    build_table(parser.parse_args().table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""python -m stages.train RUN: train every seed of a declared run on the chosen dataset."""
+
+import argparse
+
+from pipeline import experiments, runs
+from pipeline.cli import command
+
+
+@command
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run")
+    runs.train(parser.parse_args().run, experiments.chosen_dataset())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""python -m stages.verify [--golden DIR]: compare this implementation with numbers of the authors' released code."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from pipeline import paths
+from pipeline.cli import command
+from pipeline.errors import ExperimentError
+from pipeline.models.contrastmask.verification import verify
+
+
+@command
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--golden", type=Path, default=paths.ROOT / "tests/golden", help="directory of fixtures")
+    torch.set_num_threads(1)
+    failed = total = 0
+    worst = 0.0
+    for check in verify(parser.parse_args().golden):
+        print(check, flush=True)
+        total += 1
+        failed += not check.ok
+        worst = max(worst, check.relative)
+    print(f"checks={total} failed={failed} worst_relative={worst:.2e}")
+    if failed:
+        raise ExperimentError(f"{failed} of {total} checks are beyond tolerance")
+
+
+if __name__ == "__main__":
+    main()

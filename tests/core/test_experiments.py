@@ -1,0 +1,90 @@
+"""The declaration is checked before anything is run: every mistake has one clear line."""
+
+import re
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import experiments, paths
+from pipeline.errors import ExperimentError
+
+
+@pytest.fixture
+def declaration(tmp_path):
+    """Write a changed copy of experiments.yaml; `change` edits the loaded mapping."""
+
+    def write(change):
+        content = YAML(typ="safe").load(paths.EXPERIMENTS)
+        change(content)
+        path = tmp_path / "experiments.yaml"
+        YAML(typ="safe").dump(content, path)
+        return path
+
+    return write
+
+
+def test_the_declaration_loads():
+    declared = experiments.load()
+    assert declared.run("current").pinned is False
+    assert all(run.pinned for name, run in declared.runs.items() if name != "current")
+    assert set(declared.backbones) <= set(declared.profile("generated")["backbones"])
+
+
+MISTAKES = {
+    "method": (
+        lambda c: c["runs"]["current"].update(method="contrastmusk"),
+        r"unknown method .*'contrastmusk'.*mask_rcnn",
+    ),
+    "backbone": (lambda c: c["runs"]["current"].update(backbone="r51"), r"unknown backbone .*'r51'.*r50"),
+    "direction": (
+        lambda c: c["runs"]["current"].update(direction="voc2voc"),
+        r"unknown direction .*'voc2voc'.*nonvoc2voc",
+    ),
+    "schedule": (lambda c: c["runs"]["current"].update(schedule="2x"), r"unknown schedule .*'2x'.*1x, 3x"),
+    "column": (
+        lambda c: c["runs"]["current"].update(sheduel="1x"),
+        r"runs\.current: unknown column 'sheduel'",
+    ),
+    "missing": (lambda c: c["runs"]["current"].pop("method"), r"runs\.current: column 'method' is missing"),
+    "knobs": (
+        lambda c: c["runs"]["current"].update(knobs="mine.yaml"),
+        r"runs\.current\.knobs: 'mine\.yaml'",
+    ),
+    "name": (
+        lambda c: c["runs"].update({"sigma0.2": c["runs"]["current"]}),
+        r"runs\.sigma0\.2: names consist of",
+    ),
+    "profile": (
+        lambda c: c["datasets"]["generated"].update(profile="tiny"),
+        r"unknown profile .*'tiny'.*full",
+    ),
+    "table": (lambda c: c["tables"]["table2"]["rows"][0].update(run="nope"), r"unknown run .*table2.*'nope'"),
+    "section": (lambda c: c.update(runns={}), r"unknown section 'runns'"),
+    "no section": (lambda c: c.pop("tables"), r"section 'tables' is missing"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(declaration, mistake):
+    change, message = MISTAKES[mistake]
+    with pytest.raises(ExperimentError) as error:
+        experiments.load(declaration(change))
+    assert re.search(message, str(error.value)), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_broken_yaml(tmp_path):
+    path = tmp_path / "experiments.yaml"
+    path.write_text("runs: {a: [}\n")
+    with pytest.raises(ExperimentError, match=r"experiments\.yaml line 1: not valid YAML"):
+        experiments.load(path)
+
+
+def test_unknown_dataset(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
+    paths.PARAMS.write_text("dataset: coco2071\n")
+    with pytest.raises(ExperimentError, match=r"unknown dataset .*'coco2071'.*generated"):
+        experiments.chosen_dataset()
+    paths.PARAMS.write_text("sigma: 0.3\n")
+    with pytest.raises(ExperimentError, match=r"params\.yaml: `dataset` is missing"):
+        experiments.chosen_dataset()

@@ -1,0 +1,123 @@
+"""The layout rules: stages thin and named as in dvc.yaml, paths spelled the same, imports pointing one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import experiments, paths
+
+DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
+STAGES = DVC["stages"]
+COMMANDS = {"verify", "import_checkpoint", "doctor"}  # command lines that are no node of the graph
+
+# Lower layers never import higher ones. A module belongs to the longest prefix.
+LAYERS = [
+    {
+        "pipeline.errors",
+        "pipeline.compat",
+        "pipeline.machine",
+        "pipeline.paths",
+        "pipeline.cli",
+        "pipeline.doctor",
+    },
+    {"pipeline.experiments", "pipeline.knobs"},
+    {"pipeline.models", "pipeline.datasets"},
+    {"pipeline.config", "pipeline.tracking"},
+    {"pipeline.training", "pipeline.evaluation", "pipeline.reporting"},
+    {"pipeline.initial_weights", "pipeline.runs"},
+]
+
+
+def modules():
+    for path in sorted((paths.ROOT / "pipeline").rglob("*.py")):
+        relative = path.relative_to(paths.ROOT).with_suffix("")
+        parts = relative.parts[:-1] if relative.name == "__init__" else relative.parts
+        yield ".".join(parts), path
+
+
+def layer(module):
+    known = [(prefix, level) for level, names in enumerate(LAYERS) for prefix in names
+             if module == prefix or module.startswith(prefix + ".")]  # fmt: skip
+    return max(known)[1] if known else None
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("module, path", [pytest.param(*item, id=item[0]) for item in modules()])
+def test_imports_point_one_way(module, path):
+    if module == "pipeline":
+        return
+    level = layer(module)
+    assert level is not None, f"{module} is in no layer of tests/core/test_layout.py"
+    for name in imports(path):
+        assert not name.startswith("stages"), f"{module} imports {name}"
+        other = layer(name)
+        if other is not None and name.startswith("pipeline"):
+            assert other <= level, f"{module} imports {name} of a higher layer"
+
+
+def test_models_and_datasets_are_strangers():
+    for module, path in modules():
+        for name in imports(path):
+            if module.startswith("pipeline.datasets"):
+                assert not name.startswith("pipeline.models"), f"{module} imports {name}"
+            if module.startswith("pipeline.reporting"):
+                assert name.split(".")[0] not in {"torch", "mmdet", "mmcv", "mlflow"}, f"{module} imports {name}"
+            if name.split(".")[0] == "mlflow":
+                assert module in {"pipeline.tracking", "pipeline.doctor"}, f"{module} imports mlflow"
+
+
+def test_a_stage_group_for_every_stage_file():
+    files = {path.stem for path in (paths.ROOT / "stages").glob("*.py")} - {"__init__"}
+    assert files - COMMANDS == set(STAGES)
+
+
+def test_stage_files_are_thin():
+    for path in (paths.ROOT / "stages").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 40, path.name
+
+
+def spelled(template, **values):
+    for key, value in values.items():
+        template = template.replace("${%s}" % key, value)
+    return template
+
+
+def outs(stage):
+    body = STAGES[stage].get("do", STAGES[stage])
+    for out in body.get("outs", []) + body.get("metrics", []):
+        yield out if isinstance(out, str) else next(iter(out))
+
+
+def test_dvc_spells_the_paths_of_the_library():
+    def relative(path):
+        return str(Path(path).relative_to(paths.ROOT))
+
+    expected = {
+        "download": {relative(paths.annotations("d", "train2017").parent), relative(paths.manifest("d"))},
+        "split": {relative(paths.split("d", "k"))},
+        "pretrain": {relative(paths.initial_weights("d", "k"))},
+        "train": {relative(paths.run("d", "k")), relative(paths.logs("d", "k"))},
+        "evaluate": {relative(paths.run_predictions("d", "k")), relative(paths.results("d", "k"))},
+        "headline": {relative(paths.metrics())},
+        "tables": {relative(paths.table("k", extension)) for extension in ("csv", "md", "tex")},
+    }
+    for stage, paths_of_stage in expected.items():
+        assert {spelled(out, dataset="d", key="k") for out in outs(stage)} == paths_of_stage, stage
+
+
+def test_every_backbone_of_a_run_is_pretrained_and_in_every_profile():
+    declared = experiments.load()
+    for run in declared.runs.values():
+        assert run.backbone in declared.backbones
+        for name, profile in declared.profiles.items():
+            assert run.backbone in profile["backbones"], (run.name, name)

@@ -1,0 +1,306 @@
+import hashlib
+import io
+import re
+import stat
+import zipfile
+from collections import namedtuple
+
+import pytest
+
+from pipeline.datasets import archives
+from pipeline.datasets.archives import Archive, declared_archives, obtain, unpack
+from pipeline.errors import ExperimentError
+
+from .faulty_server import SILENCE, Faults, serve
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+ARCHIVE = Archive(
+    "zips/train2017.zip",
+    len(CONTENT),
+    {"sha256": hashlib.sha256(CONTENT).hexdigest(), "md5": hashlib.md5(CONTENT).hexdigest()},
+)
+ANY = re.compile(r".+")
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    monkeypatch.setattr(archives, "BACKOFF", 0.001)
+    monkeypatch.setattr(archives, "CHUNK", 1 << 14)
+    monkeypatch.setattr(archives, "TIMEOUT", (1, SILENCE / 4))
+
+
+def download(folder, faults=None, archive=ARCHIVE, content=CONTENT):
+    """Download from a faulty server. Gives the path and the Range headers the server saw."""
+    with serve({archive.name: content}, faults) as (url, faults):
+        return obtain(url, archive, folder), faults.requests
+
+
+def put_part(folder, content):
+    part = folder / "zips" / "train2017.zip.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(content)
+    return part
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        Faults(),
+        Faults(ranges=False),
+        Faults(unavailable=3),
+        Faults(drop_after=[1000, 50_000, 300_000]),
+        Faults(drop_after=[0, 0, 0]),
+        Faults(drop_after=[1000, 50_000, 300_000], ranges=False),
+        Faults(drop_after=[20_000] * 20),
+        Faults(stall=2),
+        Faults(unavailable=2, drop_after=[20_000], ranges=False),
+    ],
+    ids=[
+        "good",
+        "no ranges",
+        "503",
+        "drops",
+        "empty answers",
+        "drops, no ranges",
+        "drops often",
+        "stalls",
+        "all at once",
+    ],
+)
+def test_a_download_ends_in_the_verified_file(tmp_path, faults):
+    path, _ = download(tmp_path, faults)
+    assert path.read_bytes() == CONTENT
+    assert files(tmp_path) == ["zips/train2017.zip"]
+
+
+def test_a_partial_download_is_continued(tmp_path):
+    put_part(tmp_path, CONTENT[:700_000])
+    path, requests = download(tmp_path)
+    assert requests == ["bytes=700000-"]
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_partial_download_begins_again_without_ranges(tmp_path):
+    put_part(tmp_path, CONTENT[:700_000])
+    path, requests = download(tmp_path, Faults(ranges=False))
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_complete_part_is_only_verified(tmp_path):
+    put_part(tmp_path, CONTENT)
+    path, requests = download(tmp_path)
+    assert requests == [] and path.read_bytes() == CONTENT
+
+
+def test_a_finished_download_is_used_without_a_request(tmp_path):
+    download(tmp_path)
+    path, requests = download(tmp_path)
+    assert requests == [] and path.read_bytes() == CONTENT
+
+
+WRONG = b"x" + CONTENT[1:]
+
+
+@pytest.mark.parametrize(
+    "content, faults, message",
+    [
+        (WRONG, None, f"train2017.zip: expected sha256 {ARCHIVE.checksums['sha256']}, got "
+                      f"{hashlib.sha256(WRONG).hexdigest()}; it was removed; run stage download again"),
+        (CONTENT, Faults(extra=b"more"), "the server sends more than the expected 1048576 bytes"),
+    ],
+    ids=["wrong bytes", "too long"],
+)  # fmt: skip
+def test_a_wrong_file_is_removed(tmp_path, content, faults, message):
+    with pytest.raises(ExperimentError) as caught:
+        download(tmp_path, faults, content=content)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "faults, reason",
+    [
+        (Faults(status=404), "404 Client Error"),
+        (Faults(status=403), "403 Client Error"),
+        (Faults(unavailable=99), "too many 503 error responses"),
+        (Faults(drop_after=[0] * 99), "the answer ended after 0 of 1048576 bytes"),
+        (Faults(drop_after=[20_000] * 99, ranges=False), "ended after 16384 of"),
+        (Faults(shorten=1000), "the answer ended after"),
+        (Faults(shorten=1000, ranges=False), "ended after 1047576 of"),
+    ],
+    ids=[
+        "404",
+        "403",
+        "503 for ever",
+        "no byte ever",
+        "never further",
+        "short file",
+        "short file, no ranges",
+    ],
+)
+def test_a_hopeless_download_says_what_to_bring_where(tmp_path, faults, reason):
+    with pytest.raises(ExperimentError) as caught:
+        download(tmp_path, faults)
+    text = str(caught.value)
+    assert "cannot download http://127.0.0.1" in text and reason in text and "\n" not in text
+    assert f"bring the file (1048576 bytes) to {tmp_path}/zips/train2017.zip" in text
+    assert "zips/train2017.zip" not in files(tmp_path)
+
+
+def test_no_server(tmp_path):
+    with serve({}) as (url, _):
+        pass
+    with pytest.raises(ExperimentError, match="cannot download .*Connection refused.* bring the file"):
+        obtain(url, ARCHIVE, tmp_path)
+
+
+def test_a_file_that_was_brought_is_verified_and_kept(tmp_path):
+    path = put_part(tmp_path, CONTENT[:-1]).rename(tmp_path / "zips" / "train2017.zip")
+    with pytest.raises(
+        ExperimentError, match="train2017.zip: expected 1048576 bytes, got 1048575; delete it"
+    ):
+        download(tmp_path)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("prefix", ["file://", ""])
+def test_local_archives_are_used_in_place(tmp_path, prefix):
+    source, downloads = tmp_path / "mirror of coco", tmp_path / "downloads"
+    put_part(source, CONTENT).rename(source / ARCHIVE.name)
+    assert (
+        obtain(f"{prefix}{source}".replace(" ", "%20" if prefix else " "), ARCHIVE, downloads)
+        == source / ARCHIVE.name
+    )
+    assert not downloads.exists()
+    (source / ARCHIVE.name).write_bytes(WRONG)
+    with pytest.raises(ExperimentError, match="replace it, or correct the entry"):
+        obtain(str(source), ARCHIVE, downloads)
+    assert (source / ARCHIVE.name).exists()
+    with pytest.raises(
+        ExperimentError, match="archive .*nowhere.* is missing; put it there or change base_url"
+    ):
+        obtain(str(tmp_path / "nowhere"), ARCHIVE, downloads)
+
+
+def test_no_space(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(1000))
+    with pytest.raises(
+        ExperimentError, match="downloading zips/train2017.zip needs 0.0 GB, .* CONTRASTMASK_HOME"
+    ):
+        download(tmp_path)
+
+
+GOOD = {"bytes": 5, "md5": "0" * 32}
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        ({"archives": {"a.zip": GOOD}}, "datasets.mini: base_url is missing"),
+        ({"base_url": "http://x"}, "datasets.mini: archives is missing"),
+        ({"base_url": "http://x", "archives": {}}, "archives is missing"),
+        ({"base_url": "http://x", "archives": {"../a.zip": GOOD}}, "'../a.zip' leaves the base URL"),
+        ({"base_url": "http://x", "archives": {"/etc/a.zip": GOOD}}, "'/etc/a.zip' leaves the base URL"),
+        (
+            {"base_url": "http://x", "archives": {"a.zip": {"bytes": 5}}},
+            "'a.zip' needs bytes and at least one of",
+        ),
+        ({"base_url": "http://x", "archives": {"a.zip": {"md5": "0" * 32}}}, "'a.zip' needs bytes"),
+        ({"base_url": "http://x", "archives": {"a.zip": None}}, "'a.zip' needs bytes"),
+        (
+            {"base_url": "http://x", "archives": {"a.zip": {"bytes": 5, "md5": "12"}}},
+            "md5 '12' is not a hex digest",
+        ),
+    ],
+)
+def test_a_bad_entry(entry, message):
+    with pytest.raises(ExperimentError) as caught:
+        declared_archives("mini", entry)
+    assert message in str(caught.value)
+
+
+def write_zip(path, members):
+    """Write a zip of `(ZipInfo or name, bytes)` pairs."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in members:
+            archive.writestr(member, content)
+    return path
+
+
+def test_unpacks_wanted_members_beside_what_is_there(tmp_path):
+    path = write_zip(
+        tmp_path / "a.zip",
+        [("train2017/", b""), ("train2017/1.jpg", b"one"), ("captions.json", b"not wanted")],
+    )
+    (tmp_path / "images" / "val2017").mkdir(parents=True)
+    (tmp_path / "images" / "val2017" / "2.jpg").write_bytes(b"two")
+    unpack(path, re.compile(r"train2017/[^/]+"), tmp_path / "images")
+    assert files(tmp_path / "images") == ["train2017/1.jpg", "val2017/2.jpg"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.zip", "images"]
+
+
+def link(name):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    "member, message",
+    [
+        ("../evil.txt", r"member '../evil.txt' leads outside the target"),
+        ("train2017/../../evil.txt", "leads outside"),
+        ("/evil.txt", "leads outside"),
+        ("C:/evil.txt", "leads outside"),
+        (link("train2017"), "member 'train2017' is a link"),
+    ],
+)
+def test_a_member_that_could_escape_refuses_the_archive(tmp_path, member, message):
+    path = write_zip(tmp_path / "a.zip", [("train2017/1.jpg", b"one"), (member, b"/etc")])
+    with pytest.raises(ExperimentError, match=message):
+        unpack(path, ANY, tmp_path / "in" / "images")
+    assert files(tmp_path) == ["a.zip"]
+
+
+def test_backslashes_are_refused(tmp_path):
+    path = write_zip(tmp_path / "a.zip", [("train2017_.._.._evil.txt", b"one")])
+    path.write_bytes(path.read_bytes().replace(b"train2017_.._.._evil", b"train2017\\..\\..\\evil"))
+    with pytest.raises(ExperimentError, match="leads outside"):
+        unpack(path, ANY, tmp_path / "images")
+
+
+def damaged_archives():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train2017/1.jpg", bytes(100))
+        archive.writestr("train2017/2.jpg", CONTENT)
+    content = stream.getvalue()
+    middle = content.index(b"train2017/2.jpg") + 500
+    yield (
+        "flipped bits",
+        content[:middle]
+        + bytes(byte ^ 255 for byte in content[middle : middle + 40])
+        + content[middle + 40 :],
+    )
+    yield "cut", content[: len(content) // 2]
+    yield "empty", b""
+
+
+@pytest.mark.parametrize(
+    "content", [c for _, c in damaged_archives()], ids=[name for name, _ in damaged_archives()]
+)
+def test_a_damaged_archive_leaves_nothing(tmp_path, content):
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(ExperimentError, match="damaged archive .*; delete it and run stage download again"):
+        unpack(tmp_path / "a.zip", ANY, tmp_path / "images")
+    assert files(tmp_path) == ["a.zip"]
+
+
+def test_an_archive_of_something_else(tmp_path):
+    path = write_zip(tmp_path / "a.zip", [("readme.txt", b"")])
+    with pytest.raises(ExperimentError, match="holds none of the expected files"):
+        unpack(path, re.compile("train2017/.+"), tmp_path / "images")

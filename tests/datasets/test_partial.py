@@ -1,0 +1,253 @@
+import json
+import random
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from pipeline.datasets.categories import NAMES, VOC
+from pipeline.datasets.partial import PartialCocoDataset
+from pipeline.datasets.pipelines import test_pipeline as inference_steps
+from pipeline.datasets.pipelines import train_pipeline
+from pipeline.datasets.sampler import IterationBatchSampler
+from pipeline.datasets.split import split
+from pipeline.errors import ExperimentError
+
+from .conftest import NONVOC2VOC
+
+from mmcv.parallel import collate  # isort: skip  needs pipeline.compat, which partial imports
+from mmdet.datasets import build_dataset  # isort: skip
+
+PIPELINES = {
+    "bitmaps": train_pipeline(),
+    "polygons": train_pipeline(poly2mask=False),
+    "resized": train_pipeline(scales=[[300, 150], [300, 200]], size_divisor=32),
+    "resized polygons": train_pipeline(scales=[[300, 150], [300, 200]], size_divisor=32, poly2mask=False),
+}
+
+
+def build(folder, images, steps=PIPELINES["bitmaps"]):
+    return PartialCocoDataset(ann_file=str(folder / "train.json"), img_prefix=str(images), pipeline=steps)
+
+
+@pytest.fixture(scope="module")
+def dataset(nonvoc2voc, generated_root):
+    return build(nonvoc2voc, generated_root / "train2017")
+
+
+@pytest.mark.parametrize("steps", PIPELINES.values(), ids=PIPELINES)
+def test_flags_boxes_labels_and_masks_go_together(nonvoc2voc, generated_root, steps):
+    dataset = build(nonvoc2voc, generated_root / "train2017", steps)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        boxes, labels, novel = (sample[key].data for key in ("gt_bboxes", "gt_labels", "gt_is_novel"))
+        masks = sample["gt_masks"].data.to_ndarray()
+        assert novel.dtype == torch.bool
+        assert novel.tolist() == [NAMES[label] in VOC for label in labels]
+        assert len(boxes) == len(labels) == len(masks) == len(novel)
+        for box, mask, is_novel in zip(boxes.numpy(), masks, novel, strict=True):
+            if is_novel:
+                assert mask.sum() == 0
+            else:
+                rows, columns = np.nonzero(mask)
+                extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                np.testing.assert_allclose(extent, box, atol=2)
+
+
+@pytest.mark.parametrize("steps", [PIPELINES["bitmaps"], PIPELINES["polygons"]], ids=["bitmaps", "polygons"])
+def test_novel_mask_targets_are_empty_in_any_frame(nonvoc2voc, generated_root, steps):
+    sample = build(nonvoc2voc, generated_root / "train2017", steps)[0]
+    masks, novel = sample["gt_masks"].data, sample["gt_is_novel"].data.numpy()
+    index = np.flatnonzero(novel)
+    rois = np.array([[0, 0, 128, 128], [0, 0, 9, 9], [50, 60, 70, 90]], dtype=np.float32)
+    for roi in rois:
+        crops = masks.crop_and_resize(np.tile(roi, (len(index), 1)), (28, 28), index, device="cpu")
+        assert crops.to_ndarray().sum() == 0
+
+
+def test_the_sample_seed_decides_the_augmentation(nonvoc2voc, generated_root):
+    dataset = build(nonvoc2voc, generated_root / "train2017", PIPELINES["resized"])
+    for generator in (random.seed, np.random.seed, torch.manual_seed):
+        generator(5)
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    first = dataset[(3, 77)]
+    assert random.getstate() == states[0]
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert torch.equal(torch.get_rng_state(), states[2])
+    np.random.seed(99)
+    second = dataset[(3, 77)]
+    assert torch.equal(first["img"].data, second["img"].data)
+    assert torch.equal(first["gt_bboxes"].data, second["gt_bboxes"].data)
+    shapes = {tuple(dataset[(3, seed)]["img_metas"].data["img_shape"]) for seed in range(6)}
+    flips = {dataset[(3, seed)]["img_metas"].data["flip"] for seed in range(12)}
+    assert len(shapes) > 1 and flips == {True, False}
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(dataset):
+    def batches(workers):
+        sampler = IterationBatchSampler(dataset.flag, 3, seed=1, start_iteration=2, max_iterations=5)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=partial(collate, samples_per_gpu=3),
+        )
+        return [(batch["img"].data[0], batch["gt_is_novel"].data[0]) for batch in loader]
+
+    for (images, novel), (other_images, other_novel) in zip(batches(0), batches(2), strict=True):
+        assert torch.equal(images, other_images)
+        assert all(torch.equal(a, b) for a, b in zip(novel, other_novel, strict=True))
+
+
+def test_noise_in_novel_masks_changes_no_sample(dataset, edited, generated_root, tmp_path):
+    def spoil(content):
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        for annotation in content["annotations"]:
+            if names[annotation["category_id"]] in VOC:
+                annotation["segmentation"], annotation["area"] = [[0, 0, 128, 0, 128, 128]], 0
+
+    split(edited(spoil), NONVOC2VOC, tmp_path / "noised")
+    noised = build(tmp_path / "noised", generated_root / "train2017")
+    assert len(noised) == len(dataset)
+    for index in range(len(dataset)):
+        clean, other = dataset[(index, index)], noised[(index, index)]
+        for key in ("img", "gt_bboxes", "gt_labels", "gt_is_novel"):
+            assert torch.equal(clean[key].data, other[key].data)
+        np.testing.assert_array_equal(clean["gt_masks"].data.masks, other["gt_masks"].data.masks)
+
+
+def test_crowd_and_invalid_objects_are_skipped_and_only_crowd_keeps_the_image(
+    edited, generated_root, tmp_path
+):
+    def spoil(content):
+        by_image = {}
+        for annotation in content["annotations"]:
+            by_image.setdefault(annotation["image_id"], []).append(annotation)
+        for annotation in by_image[1]:
+            annotation |= {"iscrowd": 1, "segmentation": {"size": [128, 128], "counts": [16384]}}
+        by_image[2][0]["bbox"] = [300, 0, 10, 10]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 3]
+
+    path = edited(spoil)
+    split(path, NONVOC2VOC, tmp_path / "out")
+    dataset = build(tmp_path / "out", generated_root / "train2017")
+    assert [info["id"] for info in dataset.data_infos] == [1, 2, *range(4, 13)], "image 3 has no annotation"
+    only_crowd = dataset[0]
+    assert only_crowd["gt_bboxes"].data.shape == (0, 4)
+    assert only_crowd["gt_is_novel"].data.shape == (0,)
+    count = sum(a["image_id"] == 2 for a in json.loads(path.read_text())["annotations"])
+    assert len(dataset[1]["gt_labels"].data) == len(dataset[1]["gt_is_novel"].data) == count - 1
+
+
+def test_boxes_only_direction(train_annotations, generated_root, tmp_path):
+    split(train_annotations, {"base": "none", "novel": "all"}, tmp_path)
+    sample = build(tmp_path, generated_root / "train2017")[0]
+    assert sample["gt_is_novel"].data.all()
+    assert sample["gt_masks"].data.to_ndarray().sum() == 0
+
+
+def test_a_list_of_classes_sets_the_labels(nonvoc2voc, generated_root):
+    dataset = PartialCocoDataset(
+        ann_file=str(nonvoc2voc / "train.json"), img_prefix=str(generated_root / "train2017"),
+        pipeline=train_pipeline(), classes=["cat", "zebra"],
+    )  # fmt: skip
+    samples = [dataset[index] for index in range(len(dataset))]
+    for sample in samples:
+        assert torch.equal(sample["gt_is_novel"].data, sample["gt_labels"].data == 0)
+    with pytest.raises(ExperimentError, match="categories does not list unicorn"):
+        PartialCocoDataset(ann_file=str(nonvoc2voc / "train.json"), pipeline=[], classes=["cat", "unicorn"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a.pop("novel"), "has no flag 'novel'; train on the output of stage split"),
+        (lambda a: a.update(novel=True, segmentation=[]), "is novel and has a mask; run stage split again"),
+        (
+            lambda a: (a.update(novel=False), a.pop("segmentation", 0)),
+            "is base and has no mask; run stage split",
+        ),
+    ],
+)
+def test_other_files_than_split_writes_are_refused(nonvoc2voc, generated_root, tmp_path, change, message):
+    content = json.loads((nonvoc2voc / "train.json").read_text())
+    change(content["annotations"][4])
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(ExperimentError, match=message):
+        build(tmp_path, generated_root / "train2017")
+
+
+def damage(path, kind):
+    content = path.read_bytes()
+    if kind == "missing":
+        path.unlink()
+    elif kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "cut at the end":
+        path.write_bytes(content[:-200])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("404 not found")
+    elif kind == "other size":
+        cv2.imwrite(str(path), np.zeros((64, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg"])
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("missing", "is missing; delete it and run stage download again"),
+        ("truncated", "is truncated or not an image; delete it and run stage download again"),
+        ("cut at the end", "is truncated or not an image"),
+        ("empty", "is truncated or not an image"),
+        ("text", "is truncated or not an image"),
+        ("other size", "is 32x64, its annotations say 128x128; images and annotations belong to different"),
+    ],
+)
+def test_a_broken_image_is_named(nonvoc2voc, generated_root, tmp_path, kind, message, extension):
+    content = json.loads((nonvoc2voc / "train.json").read_text())
+    name = content["images"][0]["file_name"]
+    path = tmp_path / f"image.{extension}"
+    cv2.imwrite(str(path), cv2.imread(str(generated_root / "train2017" / name)))
+    content["images"][0]["file_name"] = path.name
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    damage(path, kind)
+    for mode, steps in (("train", train_pipeline()), ("test", inference_steps())):
+        dataset = build_dataset(
+            dict(type="PartialCocoDataset" if mode == "train" else "CocoDataset",
+                 ann_file=str(tmp_path / "train.json"), img_prefix=str(tmp_path), pipeline=steps,
+                 test_mode=mode == "test")
+        )  # fmt: skip
+        with pytest.raises(ExperimentError) as caught:
+            dataset[0]
+        assert (
+            str(path) in str(caught.value) and message in str(caught.value) and "\n" not in str(caught.value)
+        )
+
+
+def test_a_whole_jpeg_with_an_odd_end_is_accepted(nonvoc2voc, generated_root, tmp_path):
+    content = json.loads((nonvoc2voc / "train.json").read_text())
+    name = content["images"][0]["file_name"]
+    jpeg = cv2.imencode(".jpg", cv2.imread(str(generated_root / "train2017" / name)))[1].tobytes()
+    content["images"][0]["file_name"] = "image.jpg"
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    (tmp_path / "image.jpg").write_bytes(jpeg + b"\0" * 1000)
+    assert build(tmp_path, tmp_path)[0]["img"].data.shape == (3, 128, 128)
+
+
+def test_inference_steps_keep_the_size_or_resize(generated_root):
+    annotations = generated_root / "annotations" / "instances_val2017.json"
+    for steps, shape in ((inference_steps(), (128, 128)), (inference_steps([200, 150], 32), (160, 160))):
+        dataset = build_dataset(
+            dict(type="CocoDataset", ann_file=str(annotations), img_prefix=str(generated_root / "val2017"),
+                 pipeline=steps, test_mode=True)
+        )  # fmt: skip
+        sample = dataset[0]
+        assert sample["img"][0].shape == (3, *shape)
+        meta = sample["img_metas"][0].data
+        assert meta["scale_factor"].tolist() == pytest.approx([meta["img_shape"][0] / 128] * 4)
+        assert not meta["flip"]

@@ -1,0 +1,125 @@
+import json
+import random
+
+import pytest
+
+from pipeline.datasets.categories import VOC
+from pipeline.datasets.split import split
+from pipeline.errors import ExperimentError
+
+from .conftest import NONVOC2VOC
+
+
+def load(folder, name="train.json"):
+    return json.loads((folder / name).read_text())
+
+
+def category_names(content):
+    return {category["id"]: category["name"] for category in content["categories"]}
+
+
+def test_novel_objects_keep_box_and_category_only(train_annotations, nonvoc2voc):
+    source, result = json.loads(train_annotations.read_text()), load(nonvoc2voc)
+    names = category_names(source)
+    assert [a["id"] for a in result["annotations"]] == [a["id"] for a in source["annotations"]]
+    assert result["images"] == source["images"]
+    assert result["categories"] == source["categories"]
+    for before, after in zip(source["annotations"], result["annotations"], strict=True):
+        if names[before["category_id"]] in VOC:
+            _, _, width, height = before["bbox"]
+            expected = {key: before[key] for key in ("id", "image_id", "category_id", "bbox", "iscrowd")}
+            assert after == {**expected, "area": width * height, "novel": True}
+        else:
+            assert after == {**before, "novel": False}
+
+
+@pytest.mark.parametrize(
+    "direction", [NONVOC2VOC, {"base": "voc", "novel": "nonvoc"}, {"base": "none", "novel": "all"}]
+)
+def test_noise_in_novel_masks_changes_no_byte(train_annotations, edited, tmp_path, direction):
+    noise = random.Random(0)
+
+    def spoil(content):
+        names = category_names(content)
+        for annotation in content["annotations"]:
+            if direction["novel"] == "all" or (names[annotation["category_id"]] in VOC) == (
+                direction["novel"] == "voc"
+            ):
+                annotation["segmentation"] = [
+                    [noise.uniform(0, 128) for _ in range(2 * noise.randrange(3, 9))]
+                ]
+                annotation["area"] = noise.uniform(-5, 1e5)
+                annotation["mask_quality"] = noise.random()  # some field a file of another origin may have
+
+    for path, folder in ((train_annotations, tmp_path / "clean"), (edited(spoil), tmp_path / "noised")):
+        split(path, direction, folder)
+    for name in ("train.json", "split.json"):
+        assert (tmp_path / "clean" / name).read_bytes() == (tmp_path / "noised" / name).read_bytes()
+
+
+def test_summary(nonvoc2voc, train_annotations):
+    summary, source = load(nonvoc2voc, "split.json"), json.loads(train_annotations.read_text())
+    names = category_names(source)
+    novel = [a for a in source["annotations"] if names[a["category_id"]] in VOC]
+    assert summary["categories"]["novel"] == {name: i for i, name in names.items() if name in VOC}
+    assert len(summary["categories"]["base"]) == 60
+    assert summary["instances"] == {"base": len(source["annotations"]) - len(novel), "novel": len(novel)}
+    assert summary["images"] == {
+        "total": 12, "with_base": 12, "with_novel": 12, "with_both": 12, "without_objects": 0
+    }  # fmt: skip
+    assert set(summary["not_used_in_training"].values()) == {0}
+
+
+def test_crowd_and_invalid_objects_stay_and_are_counted(edited, tmp_path):
+    def spoil(content):
+        names = category_names(content)
+        base = [a for a in content["annotations"] if names[a["category_id"]] not in VOC]
+        novel = [a for a in content["annotations"] if names[a["category_id"]] in VOC]
+        crowd = {"size": [128, 128], "counts": [100, 50, 128 * 128 - 150]}
+        base[0] |= {"iscrowd": 1, "segmentation": crowd}
+        novel[0] |= {"iscrowd": 1, "segmentation": crowd}
+        base[1]["bbox"] = [300, 10, 20, 20]
+        novel[1]["bbox"] = [10, 10, 0.5, 20]
+        base[2]["area"] = 0
+        novel[2]["area"] = 0  # mask-derived: means nothing, the box counts
+        novel[3]["ignore"] = 1
+
+    path = edited(spoil)
+    split(path, NONVOC2VOC, tmp_path / "out")
+    source, result = json.loads(path.read_text()), load(tmp_path / "out")
+    assert len(result["annotations"]) == len(source["annotations"])
+    crowds = [a for a in result["annotations"] if a["iscrowd"]]
+    assert sorted("segmentation" in a for a in crowds) == [False, True]
+    summary = load(tmp_path / "out", "split.json")
+    assert summary["not_used_in_training"] == {
+        "crowd": 2, "ignore": 1, "outside_image": 1, "too_small": 2, "other_category": 0
+    }  # fmt: skip
+    assert sum(summary["instances"].values()) == len(source["annotations"]) - 6
+
+
+def test_other_categories_are_dropped_and_counted(train_annotations, tmp_path):
+    split(train_annotations, {"base": ["zebra"], "novel": ["cat"]}, tmp_path)
+    content, summary = load(tmp_path), load(tmp_path, "split.json")
+    names = category_names(content)
+    assert {names[a["category_id"]] for a in content["annotations"]} == {"zebra", "cat"}
+    total = len(json.loads(train_annotations.read_text())["annotations"])
+    assert summary["not_used_in_training"]["other_category"] == total - len(content["annotations"]) > 0
+    assert summary["images"]["total"] == 12
+
+
+def test_a_base_object_without_mask_is_refused(edited, tmp_path):
+    def spoil(content):
+        names = category_names(content)
+        del next(a for a in content["annotations"] if names[a["category_id"]] not in VOC)["segmentation"]
+
+    with pytest.raises(
+        ExperimentError, match="is of a base category and has no segmentation; use a file with masks"
+    ):
+        split(edited(spoil), NONVOC2VOC, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir()), "nothing half-written"
+
+
+def test_bad_direction_writes_nothing(train_annotations, tmp_path):
+    with pytest.raises(ExperimentError, match="categories in both base and novel: cat"):
+        split(train_annotations, {"base": ["cat"], "novel": "voc"}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,154 @@
+"""The whole DVC pipeline in a temporary clone, on a generated set of a few images and trainings of a few iterations."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import paths
+
+pytestmark = pytest.mark.slow
+
+TINY = {
+    ("datasets", "generated"): {"train_images": 24, "val_images": 6},
+    ("profiles", "embedded", "initial_weights"): {"iterations": 6},
+    ("profiles", "embedded", "training"): {"batch_size": 2, "images_per_gpu": 2, "warmup_iterations": 2, "log_interval": 2,
+                                           "checkpoint_interval": 4},
+    ("profiles", "embedded", "schedules", "1x"): {"iterations": 6},
+}  # fmt: skip
+RUNS = ("mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc", "current")
+
+
+class Clone:
+    """A temporary clone of the working tree with the experiments shrunk and committed."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))} | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
+            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
+        }  # fmt: skip
+        files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=paths.ROOT, capture_output=True,
+                               text=True, check=True).stdout.split("\0")  # fmt: skip
+        for name in filter(None, files):
+            if (paths.ROOT / name).is_file() and not name.startswith("reports/"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(paths.ROOT / name, folder / name)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        self.edit_experiments(TINY)
+        self.run("git", "init", "-q", "-b", "main")
+        self.commit()
+
+    def edit_experiments(self, changes):
+        yaml, path = YAML(), self.folder / "pipeline" / "experiments.yaml"
+        content = yaml.load(path)
+        for keys, values in changes.items():
+            section = content
+            for key in keys:
+                section = section[key]
+            section.update(values)
+        yaml.dump(content, path)
+
+    def commit(self):
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "-m", "state")
+
+    def run(self, *command, check=True):
+        result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        if check:
+            assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-6000:]}\n{result.stderr[-6000:]}"
+        return result
+
+    def json(self, path):
+        return json.loads((self.folder / path).read_text())
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    clone = Clone(tmp_path_factory.mktemp("clone"))
+    clone.run("dvc", "repro")
+    return clone
+
+
+def test_repro_ends_in_table_2(clone):
+    with (clone.folder / "reports/tables/table2.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == list(RUNS[:3])
+    for row in rows:
+        measured = clone.json(f"results/generated/{row['run']}.json")["per_seed"][0]["segm"]["novel"]["mAP"]
+        assert float(row["mAP"]) == pytest.approx(measured)
+        assert row["dataset"] == "generated" and row["direction"] == "nonvoc2voc"
+    assert [row["mAP_published"] for row in rows] == ["23.9", "32.3", "35.1"]
+    for name in (
+        "tables/table2.md",
+        "tables/table2.tex",
+        "figures/loss_curves.png",
+        "figures/qualitative.png",
+        "README.md",
+    ):
+        assert (clone.folder / "reports" / name).stat().st_size > 100
+
+
+def test_logs_and_config_stand_beside_the_checkpoint(clone):
+    for run in RUNS:
+        folder = clone.folder / "runs/generated" / run / "seed0"
+        assert (folder / "checkpoint.pth").exists() and "contrast" in (folder / "config.py").read_text().lower()
+        records = [json.loads(line) for line in (clone.folder / f"logs/generated/{run}/seed0.jsonl").open()]
+        assert [record["iter"] for record in records] == [2, 4, 6]
+        assert {"loss", "loss_mask", "loss_cls", "lr"} <= set(records[0])
+    assert any("contrast" in key for key in records[0])
+
+
+def test_a_second_repro_does_nothing(clone):
+    clone.commit()
+    assert "up to date" in clone.run("dvc", "repro").stdout
+    assert "up to date" in clone.run("dvc", "status").stdout
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_an_experiment_retrains_what_follows_the_knobs(clone):
+    """Runs in a throw-away copy, so images and the MLflow store must be found in the cloned repository."""
+    clone.commit()
+    output = clone.run("dvc", "exp", "run", "--temp", "-n", "lower-sigma", "-S", "sigma=0.2").stdout
+    for run in RUNS[:3]:
+        assert f"Running stage 'train@{run}'" not in output
+    assert "Running stage 'train@current'" in output and "Running stage 'evaluate@current'" in output
+    shown = clone.run("dvc", "exp", "show", "--csv").stdout
+    rows = {row["Experiment"]: row for row in csv.DictReader(shown.splitlines())}
+    assert rows["lower-sigma"]["sigma"] == "0.2" and rows["main"]["sigma"] == "0.3"
+    assert rows["lower-sigma"]["novel_mask_mAP"] != ""
+
+    found = clone.run("python", "-c", (
+        "import json, mlflow; from pipeline import tracking; client, experiment = tracking.connect('generated');"
+        "runs = client.search_runs([experiment], \"tags.run = 'current'\");"
+        "print(json.dumps([[r.info.status, r.data.params['sigma'], r.data.tags['dvc_experiment'],"
+        " 'novel_mask_mAP' in r.data.metrics, len(client.get_metric_history(r.info.run_id, 'loss'))] for r in runs]))"
+    ))  # fmt: skip
+    found = sorted(json.loads(found.stdout.splitlines()[-1]), key=lambda run: run[1])
+    assert found == [["FINISHED", "0.2", "lower-sigma", True, 3], ["FINISHED", "0.3", "", True, 3]]
+
+
+BAD_INPUT = {
+    "dataset": (["-S", "dataset=coco2071"], "coco2071"),
+    "sigma": (["-S", "sigma=1.5"], "sigma"),
+    "sigma zero": (["-S", "sigma=0"], "sigma"),
+    "knob": (["-S", "sigm=0.2"], "sigm"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_refused_and_leaves_nothing(clone, case):
+    arguments, word = BAD_INPUT[case]
+    clone.commit()
+    result = clone.run("dvc", "exp", "run", "--temp", *arguments, check=False)
+    assert result.returncode != 0
+    assert word in result.stdout + result.stderr and "Traceback" not in result.stderr
+    assert clone.run("git", "status", "--porcelain").stdout == ""

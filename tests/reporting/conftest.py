@@ -1,0 +1,164 @@
+"""A synthetic workspace: two declared runs, made-up results, logs, predictions and four tiny images."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from pipeline import experiments, paths
+from pipeline.reporting.measured import GROUPS, KINDS, METRICS
+
+DECLARATION = {
+    "datasets": {
+        "toy": {"kind": "generated", "profile": "tiny"},
+        "coco2017": {"kind": "coco", "profile": "tiny"},
+    },
+    "directions": {
+        "nonvoc2voc": {"base": "nonvoc", "novel": "voc"},
+        "voc2nonvoc": {"base": "voc", "novel": "nonvoc"},
+    },
+    "methods": {"mask_rcnn": {"label": "Baseline"}, "contrastmask": {"label": "Ours"}},
+    "backbones": {"r50": {"label": "ResNet-50"}},
+    "profiles": {"tiny": {"schedules": {"1x": {}}}},
+    "runs": {
+        name: {
+            "method": method,
+            "backbone": "r50",
+            "schedule": "1x",
+            "direction": "nonvoc2voc",
+            "knobs": knobs,
+        }
+        for name, method, knobs in (
+            ("plain", "mask_rcnn", "pipeline/paper.yaml"),
+            ("ours", "contrastmask", "pipeline/paper.yaml"),
+            ("current", "contrastmask", "params.yaml"),
+        )
+    },
+    "tables": {
+        "table2": {
+            "title": "Parts & pieces_of 100%",
+            "published": "contrastmask_table_2",
+            "rows": [
+                {"label": "Baseline", "run": "plain", "published": "t2_baseline"},
+                {"label": "Ours", "run": "ours", "published": "t2_cam_cl"},
+            ],
+        },
+        "table1": {
+            "title": "Methods",
+            "published": "contrastmask_table_1",
+            "rows": [
+                {"label": "Mask^X R-CNN", "published": "t1_r50_1x_maskx"},
+                {"label": "CPMask", "published": "t1_r50_1x_cpmask", "direction": "voc2nonvoc"},
+                {"label": "Unpublished <b>", "run": "ours"},
+            ],
+        },
+    },
+    "figures": {
+        kind: {
+            "kind": kind,
+            "title": f"The {kind}",
+            "runs": [{"label": "Baseline", "run": "plain"}, {"label": "Ours", "run": "ours"}],
+            "images": 2,
+            "min_score": 0.5,
+        }
+        for kind in ("loss_curves", "qualitative", "category_ap", "base_novel_gap")
+    },
+}
+CATEGORIES = [{"id": 1, "name": "person"}, {"id": 24, "name": "zebra"}]  # novel and base of nonvoc2voc
+SIZE = 20
+
+
+class Workspace:
+    """Files of stages that a test pretends have run, below a temporary root."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def result(self, name="plain", novel=(10.0,), on="toy", **changes):
+        """Write a result with these mask APs on novel categories, one a seed; other APs follow from them."""
+        content = {
+            "run": name,
+            "dataset": on,
+            "direction": "nonvoc2voc",
+            "method": "any",
+            "seeds": list(range(len(novel))),
+            "per_seed": [{"seed": seed, **self.scores(value)} for seed, value in enumerate(novel)],
+            **changes,
+        }
+        self.write(paths.results(on, name), json.dumps(content))
+
+    @staticmethod
+    def scores(novel):
+        def metrics(value):
+            return {name: None if name == "APs" else value for name in METRICS}
+
+        values = {"novel": novel, "base": 40.0, "all": 30.0}
+        categories = {"person": {"AP": novel}, "zebra": {"AP": 40.0}, "toaster": {"AP": None}}
+        scores = {kind: {group: metrics(values[group]) for group in GROUPS} for kind in KINDS}
+        return {**scores, "per_category": dict.fromkeys(KINDS, categories)}
+
+    def log(self, run, text=None):
+        losses = [{"loss": 2 / i, "loss_mask": 1 / i, "loss_cls": 1 / i} for i in (1, 2, 3)]
+        lines = [{"iter": i, "lr": 0.1, **terms, "acc": 9} for i, terms in enumerate(losses, start=1)]
+        self.write(paths.log("toy", run, 0), text or "".join(json.dumps(line) + "\n" for line in lines))
+
+    def validation_set(self, objects):
+        """Write an image for each id and a square object for each (category id, area share, iscrowd)."""
+        images, annotations = [], []
+        for image_id, squares in objects.items():
+            name = f"{image_id}.png"
+            path = paths.images("toy", "val2017") / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((SIZE, SIZE, 3), image_id % 256, np.uint8)).save(path)
+            images.append({"id": image_id, "file_name": name, "width": SIZE, "height": SIZE})
+            for category, share, crowd in squares:
+                side = SIZE * share**0.5
+                annotations.append({
+                    "id": len(annotations) + 1, "image_id": image_id, "category_id": category,
+                    "iscrowd": crowd,
+                    "area": share * SIZE**2, "bbox": [2, 2, side, side],
+                    "segmentation": [[2, 2, 2 + side, 2, 2 + side, 2 + side, 2, 2 + side]],
+                })  # fmt: skip
+        content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+        self.write(paths.annotations("toy", "val2017"), json.dumps(content))
+
+    def predictions(self, run, image_ids, score=0.9):
+        mask = np.zeros((SIZE, SIZE), np.uint8, order="F")
+        mask[4:12, 4:12] = 1
+        segmentation = {"size": [SIZE, SIZE], "counts": rle.encode(mask)["counts"].decode()}
+        records = [
+            {"image_id": image_id, "category_id": category, "score": score, "bbox": [4, 4, 8, 8],
+             "segmentation": segmentation} for image_id in image_ids for category in (1, 24)
+        ]  # fmt: skip
+        self.write(paths.predictions("toy", run, 0), json.dumps(records))
+
+    def everything(self):
+        self.validation_set({1: [(1, 0.2, 0), (24, 0.1, 0)], 2: [(1, 0.2, 0), (24, 0.3, 0)]})
+        for run, novel in (("plain", (10.0,)), ("ours", (20.0, 24.0)), ("current", (19.0,))):
+            self.result(run, novel)
+            self.log(run)
+            self.predictions(run, [1, 2])
+
+    @staticmethod
+    def write(path, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """An empty workspace whose chosen dataset is `toy`."""
+    monkeypatch.delenv("CONTRASTMASK_HOME", raising=False)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
+    monkeypatch.setattr(paths, "PAPER_KNOBS", tmp_path / "pipeline" / "paper.yaml")
+    space = Workspace(tmp_path)
+    space.write(paths.PARAMS, "dataset: toy\nsigma: 0.2\ndelta: 0.1\n")
+    space.write(paths.PAPER_KNOBS, "sigma: 0.3\ndelta: 0.1\n")
+    space.write(tmp_path / "experiments.yaml", json.dumps(DECLARATION))
+    declared = experiments.load(tmp_path / "experiments.yaml")
+    monkeypatch.setattr(experiments, "load", lambda: declared)
+    monkeypatch.setattr(experiments, "chosen_dataset", lambda: experiments.read_yaml(paths.PARAMS)["dataset"])
+    return space

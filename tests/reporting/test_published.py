@@ -1,0 +1,45 @@
+"""The paper's numbers as transcribed are consistent with each other and with the claims of its text."""
+
+import pytest
+
+from pipeline.experiments import read_yaml
+from pipeline.reporting.measured import METRICS
+from pipeline.reporting.published import PAPER_TABLES
+
+CONTENT = read_yaml(PAPER_TABLES)
+ROWS = {row["id"]: row for table in CONTENT["tables"] for row in table["rows"]}
+
+
+@pytest.mark.parametrize(
+    "row_id", ["t2_cam_cl", "t3_c8f3", "t4_sigma_0_3", "t5_tau_0_7", "t6_all", "t7_shared"]
+)
+def test_default_row_of_every_ablation_is_the_row_of_table_1(row_id):
+    default = ROWS["t1_r50_1x_contrastmask"]["results"]["nonvoc2voc"]
+    assert ROWS[row_id]["results"] == {"nonvoc2voc": default}
+
+
+def test_baseline_of_table_2_is_the_row_of_table_1():
+    assert ROWS["t2_baseline"]["results"]["nonvoc2voc"] == ROWS["t1_r50_1x_maskrcnn"]["results"]["nonvoc2voc"]
+
+
+@pytest.mark.parametrize("table", CONTENT["tables"], ids=lambda table: table["id"])
+def test_rows_fill_their_schema(table):
+    assert table["document"] in CONTENT["documents"]
+    for row in table["rows"]:
+        assert list(row["results"]) == table["settings"]
+        for values in row["results"].values():
+            assert list(values) == table["metrics"]
+            assert set(values) <= set(METRICS)
+            assert all(value is None or 0 < value < 100 for value in values.values())
+
+
+@pytest.mark.parametrize(
+    "claim", [s for s in CONTENT["statements"] if "minuend" in s], ids=lambda statement: statement["id"]
+)
+def test_differences_claimed_in_the_text_follow_from_the_tables(claim):
+    values = [ROWS[claim[side]]["results"][claim["setting"]]["mAP"] for side in ("minuend", "subtrahend")]
+    assert values[0] - values[1] == pytest.approx(claim["delta_mAP"])
+
+
+def test_row_ids_are_unique():
+    assert len(ROWS) == sum(len(table["rows"]) for table in CONTENT["tables"])

@@ -1,0 +1,192 @@
+import csv
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from pipeline import paths
+from pipeline.errors import ExperimentError
+from pipeline.reporting import published
+from pipeline.reporting.tables import build_table, escape_latex
+
+HEADER = (
+    "row,run,dataset,direction,seeds,mAP,mAP_std,mAP_published,AP50,AP50_std,AP50_published,AP75,AP75_std,"
+    "AP75_published,APs,APs_std,APs_published,APm,APm_std,APm_published,APl,APl_std,APl_published"
+)
+
+
+def built(name="table2"):
+    build_table(name)
+    with open(paths.table(name, "csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_columns(workspace):
+    workspace.result("plain")
+    build_table("table2")
+    assert paths.table("table2", "csv").read_text().splitlines()[0] == HEADER
+
+
+def test_one_seed_is_kept_at_full_precision_and_has_no_deviation(workspace):
+    workspace.result("plain", novel=(12.345678901234567,))
+    row = built()[0]
+    assert (row["row"], row["run"], row["dataset"], row["direction"]) == (
+        "Baseline",
+        "plain",
+        "toy",
+        "nonvoc2voc",
+    )
+    assert json.loads(row["seeds"]) == [0]
+    assert float(row["mAP"]) == 12.345678901234567
+    assert row["mAP_std"] == ""
+
+
+def test_seeds_give_mean_and_sample_deviation(workspace):
+    workspace.result("ours", novel=(20.0, 22.0, 27.0))
+    row = built()[1]
+    assert json.loads(row["seeds"]) == [0, 1, 2]
+    assert float(row["mAP"]) == pytest.approx(23)
+    assert float(row["mAP_std"]) == pytest.approx(13**0.5)
+    assert "23.0 ± 3.6 (35.1, −12.1)" in paths.table("table2", "md").read_text()
+
+
+def test_undefined_metric_is_empty_and_a_dash(workspace):
+    workspace.result("plain")
+    assert built()[0]["APs"] == ""
+    assert "– (11.6)" in paths.table("table2", "md").read_text()
+
+
+def test_row_that_was_not_run_says_so(workspace):
+    workspace.result("plain")
+    row = built()[1]
+    assert (row["run"], row["seeds"], row["mAP"], row["mAP_published"]) == ("ours", "", "", "35.1")
+    markdown = paths.table("table2", "md").read_text()
+    assert "not run (35.1)" in markdown
+    assert "`dvc repro evaluate@ours`" in markdown
+    assert "not run" in paths.table("table2", "tex").read_text()
+
+
+def test_results_of_another_dataset_do_not_count(workspace):
+    workspace.result("plain", on="coco2017")
+    assert built()[0]["mAP"] == ""
+
+
+def test_cited_rows_have_published_values_only(workspace):
+    rows = built("table1")
+    assert [(row["row"], row["run"], row["dataset"], row["direction"]) for row in rows] == [
+        ("Mask^X R-CNN", "", "", "nonvoc2voc"),
+        ("Mask^X R-CNN", "", "", "voc2nonvoc"),
+        ("CPMask", "", "", "voc2nonvoc"),
+        ("Unpublished <b>", "ours", "toy", "nonvoc2voc"),
+    ]
+    assert [row["mAP_published"] for row in rows] == ["28.9", "23.7", "28.8", ""]
+    markdown = paths.table("table1", "md").read_text()
+    assert "Mask^X R-CNN (cited)" in markdown and "Make" not in markdown
+
+
+def test_published_columns_equal_the_declared_values(workspace):
+    for row, row_id in zip(built(), ("t2_baseline", "t2_cam_cl"), strict=True):
+        for metric, value in published.row("contrastmask_table_2", row_id)["results"]["nonvoc2voc"].items():
+            assert float(row[f"{metric}_published"]) == value
+
+
+def test_caption_names_the_dataset_and_warns_unless_it_is_coco(workspace):
+    workspace.result("plain")
+    build_table("table2")
+    toy = paths.table("table2", "md").read_text()
+    assert "novel categories of toy" in toy and "not comparable" in toy
+    workspace.write(paths.PARAMS, "dataset: coco2017\n")
+    build_table("table2")
+    coco = paths.table("table2", "md").read_text()
+    assert "novel categories of coco2017" in coco and "not comparable" not in coco
+
+
+def test_best_measured_values_are_bold_with_ties(workspace):
+    workspace.result("plain", novel=(20.01,))
+    workspace.result("ours", novel=(20.04,))
+    build_table("table2")
+    assert paths.table("table2", "md").read_text().count("**20.0** (") == 2 * 5  # APs is undefined
+    assert paths.table("table2", "tex").read_text().count(r"\textbf{20.0}") == 2 * 5
+
+
+def test_latex_is_escaped_and_every_line_has_all_columns(workspace):
+    workspace.result("plain")
+    workspace.result("ours", novel=(20.0, 21.0))
+    build_table("table2")
+    text = paths.table("table2", "tex").read_text()
+    assert r"Parts \& pieces\_of 100\%" in text
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\addlinespace")] == [
+        1,
+        1,
+        1,
+        1,
+    ]
+    assert r"\cline" not in text and text.isascii()
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 1 + 2 * 3  # header; measured, published and difference of each row
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {7}
+    build_table("table1")
+    text = paths.table("table1", "tex").read_text()
+    assert r"Mask\textasciicircum{}X R-CNN" in text and r"\textless{}b\textgreater{}" in text
+
+
+def test_escape_latex_does_not_escape_twice():
+    assert escape_latex(r"\{_") == r"\textbackslash{}\{\_"
+
+
+def test_same_results_give_the_same_bytes(workspace):
+    workspace.result("plain")
+    build_table("table2")
+    first = {e: paths.table("table2", e).read_bytes() for e in ("csv", "md", "tex")}
+    build_table("table2")
+    assert first == {e: paths.table("table2", e).read_bytes() for e in ("csv", "md", "tex")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": "other"}, r"field run: 'other', expected 'plain'"),
+        ({"dataset": "coco2017"}, r"field dataset: 'coco2017', expected 'toy'"),
+        ({"direction": "voc2nonvoc"}, r"field direction"),
+        ({"per_seed": []}, r"per_seed is empty"),
+        ({"seeds": [0, 1]}, r"field seeds"),
+        ({"per_seed": [{"seed": 0, "segm": {}}]}, r"'novel' is missing"),
+        ({"per_seed": 3}, r"not the structure"),
+    ],
+)
+def test_malformed_result_is_named_and_nothing_is_written(workspace, changes, message):
+    workspace.result("plain", **changes)
+    with pytest.raises(
+        ExperimentError, match=rf"results/toy/plain.json: .*{message}.*dvc repro evaluate@plain"
+    ):
+        build_table("table2")
+    assert not paths.table("table2", "csv").exists()
+
+
+@pytest.mark.parametrize("value", [101, -1, "12", True, float("nan")])
+def test_value_that_is_no_ap_is_refused(workspace, value):
+    workspace.result("plain", novel=(value,))
+    with pytest.raises(ExperimentError, match=r"segm.novel.mAP of seed 0: .*percentage"):
+        build_table("table2")
+
+
+def test_truncated_result_is_refused(workspace):
+    workspace.write(paths.results("toy", "plain"), '{"run": "pl')
+    with pytest.raises(ExperimentError, match="not JSON"):
+        build_table("table2")
+
+
+def test_unknown_names_are_errors(workspace):
+    with pytest.raises(ExperimentError, match="unknown table 'table9'; valid: table2, table1"):
+        build_table("table9")
+    with pytest.raises(
+        ExperimentError, match="unknown published row of contrastmask_table_2: 't2'; .*t2_baseline"
+    ):
+        published.row("contrastmask_table_2", "t2")
+
+
+def test_csv_survives_a_round_trip(workspace):
+    workspace.result("plain", novel=(1 / 3,))
+    build_table("table2")
+    assert pd.read_csv(paths.table("table2", "csv"))["mAP"][0] == 1 / 3
