@@ -51,9 +51,7 @@ def find_python(version, venv):
             else:
                 return candidate
     if without_venv:
-        raise SetupError(
-            f"{without_venv} cannot create environments: install python{version}-venv and repeat"
-        )
+        raise SetupError(f"{without_venv} cannot create environments: install python{version}-venv and repeat")
     seen = f" (found {', '.join(sorted(others))})" if others else ""
     raise SetupError(
         f"Python {version} is needed and not on PATH{seen}: "
@@ -73,13 +71,9 @@ def check_compiler(python):
         return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
 
     if not compiles("#include <optional>\n"):
-        raise SetupError(
-            f"the C++ compiler {compiler!r} does not compile C++17: install g++ 9 or newer and repeat"
-        )
+        raise SetupError(f"the C++ compiler {compiler!r} does not compile C++17: install g++ 9 or newer and repeat")
     if not compiles("#include <Python.h>\n"):
-        raise SetupError(
-            f"no Python.h in {include}: install the headers of {python} (python3.11-dev) and repeat"
-        )
+        raise SetupError(f"no Python.h in {include}: install the headers of {python} (python3.11-dev) and repeat")
 
 
 def check_disk(venv, cache):
@@ -100,6 +94,5 @@ def check_disk(venv, cache):
         free = shutil.disk_usage(folder).free / GIB
         if free < gib:
             raise SetupError(
-                f"no disk space: {free:.1f} GiB free on the disk of {folder}, {gib} GiB needed; "
-                "free some and repeat"
+                f"no disk space: {free:.1f} GiB free on the disk of {folder}, {gib} GiB needed; free some and repeat"
             )

@@ -124,10 +124,7 @@ def cache_root():
 
 def cache_folder(version, torch, target):
     """Folder of the wheel. pip's own cache would hand out a wheel compiled for another torch."""
-    return (
-        cache_root()
-        / f"mmcv_full-{version}-{torch.python}-torch{torch.version}-{target.label}-{torch.machine}"
-    )
+    return cache_root() / f"mmcv_full-{version}-{torch.python}-torch{torch.version}-{target.label}-{torch.machine}"
 
 
 class BuildProgress:
@@ -190,6 +187,12 @@ def run_with_progress(command, environment, log_path):
         return process.wait()
 
 
+def failure(log):
+    """The lines of a failed build to show: pip ends with pages of its own, so the first errors, else the end."""
+    errors = [line for line in log if re.search(r"\berror: |Killed|FAILED|No space left|MemoryError", line)]
+    return [line[:300] for line in errors[:10] or log[-30:]]
+
+
 def compile_jobs():
     """Parallel compilations that processors and free memory allow; MAX_JOBS overrides."""
     if jobs := os.environ.get("MAX_JOBS"):
@@ -225,8 +228,8 @@ def build_wheel(venv, version, target, folder):
         ]
         command += ["--no-deps", "--no-build-isolation", "--no-cache-dir", "--no-binary", "mmcv-full"]
         if run_with_progress(command, environment, log) != 0:
-            print(*log.read_text(errors="replace").splitlines()[-30:], sep="\n", file=sys.stderr)
-            raise SetupError(f"compiling mmcv-full failed; the end of {log} is above")
+            print(*failure(log.read_text(errors="replace").splitlines()), sep="\n", file=sys.stderr)
+            raise SetupError(f"compiling mmcv-full failed, see above and {log}; then repeat")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(wheels, folder)
     return cached_wheel(folder)

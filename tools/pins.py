@@ -45,15 +45,11 @@ def read_pins(path=ENVIRONMENT):
             continue
         if match := re.fullmatch(r"(channels|variables|dependencies):|name: \S+", line):
             section = match[1]
-        elif section == "variables" and (
-            match := re.fullmatch(r"  MMCV_FULL_VERSION: (\d+(?:\.\d+)+)", line)
-        ):
+        elif section == "variables" and (match := re.fullmatch(r"  MMCV_FULL_VERSION: (\d+(?:\.\d+)+)", line)):
             mmcv_full = match[1]
         elif section == "dependencies" and line == "  - pip:":
             section = "pip"
-        elif section == "dependencies" and (
-            match := re.fullmatch(r"  - ([\w.-]+)(?:=(\d+(?:\.\d+)*))?", line)
-        ):
+        elif section == "dependencies" and (match := re.fullmatch(r"  - ([\w.-]+)(?:=(\d+(?:\.\d+)*))?", line)):
             python = match[2] if match[1] == "python" else python
         elif section == "pip" and (match := re.fullmatch(r"      - ([\w.-]+==[\w.+!]+)", line)):
             pip.append(match[1])
@@ -62,8 +58,7 @@ def read_pins(path=ENVIRONMENT):
             ("pip", f"      - -c {CONSTRAINTS.name}"),
         ):
             raise SetupError(
-                f"{path.name}, line {number}: cannot read {raw.strip()!r}; "
-                "pip requirements are written name==version"
+                f"{path.name}, line {number}: cannot read {raw.strip()!r}; pip requirements are written name==version"
             )
     for name, value in (("python", python), ("MMCV_FULL_VERSION", mmcv_full), ("pip list", pip)):
         if not value:

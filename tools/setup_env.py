@@ -50,11 +50,7 @@ def load_error(venv):
     """Import the compiled operators and what stands on them. Returns the last line of the error, or None."""
     command = [venv / "bin" / "python", "-W", "ignore", "-c", LOADS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return (
-        None
-        if done.returncode == 0
-        else (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-    )
+    return None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
 
 
 def install_mmcv(venv, version, mode):
@@ -74,11 +70,11 @@ def install_mmcv(venv, version, mode):
         error = install(wheel)
         if error is None:
             return
+        if error.startswith("ModuleNotFoundError"):
+            raise SetupError(f"{error}: environment.yml lacks a package; compiling mmcv-full anew would not help")
         say(f"{wheel} does not load ({error}): compiling it anew")
     if error := install(mmcv_wheel.build_wheel(venv, version, target, folder)):
-        raise SetupError(
-            f"the new environment does not load ({error}): remove {venv} and {folder} and repeat"
-        )
+        raise SetupError(f"the new environment does not load ({error}): remove {venv} and {folder} and repeat")
 
 
 def set_up(venv):

@@ -24,9 +24,7 @@ def checkout(tmp_path):
 
 
 def make(folder, *arguments, **environment):
-    inherited = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "VENV")
-    }
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "VENV")}
     return subprocess.run(
         ["make", *arguments], cwd=folder, env={**inherited, **environment}, capture_output=True, text=True
     )

@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 from tools import pins
@@ -94,6 +95,30 @@ def test_constraints_pin_only_what_environment_does_not():
     assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in constraint_lines())
     assert not names(constraint_lines()) & (names(pins.read_pins().pip) | {"mmcv-full"})
     assert not [line for line in constraint_lines() if line.startswith("nvidia-")]
+
+
+def reachable(requirements):
+    """Normalised names of the distributions that installing `requirements` (names) brings, themselves included."""
+    found, waiting = set(), [(normalised(name), "") for name in requirements]
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in found:
+            continue
+        found.add((name, extra))
+        for requirement in map(Requirement, importlib.metadata.requires(name) or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                needed = normalised(requirement.name)
+                waiting += [(needed, wanted) for wanted in ("", *requirement.extras)]
+    return {name for name, _ in found}
+
+
+def test_the_pip_list_brings_all_that_mmcv_needs_and_all_that_is_constrained():
+    """mmcv-full is installed without dependencies, so what it imports must come from the pip list."""
+    brought = reachable(names(pins.read_pins().pip))
+    assert names(constraint_lines()) <= brought
+    needed = (Requirement(line) for line in importlib.metadata.requires("mmcv-full"))
+    needed = {normalised(each.name) for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})}
+    assert needed <= brought
 
 
 def test_the_running_environment_has_the_pinned_versions():

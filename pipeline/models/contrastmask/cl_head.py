@@ -77,8 +77,8 @@ class ContrastiveHead(BaseModule):
         Returns:
             The encoding [R, channels, H, W] and what joins the mask head [R, join_channels, join_size, join_size].
         """
-        # Attention, projector and loss all work on rows of channels; in this layout they need no copies.
-        encoded = self.encoder(roi_features.contiguous(memory_format=torch.channels_last))
+        # Attention, projector and loss all work on rows of channels: one copy here saves theirs.
+        encoded = self.encoder(roi_features).contiguous(memory_format=torch.channels_last)
         joined = enhance(encoded) if self.features == "enhanced" else encoded
         return encoded, self.fusion(resize_map(joined, self.join_size))
 

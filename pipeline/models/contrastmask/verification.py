@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmdet.core import BitmapMasks, bbox2roi
 from mmdet.core.bbox.samplers.sampling_result import SamplingResult
 from torch import Tensor
