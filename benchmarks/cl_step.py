@@ -31,6 +31,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rois", type=int, nargs="+", default=[32, 128, 256])
     parser.add_argument("--repeats", type=int, default=5, help="repetitions of the quick parts; slow parts run once")
+    parser.add_argument("--quick", action="store_true", help="leave out the parts dominated by convolutions")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -38,7 +39,8 @@ def main():
     torch.manual_seed(0)
     random.seed(0)
     print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {CHANNELS} channels, {SIZE}x{SIZE} cells")
-    print(f"{'part':<34}{'RoIs':>5}{'loop ms':>10}{'ours ms':>10}{'faster':>8}{'loop MB':>9}{'ours MB':>9}{'memory':>8}")
+    print(f"{'part':<34}{'RoIs':>5}{'loop ms':>10}{'ours ms':>10}{'faster':>8}{'loop MB':>9}{'ours MB':>9}"
+          f"{'memory':>8}")
     ratios = {}
     for rois in args.rois:
         ratios = compare(rois, args)
@@ -47,7 +49,7 @@ def main():
 
 def compare(rois, args):
     """Print one line per part and return the ratios."""
-    config = model_config(Knobs.published(recipe="released"), {"cam": True, "cl_head": True}, Architecture(),
+    config = model_config(Knobs.preset("released"), {"cam": True, "cl_head": True}, Architecture(),
                           {"type": "ResNet", "depth": 50})["roi_head"]["cl_head"]
     head = ContrastiveHead(**{key: value for key, value in config.items() if key != "type"}).to(args.device)
     masks, cams, is_novel = (t.to(args.device) for t in draw_rois(rois))
@@ -67,13 +69,14 @@ def compare(rois, args):
     sides, keys, keep = batched_sets(masks, cams, is_novel, head)
     line("loss, forward and backward", "loss", lambda: backward(loop_loss(cells, sides, keys, keep, head), cells),
          lambda: backward(head.terms(cells, sides, keys, keep).sum(), cells), args.repeats)
-    del cells
     features = torch.randn(rois, CHANNELS, SIZE, SIZE, device=args.device).relu()
     rows = features.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         line("attention, forward", "attention", lambda: loop_attention(features), lambda: enhance(rows), 3)
     line("attention, forward and backward", "attention_training", lambda: through(loop_attention, features),
          lambda: through(enhance, rows), 1)
+    if args.quick:
+        return ratios
     head.train()
     line("encoder, projector, attention", "network", lambda: loop_network(head, features),
          lambda: [head.projector(head(features)[0])], 1)
@@ -91,45 +94,54 @@ def draw_rois(rois):
     masks = ((rows - centres[0]) / radii[0])**2 + ((columns - centres[1]) / radii[1])**2 < 1
     coarse = masks.reshape(rois, 7, SIZE // 7, 7, SIZE // 7).mean((2, 4)) + rng.normal(0, 0.05, (rois, 7, 7))
     maps = cam.resize_map(cam.resize_map(torch.from_numpy(coarse).float()[:, None], SIZE // 2), SIZE)
-    return torch.from_numpy(masks), cam.min_max_normalise(maps)[0][:, 0], torch.arange(rois) % 2 == 1
+    return torch.from_numpy(masks), maps, torch.arange(rois) % 2 == 1
 
 
 def batched_sets(masks, cams, is_novel, head):
-    """Return sides [2, R, P], sampled keys [4, R, P] and kept RoIs [R], as training computes them."""
-    has_prior = torch.ones_like(is_novel)
-    sides = partition.query_partition(masks, cams, ~is_novel, has_prior, head.rule)
-    candidates = partition.key_candidates(masks, cams, ~is_novel, has_prior, head.rule)
-    keep = partition.keep_rois(candidates, head.rule.min_keys)
-    generator = sampling.step_generator(0, 0, 0, masks.device)
-    keys = sampling.sample_keys((candidates & keep[:, None, None]).flatten(2),
-                                (sides & keep[:, None, None]).flatten(2), head.sampling_rule, generator)
-    return sides.flatten(2), keys, keep
+    """Return sides [2, R, P], sampled keys [4, R, P] and kept RoIs [R], as training computes them from raw CAMs."""
+    priors, has_prior = cam.min_max_normalise(cams)
+    sets = partition.partition(masks, priors[:, 0], ~is_novel, has_prior, head.rule)
+    keep = sets.keeps(head.rule.min_keys)
+    keys = sampling.sample_keys(sets, keep, head.sampling_rule, sampling.step_generator(0, 0, 0, masks.device))
+    return sets.sides, keys, keep
 
 
 def loop_sets(masks, cams, is_novel, head):
-    """The same sets, RoI by RoI on the CPU."""
+    """The same, one thing after the other, RoI by RoI on the CPU."""
     rule, sigma = head.rule, head.sampling_rule.sigma
-    sides, keys = [], []
-    for mask, prior, novel in zip(masks.cpu().numpy(), cams.cpu().numpy(), is_novel.cpu().numpy(), strict=True):
-        along_y, along_x = np.gradient(mask.astype(np.float32))
-        edge = np.hypot(along_y, along_x) != 0
-        near = ndimage.distance_transform_edt(~edge) < 2
+    masks, cams = masks.cpu(), cams.cpu()[:, 0]
+    edges = torch.stack([torch.from_numpy(loop_edge(mask.numpy())) for mask in masks])
+    sides, four_sets, keep = [], [], []
+    for mask, edge, raw, novel in zip(masks, edges, cams, is_novel.cpu(), strict=True):
+        prior = (raw - raw.min()) / (raw.max() - raw.min())
+        near = torch.from_numpy(ndimage.distance_transform_edt(~edge.numpy()) < 2)
+        ring = near & ~edge
         if novel:
-            foreground, background = prior > 1 - rule.delta, prior < rule.delta
-            candidates = [foreground, background, foreground, background]
+            side = [prior > 1 - rule.delta, prior < rule.delta]
+            sets = side + side
         else:
-            foreground, background = mask, ~mask
-            ring = near & ~edge
-            candidates = [mask & ~ring, ~mask & ~near, mask & ring, ~mask & ring]
-        counts = [int(candidate.sum()) for candidate in candidates]
-        sides.append(np.stack([foreground, background]))
-        drawn = np.zeros((4, mask.size), bool)
-        if min(counts) >= rule.min_keys:
-            for row, candidate, count in zip(drawn, candidates, counts, strict=True):
-                chosen = random.sample(range(count), math.ceil(sigma * count))
-                row[np.flatnonzero(candidate)[chosen]] = True
-        keys.append(drawn)
-    return torch.from_numpy(np.stack(sides, 1)).to(masks.device), torch.from_numpy(np.stack(keys, 1)).to(masks.device)
+            side = [mask, ~mask]
+            if mask.sum() < partition.TINY_SIDE_CELLS:
+                side[0] = prior > partition.TINY_FOREGROUND_ABOVE
+            if (~mask).sum() < partition.TINY_SIDE_CELLS:
+                side[1] = prior < partition.TINY_BACKGROUND_BELOW
+            sets = [mask & ~ring, ~mask & ~near, mask & ring, ~mask & ring]
+        sides.append(torch.stack(side))
+        four_sets.append(sets)
+        keep.append(all(cells.sum() >= rule.min_keys for cells in sets))
+    keys = torch.zeros(4, len(masks), masks[0].numel(), dtype=torch.bool)
+    for which in range(4):
+        for n, sets in enumerate(four_sets):
+            if keep[n]:
+                cells = sets[which].flatten().nonzero()[:, 0]
+                ranks = random.sample(range(len(cells)), math.ceil(sigma * len(cells)))
+                keys[which, n, cells[ranks]] = True
+    return torch.stack(sides, 1).flatten(2), keys, torch.tensor(keep)
+
+
+def loop_edge(mask):
+    along_y, along_x = np.gradient(mask.astype(np.float32))
+    return np.hypot(along_y, along_x) != 0
 
 
 def loop_loss(cells, sides, keys, keep, head):
@@ -180,8 +192,9 @@ def through(attention, features):
 
 
 def measure(run, repeats, device):
-    """Return median milliseconds and peak megabytes above the start of calls after a first one."""
-    run()
+    """Return median milliseconds and peak megabytes above the start; a first call is not counted if there are more."""
+    if repeats > 1:
+        run()
     times, peaks = [], []
     for _ in range(repeats):
         if device == "cpu":

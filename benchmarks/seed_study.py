@@ -3,7 +3,8 @@
     python -m benchmarks.seed_study [--processes 2]
 
 Trains baseline, +CM, +CM+CL and the control "+CM+CL, contrastive loss off" on two freshly drawn data sets with three
-seeds each, none of which was used to choose anything, and writes reports/seed_study/{runs.csv,README.md,seed_study.png}.
+seeds each, none of which was used to choose anything, and writes runs.csv, README.md and seed_study.png into
+reports/seed_study/.
 Finished trainings are reused. About 35 minutes on 2 cores.
 """
 
@@ -71,13 +72,12 @@ def prepare(dataset):
 def measure(dataset, label, seed):
     """Train and evaluate one run; returns a row of percentages."""
     from pipeline import config, evaluation, training
-    from pipeline.datasets.categories import category_ids
+    from pipeline.datasets.categories import base_and_novel
 
     declared = declaration()
     job = config.resolve(RUNS[label], dataset, seed, declared)
     training.publish(training.train(job), dataset, job.name, seed)
-    direction = declared.directions[DIRECTION]
-    scores = evaluation.evaluate(job, {group: category_ids(direction[group]) for group in ("novel", "base")})
+    scores = evaluation.evaluate(job, *base_and_novel(declared.directions[DIRECTION]))
     return {
         "row": label, "dataset": dataset, "seed": seed,
         "novel_mask_mAP": scores["segm"]["novel"]["mAP"], "novel_mask_AP50": scores["segm"]["novel"]["AP50"],
@@ -95,8 +95,9 @@ def summarise(rows):
     """Markdown: mean, standard deviation and range of every row, then of every paired difference."""
     metrics = ["novel_mask_mAP", "novel_mask_AP50", "base_mask_mAP", "novel_box_mAP"]
     table = rows.groupby("row", sort=False)[metrics].agg(["mean", "std", "min", "max"]).loc[list(RUNS)]
+    spread = "{:.1f} ± {:.1f} ({:.1f}–{:.1f})".format
     cells = pd.DataFrame({
-        metric: [f"{row[metric, 'mean']:.1f} ± {row[metric, 'std']:.1f} ({row[metric, 'min']:.1f}–{row[metric, 'max']:.1f})"
+        metric: [spread(*row[metric][["mean", "std", "min", "max"]])
                  for _, row in table.iterrows()]
         for metric in metrics
     }, index=table.index)  # fmt: skip
@@ -142,8 +143,8 @@ def main():
     summary = summarise(rows)
     (OUT / "README.md").write_text(
         "# Seed study on generated data\n\n"
-        "Made by `python -m benchmarks.seed_study`. Two data sets and three seeds that were not used to choose anything; "
-        "mean ± standard deviation (range) in percent. Generated data: not comparable to COCO.\n\n"
+        "Made by `python -m benchmarks.seed_study`. Two data sets and three seeds that were not used to choose "
+        "anything; mean ± standard deviation (range) in percent. Generated data: not comparable to COCO.\n\n"
         f"{summary}\n![novel mask mAP of every run](seed_study.png)\n"
     )
     print(summary)

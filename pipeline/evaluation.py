@@ -146,12 +146,22 @@ def predict(training):
     return records
 
 
-def evaluate(training, groups):
-    """Predict and score one trained run; write its predictions. Returns the scores, see `score`."""
+def evaluate(training, base, novel):
+    """Predict and score one trained run; write its predictions.
+
+    Args:
+        training: pipeline.config.Training of the run.
+        base, novel: names of the categories of its split.
+
+    Returns:
+        The scores, see `score`.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO(str(paths.annotations(training.dataset, "val2017")))
     detections = predict(training)
     write_json(detections, paths.predictions(training.dataset, training.name, training.seed))
+    ids = {category["name"]: category["id"] for category in ground_truth.dataset["categories"]}
+    groups = {"novel": [ids[name] for name in novel], "base": [ids[name] for name in base]}
     return score(ground_truth, detections, groups)
 
 

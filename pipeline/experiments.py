@@ -1,4 +1,4 @@
-"""Load and check `experiments.yaml`, the one declaration of datasets, runs, tables and figures, and the chosen dataset."""
+"""Load and check `experiments.yaml`, the one declaration of datasets, runs, tables and figures."""
 
 import re
 from dataclasses import dataclass, field

@@ -18,7 +18,7 @@ from pipeline.errors import ExperimentError
 
 RECIPES = ("paper", "released")
 RECIPES_FILE = Path(__file__).with_name("recipes.yaml")
-PUBLISHED_FILE = Path(__file__).with_name("paper.yaml")
+PINNED_FILE = Path(__file__).with_name("paper.yaml")
 
 
 def _choice(*values):
@@ -136,7 +136,7 @@ class Knobs:
                 raise ExperimentError(f"{source}: unknown knob {name!r}; did you mean {near[0]!r}?")
         missing = [name for name in fields if name not in mapping]
         if missing:
-            raise ExperimentError(f"{source}: knob {missing[0]!r} is missing; add it, or copy the file's default from git")
+            raise ExperimentError(f"{source}: knob {missing[0]!r} is missing; `git diff {source}` shows what left")
         recipe = _checked(fields["recipe"], mapping["recipe"], source)
         preset = preset_values(recipe)
         values = {}
@@ -148,9 +148,16 @@ class Knobs:
         return cls(**values)
 
     @classmethod
-    def published(cls, **overrides) -> "Knobs":
-        """Read the pinned knob file of the paper's experiments, with some knobs replaced (`recipe='released'`, ...)."""
-        return cls.load({**YAML(typ="safe", pure=True).load(PUBLISHED_FILE), **overrides}, source=PUBLISHED_FILE.name)
+    def preset(cls, recipe: str, **overrides) -> "Knobs":
+        """Return a preset as a whole, for what must not follow anybody's choice of knobs.
+
+        Args:
+            recipe: 'paper' or 'released'.
+            overrides: knobs that are to differ. Those that no preset decides are as in the pinned knob file.
+        """
+        pinned = YAML(typ="safe", pure=True).load(PINNED_FILE)
+        decided = dict.fromkeys(preset_values(recipe), "recipe")
+        return cls.load({**pinned, **decided, "recipe": recipe, **overrides}, source=PINNED_FILE.name)
 
     @staticmethod
     def describe() -> list[dict]:

@@ -7,7 +7,7 @@ import torch
 
 
 def use_device():
-    """Pick `cuda` or `cpu`; on a CPU fix the number of threads, so that results do not depend on the number of cores."""
+    """Pick `cuda` or `cpu`; on a CPU fix the number of threads, or results would depend on the number of cores."""
     if torch.cuda.is_available():
         return "cuda"
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))

@@ -1,8 +1,9 @@
 """Every artifact path and every root that the machine decides.
 
-Two roots exist. `ROOT` is this working copy; what DVC tracks lies below it. `home()` is the working copy the user cloned:
-the same folder, except inside `dvc exp run --temp` or `--queue`, which execute in a throw-away copy of the git files.
-What must outlive or be shared by such copies (images, resumable training state, the MLflow store) lies below `home()`.
+Two roots exist. `ROOT` is this working copy; what DVC tracks lies below it. `home()` is the working copy the user
+cloned: the same folder, except inside `dvc exp run --temp` or `--queue`, which execute in a throw-away copy of the
+git files. What must outlive or be shared by such copies (images, resumable training state, the MLflow store) lies
+below `home()`.
 """
 
 import os

@@ -1,11 +1,11 @@
-"""What the stages do with a declared run: train it, evaluate it, state its headline numbers. Ties the library together."""
+"""What the stages do with a declared run: train it, evaluate it, state its headline numbers."""
 
 import json
 
 import torch
 
 from pipeline import config, evaluation, experiments, paths, tracking, training
-from pipeline.datasets.categories import category_ids
+from pipeline.datasets.categories import base_and_novel
 from pipeline.errors import ExperimentError
 
 
@@ -40,16 +40,17 @@ def train(run_name, dataset):
 
 def evaluate(run_name, dataset):
     """Predict and score every seed of a trained run. Writes predictions/ and results/."""
-    direction = experiments.load().directions[experiments.load().run(run_name).direction]
-    groups = {group: category_ids(direction[group]) for group in ("novel", "base")}
+    declared = experiments.load()
+    run = declared.run(run_name)
+    direction = declared.directions[run.direction]
+    base, novel = base_and_novel(direction)
     per_seed = []
     jobs = resolve_seeds(run_name, dataset)
     for job in jobs:
         with tracking.track(job, trained_fingerprint(job), "evaluate", "FINISHED", tags(run_name)) as tracker:
-            scores = evaluation.evaluate(job, groups)
+            scores = evaluation.evaluate(job, base, novel)
             tracker.log_scores(scores)
             per_seed.append({"seed": job.seed, **scores})
-    run = experiments.load().runs[run_name]
     evaluation.write_json(
         {"run": run_name, "dataset": dataset, "direction": run.direction, "method": run.method,
          "seeds": [job.seed for job in jobs], "per_seed": per_seed},

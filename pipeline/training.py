@@ -25,7 +25,6 @@ import torch
 from filelock import FileLock, Timeout
 from mmcv.parallel import collate
 from mmcv.runner import HOOKS, Hook, TextLoggerHook, build_optimizer, build_runner
-from mmcv.utils import get_logger
 from mmdet.datasets import build_dataset
 from mmdet.models import build_detector
 from mmdet.utils import build_dp
@@ -103,7 +102,6 @@ def read_log(path):
 
 def _train(training, identity, scratch, tracker):
     device = use_device()
-    get_logger("mmcv", log_level=logging.ERROR)  # else a paragraph for every initialised parameter
     seed_everything(training.seed)
     dataset = build_dataset(
         dict(
@@ -120,7 +118,9 @@ def _train(training, identity, scratch, tracker):
     (scratch / "config.py").write_text(mmcv.Config(config).pretty_text + "\n")
 
     model = build_detector(mmcv.ConfigDict(training.model))
+    logging.disable(logging.INFO)  # mmcv logs a paragraph for every parameter it initialises
     model.init_weights()
+    logging.disable(logging.NOTSET)
     if training.initial_weights:
         load_initial_weights(model, paths.initial_weights(training.dataset, training.backbone))
     model.CLASSES = dataset.CLASSES

@@ -1,4 +1,4 @@
-"""python -m stages.headline: write metrics/current.json, the few numbers `dvc metrics show` and `dvc exp show` print."""
+"""python -m stages.headline: write the few numbers that `dvc metrics show` and `dvc exp show` print."""
 
 from pipeline import experiments, runs
 from pipeline.cli import command

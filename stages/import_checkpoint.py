@@ -1,4 +1,4 @@
-"""python -m stages.import_checkpoint FILE --out FILE [--reverse]: convert a checkpoint of the authors' released code."""
+"""python -m stages.import_checkpoint FILE --out FILE [--reverse]: convert a checkpoint of the released code."""
 
 import argparse
 from pathlib import Path

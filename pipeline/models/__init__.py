@@ -82,8 +82,10 @@ def _roi_head(knobs, method, arch, num_classes):
     if method["cl_head"]:
         join_channels = arch.contrast_channels if knobs.cl_fusion == "none" else arch.neck_channels
         if knobs.cl_join == "sum" and join_channels != arch.neck_channels:
-            raise ExperimentError(f"architecture: contrast_channels is {arch.contrast_channels} but neck_channels {arch.neck_channels}; "
-                                  "with cl_join: sum and cl_fusion: none they must be equal")
+            raise ExperimentError(
+                f"architecture: contrast_channels is {arch.contrast_channels} but neck_channels {arch.neck_channels}; "
+                "with cl_join: sum and cl_fusion: none they must be equal"
+            )
     return {
         "type": "ContrastMaskRoIHead",
         "use_cam": bool(method["cam"]),

@@ -88,7 +88,7 @@ def test_stage_files_are_thin():
 
 def spelled(template, **values):
     for key, value in values.items():
-        template = template.replace("${%s}" % key, value)
+        template = template.replace(f"${{{key}}}", value)
     return template
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from ruamel.yaml import YAML
 
 from pipeline.knobs import Knobs
 from pipeline.models import Architecture, model_config
@@ -34,20 +33,13 @@ def _one_thread():
     torch.manual_seed(0)
 
 
-def load_knobs(**overrides) -> Knobs:
-    """Return the default knobs with some replaced."""
-    mapping = YAML(typ="safe", pure=True).load(open(__import__("os").environ.get("KNOBS_FILE","params.yaml")))
-    mapping.pop("dataset", None)
-    return Knobs.load({**mapping, **overrides}, "params.yaml")
-
-
-def build(method="contrastmask", architecture=None, num_classes=6, **knobs):
+def build(method="contrastmask", architecture=None, num_classes=6, recipe="paper", **knobs):
     """Build a small detector with fresh weights."""
     from mmcv import Config
     from mmdet.models import build_detector
 
     arch = Architecture.from_mapping({**SMALL, **(architecture or {})})
-    knobs = load_knobs(**{"encoder_convs": 2, **knobs})
+    knobs = Knobs.preset(recipe, **{"encoder_convs": 2, **knobs})
     config = Config({"model": model_config(knobs, METHODS[method], arch, SMALL_BACKBONE, num_classes)})
     torch.manual_seed(0)
     model = build_detector(config.model)

@@ -81,5 +81,5 @@ class CAMBoxHead(ConvFCBBoxHead):
     def loss(self, cls_score, bbox_pred, rois, *args, **kwargs):
         """As `BBoxHead.loss`, and 0 with a graph when there is not a single RoI."""
         if cls_score.shape[0] == 0:
-            return {"loss_cls": cls_score.sum(), "loss_bbox": bbox_pred.sum()}
+            return {"loss_cls": cls_score.sum(), "loss_bbox": bbox_pred.sum(), "acc": cls_score.new_zeros(1)}
         return super().loss(cls_score, bbox_pred, rois, *args, **kwargs)

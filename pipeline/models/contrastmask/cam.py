@@ -40,8 +40,8 @@ def resize_map(maps: Tensor, size: int) -> Tensor:
 def min_max_normalise(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Scale each RoI's map to [0, 1].
 
-    A constant map, or one with a NaN, says nothing about where the object is: it becomes zero, carries no gradient and is
-    reported as no prior, instead of dividing by zero.
+    A constant map, or one with a NaN, says nothing about where the object is: it becomes zero, carries no gradient
+    and is reported as no prior, instead of dividing by zero.
 
     Args:
         maps: [R, 1, H, W].

@@ -116,14 +116,12 @@ class ContrastiveHead(BaseModule):
                           ("kept_base_rois", "dropped_base_rois", "kept_novel_rois", "dropped_novel_rois")}
         cells = rows_of_cells(self.projector(encoded))
         masked = torch.ones_like(is_novel) if self.supervision == "oracle" else ~is_novel
-        sides = partition.query_partition(masks, cams, masked, has_prior, self.rule)
-        candidates = partition.key_candidates(masks, cams, masked, has_prior, self.rule)
+        sets = partition.partition(masks, cams, masked, has_prior, self.rule)
         takes_part = self.participants(is_novel)
-        kept = partition.keep_rois(candidates, self.rule.min_keys) & takes_part
-        keys = sampling.sample_keys((candidates & kept[:, None, None]).flatten(2),
-                                    (sides & kept[:, None, None]).flatten(2), self.sampling_rule, generator)
+        kept = sets.keeps(self.rule.min_keys) & takes_part
+        keys = sampling.sample_keys(sets, kept, self.sampling_rule, generator)
         contributes = kept if self.query_rois == "kept" else takes_part
-        terms = self.terms(cells, sides.flatten(2), keys, contributes)
+        terms = self.terms(cells, sets.sides, keys, contributes)
         statistics = {
             "kept_base_rois": (kept & ~is_novel).sum(),
             "dropped_base_rois": (takes_part & ~kept & ~is_novel).sum(),

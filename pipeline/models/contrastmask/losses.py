@@ -71,7 +71,8 @@ def compare_with_queries(cells: Tensor, weights: Tensor, contributes: Tensor | N
         detach_queries: keep gradients from reaching the cells through the queries.
 
     Returns:
-        queries [1, 2, C] (own: [R, 2, C]), zero where nothing contributes; k.q of every cell [R, P, 2]; |k|^2 [R, P, 1].
+        queries [1, 2, C] (own: [R, 2, C]), zero where nothing contributes; k.q of every cell [R, P, 2]; |k|^2
+        [R, P, 1].
     """
     share = None
     if contributes is not None:
@@ -151,13 +152,12 @@ def _term(cosines: Tensor, positives: Tensor, negatives: Tensor, tau: float, for
         cosines, positives, negatives = (x.reshape(1, -1) for x in (cosines, positives, negatives))
     logits = cosines / tau
     own = logits if form.denominator == "temperature" else cosines
+    # -inf without negatives: the positives then have nothing to compete with
     others = torch.where(negatives, logits, -torch.inf).logsumexp(dim=1, keepdim=True)
-    contested = negatives.any(1, keepdim=True)
-    others = torch.where(contested, others, 0.0)
-    # log(exp(own) + exp(others)), in the form whose gradient stays finite however far the two are apart
-    denominator = torch.where(contested, others + F.softplus(own - others), own)
+    # log(exp(own) + exp(others)) - logits, never below zero by rounding when own is logits
+    keys = F.softplus(others - own) + (own - logits)
     counts = positives.sum(1)
-    roi_losses = torch.where(positives, denominator - logits, 0.0).sum(1) / counts.clamp(min=1)
+    roi_losses = torch.where(positives, keys, 0.0).sum(1) / counts.clamp(min=1)
     return roi_losses.sum() / (counts > 0).sum().clamp(min=1)
 
 

@@ -1,7 +1,7 @@
 """Foreground/background partition of RoIs and their hard and easy candidate keys (paper section 3.2).
 
-Legend: R RoIs, H and W cells; all sets are bool maps. A set axis of length 4 is ordered easy positive, easy negative,
-hard positive, hard negative; a side axis of length 2 is ordered foreground, background.
+Legend: R RoIs, H and W cells, P = H * W; all sets are masks over cells. A set axis of length 4 is ordered easy
+positive, easy negative, hard positive, hard negative; a side axis of length 2 is ordered foreground, background.
 
 "Masked" RoIs take their partition from a ground-truth mask (base categories; every RoI in oracle mode), the others
 from their normalised CAM.
@@ -45,76 +45,75 @@ class PartitionRule:
     min_keys: int
 
 
-def confident_cells(cams: Tensor, delta: float, threshold: str) -> Tensor:
-    """Split CAMs into confident foreground and background.
+@dataclass(frozen=True)
+class Partition:
+    """The sets of a batch of RoIs, P = H * W cells each.
 
-    Args:
-        cams: [R, H, W] in [0, 1].
-        delta: threshold in (0, 0.5).
-        threshold: 'inclusive' or 'strict'.
-
-    Returns:
-        [2, R, H, W] bool: foreground, background.
+    Attributes:
+        sides: [2, R, P] bool, cells averaged into the foreground and the background query.
+        candidates: [4, R, P] bool, candidate keys.
+        counts: [4, R] int64, sizes of the candidate sets.
     """
-    if threshold == "inclusive":
-        return torch.stack([cams >= 1 - delta, cams <= delta])
-    return torch.stack([cams > 1 - delta, cams < delta])
+
+    sides: Tensor
+    candidates: Tensor
+    counts: Tensor
+
+    def keeps(self, min_keys: int) -> Tensor:
+        """Return [R] bool: whether each of a RoI's four candidate sets has at least `min_keys` cells (D16)."""
+        return (self.counts >= min_keys).all(dim=0)
 
 
-def query_partition(masks: Tensor, cams: Tensor, masked: Tensor, has_prior: Tensor, rule: PartitionRule) -> Tensor:
-    """Partition each RoI into the cells averaged into its foreground and its background query.
+def partition(masks: Tensor, cams: Tensor, masked: Tensor, has_prior: Tensor, rule: PartitionRule) -> Partition:
+    """Partition each RoI and collect its candidate keys (Eq. 3; without a mask hard and easy are the same set).
 
     Args:
         masks: [R, H, W] bool; not looked at where `masked` is False.
         cams: [R, H, W] in [0, 1].
         masked: [R] bool, whether the RoI's mask may be used.
-        has_prior: [R] bool, whether the CAM says anything (`min_max_normalise`).
+        has_prior: [R] bool, whether the CAM says anything (`cam.min_max_normalise`).
         rule: thresholds.
 
     Returns:
-        [2, R, H, W] bool: foreground, background; both empty for a RoI with neither mask nor prior.
+        The sets; all empty for a RoI with neither mask nor prior.
     """
-    prior = has_prior[:, None, None]
-    from_cam = confident_cells(cams, rule.delta, rule.threshold) & prior
-    from_mask = torch.stack([masks, ~masks])
+    # NaN compares as False, so a RoI without a prior has no confident cell on either side.
+    cams = cams.masked_fill(~has_prior[:, None, None], torch.nan).flatten(1)
+    # A mask is a prior that is certain everywhere.
+    prior = torch.where(masked[:, None], masks.flatten(1).to(cams.dtype), cams)
+    sides = confident_cells(prior, rule.delta, rule.threshold)
+    confident = sides
+    if rule.key_scale != 1:
+        confident = confident_cells(prior, rule.delta * rule.key_scale, rule.threshold)
     if rule.tiny_mask_fallback:
-        tiny = (from_mask.sum((-2, -1)) < TINY_SIDE_CELLS)[..., None, None]
-        fallback = torch.stack([cams > TINY_FOREGROUND_ABOVE, cams < TINY_BACKGROUND_BELOW]) & prior
-        from_mask = torch.where(tiny, fallback, from_mask)
-    return torch.where(masked[:, None, None], from_mask, from_cam)
+        tiny = (sides.sum(-1) < TINY_SIDE_CELLS) & masked
+        fallback = torch.stack([cams > TINY_FOREGROUND_ABOVE, cams < TINY_BACKGROUND_BELOW])
+        sides = torch.where(tiny[..., None], fallback, sides)
+    candidates = confident.repeat(2, 1, 1) & _zones(masks, masked, rule.hard_easy_rule)
+    return Partition(sides, candidates, candidates.sum(-1))
 
 
-def key_candidates(masks: Tensor, cams: Tensor, masked: Tensor, has_prior: Tensor, rule: PartitionRule) -> Tensor:
-    """Collect the four candidate key sets of each RoI (Eq. 3; without a mask hard and easy are the same set).
+def confident_cells(prior: Tensor, delta: float, threshold: str) -> Tensor:
+    """Split priors into confident foreground and background.
 
     Args:
-        masks, cams, masked, has_prior, rule: as for `query_partition`.
+        prior: [R, P] in [0, 1], or NaN.
+        delta: threshold in (0, 0.5).
+        threshold: 'inclusive' or 'strict'.
 
     Returns:
-        [4, R, H, W] bool.
+        [2, R, P] bool: foreground, background.
     """
+    if threshold == "inclusive":
+        return torch.stack([prior >= 1 - delta, prior <= delta])
+    return torch.stack([prior > 1 - delta, prior < delta])
+
+
+def _zones(masks: Tensor, masked: Tensor, hard_easy_rule: str) -> Tensor:
+    """Return where the keys of each of the four sets may lie, [4, R, P] bool; anywhere in RoIs without a mask."""
     edges = mask_edges(masks)
     near = dilate(edges)
-    if rule.hard_easy_rule == "paper":
-        hard = near
-        easy_negative = ~masks & ~near
-    else:
-        hard = near & ~edges
-        easy_negative = ~masks & ~near
-    from_mask = torch.stack([masks & ~hard, easy_negative, masks & hard, ~masks & hard])
-    confident = confident_cells(cams, rule.delta * rule.key_scale, rule.threshold) & has_prior[:, None, None]
-    from_cam = torch.cat([confident, confident])
-    return torch.where(masked[:, None, None], from_mask, from_cam)
-
-
-def keep_rois(candidates: Tensor, min_keys: int) -> Tensor:
-    """Keep a RoI when each of its four candidate sets has at least `min_keys` cells (D16).
-
-    Args:
-        candidates: [4, R, H, W] bool.
-        min_keys: smallest set size.
-
-    Returns:
-        [R] bool.
-    """
-    return (candidates.sum((-2, -1)) >= min_keys).all(dim=0)
+    hard = near if hard_easy_rule == "paper" else near & ~edges
+    anywhere = ~masked[:, None]
+    hard_or_any, far_or_any = hard.flatten(1) | anywhere, (~near).flatten(1) | anywhere
+    return torch.stack([(~hard).flatten(1) | anywhere, far_or_any, hard_or_any, hard_or_any])

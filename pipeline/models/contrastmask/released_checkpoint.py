@@ -46,11 +46,15 @@ def released_key(key: str) -> str | None:
 
 
 def released_model(backbone: str, **knobs):
-    """Build the detector of the released configuration: 'r50', 'r101', 'x50' or 'x101', some knobs replaced. Weights are not set."""
+    """Build the detector of the released configuration, some knobs replaced; its weights are not set.
+
+    Args:
+        backbone: 'r50', 'r101', 'x50' or 'x101'.
+    """
     from pipeline.models import Architecture, model_config
 
     frozen = {"frozen_stages": 1, "norm_eval": True, "style": "pytorch"}
-    config = model_config(Knobs.published(recipe="released", **knobs), {"cam": True, "cl_head": True}, Architecture(),
+    config = model_config(Knobs.preset("released", **knobs), {"cam": True, "cl_head": True}, Architecture(),
                           {**BACKBONES[backbone], **frozen})
     return build_detector(Config({"model": config}).model)
 

@@ -38,6 +38,8 @@ class ContrastMaskRoIHead(StandardRoIHead):
                  cam_normalise, detach_mask_cam, detach_cl_cam, detach_cl_features, lambda_warmup,
                  lambda_warmup_epochs, **kwargs):
         super().__init__(**kwargs)
+        if self.share_roi_extractor:
+            raise ValueError("mask_roi_extractor is missing: box and mask head pool features of different sizes")
         self.use_cam = use_cam
         self.mask_roi_size = mask_roi_size
         self.cl_roi_size = cl_roi_size
@@ -53,11 +55,6 @@ class ContrastMaskRoIHead(StandardRoIHead):
         self.cl_roi_extractor = build_roi_extractor(cl_roi_extractor) if cl_head and cl_roi_extractor else None
         self.statistics = {}
         self._progress = None
-
-    @property
-    def needs_cam(self) -> bool:
-        """Whether anything looks at CAMs at test time."""
-        return self.use_cam
 
     def set_progress(self, iteration: int, epoch: float, seed: int, rank: int):
         """Say where the training stands; `TrainingProgressHook` does before every iteration.
@@ -79,7 +76,7 @@ class ContrastMaskRoIHead(StandardRoIHead):
         Args:
             x: feature pyramid, list of [N, C, h, w].
             img_metas, proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore: as `StandardRoIHead`.
-            gt_masks: masks per image, in the order of the boxes; those of novel objects are placeholders and never used.
+            gt_masks: masks per image, in the order of the boxes; those of novel objects are placeholders, never used.
             gt_is_novel: [G] bool per image, in the order of the boxes.
             gt_prior_masks: masks per image that oracle supervision partitions novel RoIs with; otherwise None.
 
@@ -134,12 +131,14 @@ class ContrastMaskRoIHead(StandardRoIHead):
         in_loss = ~is_novel
         if self.mask_loss_rois == "base_gt":
             in_loss = in_loss & torch.cat([result.pos_is_gt for result in sampled]).bool()
-        cam = self.bbox_head.activation_maps(cam_features, labels)
+        cam = None
+        if self.use_cam or self.cl_head is not None:
+            cam = self.bbox_head.activation_maps(cam_features, labels)
         features = self._mask_features(x, rois, cam)
         # Whatever stands in for the masks of novel objects is wiped before anything can see it.
         mask_targets = self._mask_targets(sampled, gt_masks, self.train_cfg.mask_size) & ~is_novel[:, None, None]
         result = self.mask_head.loss(features["mask_pred"], mask_targets, in_loss)
-        self.statistics = {"positive_rois": _count(is_novel, len(is_novel)), "mask_loss_rois": in_loss.sum()}
+        self.statistics = {"positive_rois": _scalar(len(is_novel), is_novel), "mask_loss_rois": in_loss.sum()}
         if self.cl_head is not None:
             if self.cl_head.supervision == "oracle":
                 prior_masks = self._mask_targets(sampled, gt_prior_masks, self.cl_roi_size)
@@ -165,7 +164,7 @@ class ContrastMaskRoIHead(StandardRoIHead):
         generator = sampling.step_generator(seed, rank, iteration, encoded.device)
         cams, has_prior = self._prior(cam.detach() if self.detach_cl_cam else cam, self.mask_roi_size, self.cl_roi_size)
         loss, statistics = self.cl_head.loss(encoded, masks, cams[:, 0], has_prior, is_novel, weight, generator)
-        self.statistics.update(statistics, cl_lambda=loss.new_tensor(weight))
+        self.statistics.update(statistics, cl_lambda=_scalar(weight, loss))
         return {"loss_contrastive": loss}
 
     def _prior(self, cam, *sizes):
@@ -237,25 +236,28 @@ class ContrastMaskRoIHead(StandardRoIHead):
             Per image (boxes per class, masks per class) in MMDetection's format.
         """
         detections = self.detect(x, proposal_list, img_metas, rescale)
-        results = []
-        for image, (boxes, labels, _) in enumerate(detections):
-            results.append((bbox2result(boxes, labels, self.bbox_head.num_classes),
-                            [[] for _ in range(self.mask_head.num_classes)]))
-            del image
-        frames = [self._input_boxes(boxes, meta, rescale)
-                  for (boxes, _, _), meta in zip(detections, img_metas, strict=True)]
+        boxes, labels, cams = zip(*detections, strict=True)
+        masks = self._segment(x, boxes, labels, cams, img_metas, rescale)
+        found = [bbox2result(b, c, self.bbox_head.num_classes) for b, c in zip(boxes, labels, strict=True)]
+        return list(zip(found, masks, strict=True))
+
+    def _segment(self, x, boxes, labels, cams, img_metas, rescale):
+        """Return each image's masks by class."""
+        frames = [image_boxes[:, :4] * image_boxes.new_tensor(_scale_factor(meta)) if rescale else image_boxes[:, :4]
+                  for image_boxes, meta in zip(boxes, img_metas, strict=True)]
         rois = bbox2roi(frames)
-        if rois.shape[0] == 0:
-            return results
-        logits = self.detection_masks(x, rois, torch.cat([labels for _, labels, _ in detections]),
-                                      torch.cat([cam for _, _, cam in detections]) if self.use_cam else None)
-        for image, mask_pred in enumerate(logits.split([len(boxes) for boxes in frames])):
-            if len(mask_pred):
-                meta = img_metas[image]
-                masks = self.mask_head.get_seg_masks(mask_pred, frames[image], detections[image][1], self.test_cfg,
-                                                     meta["ori_shape"], _scale_factor(meta), rescale)
-                results[image] = (results[image][0], masks)
-        return results
+        if len(rois) == 0:
+            return [self._no_masks() for _ in frames]
+        logits = self.detection_masks(x, rois, torch.cat(labels), torch.cat(cams) if self.use_cam else None)
+        return [
+            self.mask_head.get_seg_masks(image_logits, frame, image_labels, self.test_cfg, meta["ori_shape"],
+                                         _scale_factor(meta), rescale) if len(frame) else self._no_masks()
+            for image_logits, frame, image_labels, meta in
+            zip(logits.split([len(frame) for frame in frames]), frames, labels, img_metas, strict=True)
+        ]
+
+    def _no_masks(self):
+        return [[] for _ in range(self.mask_head.num_classes)]
 
     def detect(self, x, proposal_list, img_metas, rescale):
         """Detect objects.
@@ -286,7 +288,7 @@ class ContrastMaskRoIHead(StandardRoIHead):
     def aug_test_mask(self, feats, img_metas, det_bboxes, det_labels):
         """Average masks over augmented views; each view's CAM is computed on the merged box in that view."""
         if det_bboxes.shape[0] == 0:
-            return [[] for _ in range(self.mask_head.num_classes)]
+            return self._no_masks()
         views = []
         for x, (meta,) in zip(feats, img_metas, strict=True):
             boxes = bbox_mapping(det_bboxes[:, :4], meta["img_shape"], meta["scale_factor"], meta["flip"],
@@ -300,14 +302,8 @@ class ContrastMaskRoIHead(StandardRoIHead):
 
     def onnx_export(self, *args, **kwargs):
         """Refuse: the CAM of a detection needs the index of its proposal, which the ONNX NMS does not give."""
-        raise NotImplementedError("ContrastMaskRoIHead cannot be exported to ONNX: its NMS does not tell which proposal "
-                                  "a detection comes from")
-
-    @staticmethod
-    def _input_boxes(boxes, meta, rescale):
-        """Return detections' boxes [D, 4] in network-input pixels."""
-        boxes = boxes[:, :4]
-        return boxes * boxes.new_tensor(_scale_factor(meta)) if rescale else boxes
+        raise NotImplementedError("ContrastMaskRoIHead cannot be exported to ONNX: the NMS there does not tell which "
+                                  "proposal a detection comes from")
 
 
 def _positive_rows(features: Tensor, sampled) -> Tensor:
@@ -316,8 +312,9 @@ def _positive_rows(features: Tensor, sampled) -> Tensor:
     return torch.cat([rows[:len(result.pos_bboxes)] for rows, result in zip(images, sampled, strict=True)])
 
 
-def _count(like: Tensor, number: int) -> Tensor:
-    return torch.full((), number, device=like.device)
+def _scalar(value: float, like: Tensor) -> Tensor:
+    """Put a number on a tensor's device without a copy from the host."""
+    return torch.full((), value, device=like.device)
 
 
 def _scale_factor(meta) -> np.ndarray:

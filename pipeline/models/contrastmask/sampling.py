@@ -1,6 +1,6 @@
 """Draw keys from candidate sets, batched and reproducible.
 
-Legend: S sets, R RoIs, P cells of a RoI.
+Legend: R RoIs, P cells of a RoI; sets are ordered as in `partition`.
 """
 
 import hashlib
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
+from .partition import Partition
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class SamplingRule:
         sigma: fraction of each set that is drawn, in (0, 1].
         rounding: 'ceil' rounds the exact product up; 'ceil_float32' rounds the float32 product up, which adds a key for
             some set sizes (D17).
-        order: 'split_first' draws from each of the four sets; 'sample_first' draws from foreground and background and
-            splits what was drawn (D18b).
+        order: 'split_first' draws from each of the four sets; 'sample_first' draws from foreground and background, each
+            the union of its easy and hard candidates, and splits what was drawn (D18b).
     """
 
     sigma: float
@@ -57,29 +59,42 @@ def sample_sizes(counts: Tensor, rule: SamplingRule) -> Tensor:
     return torch.minimum(sizes.long(), counts.long())
 
 
-def sample_disjoint(first: Tensor, second: Tensor, rule: SamplingRule, generator: torch.Generator) -> Tensor:
-    """Draw from two disjoint sets of each RoI uniformly without replacement, with one sort for both.
-
-    Cells get random numbers offset by their set, so that a sorted RoI holds the first set, then the second, then the
-    rest. The number at the end of each set's share is the threshold up to which cells are drawn.
+def sample_keys(sets: Partition, kept: Tensor, rule: SamplingRule, generator: torch.Generator) -> Tensor:
+    """Draw the keys of each RoI uniformly without replacement.
 
     Args:
-        first, second: [R, P] bool, nowhere both True.
-        rule: how many.
-        generator: source of the draw, on the sets' device.
+        sets: partition and candidates.
+        kept: [R] bool, RoIs to draw from.
+        rule: how many and in which order.
+        generator: source of the draw, on the device of the sets.
 
     Returns:
-        [2, R, P] bool: the drawn cells of `first` and of `second`.
+        [4, R, P] bool, subsets of the candidates; empty in RoIs that are not kept.
+    """
+    if rule.order == "sample_first":
+        sides = sets.candidates[:2] | sets.candidates[2:]
+        drawn = _draw(*sides, sides.sum(-1), kept, rule, generator)
+        return sets.candidates & drawn.repeat(2, 1, 1)
+    easy = _draw(*sets.candidates[:2], sets.counts[:2], kept, rule, generator)
+    hard = _draw(*sets.candidates[2:], sets.counts[2:], kept, rule, generator)
+    return torch.cat([easy, hard])
+
+
+def _draw(first, second, counts, kept, rule, generator):
+    """Draw from two disjoint sets [R, P] of sizes [2, R] with one sort for both.
+
+    Cells get random numbers offset by their set, so that a sorted RoI holds the first set, then the second, then the
+    rest. The number at the end of each set's share is the threshold up to which its cells are drawn.
     """
     # float64, so that two cells of a RoI never have the same number
     numbers = torch.rand(first.shape, generator=generator, device=first.device, dtype=torch.float64)
     numbers += torch.where(first, 0.0, torch.where(second, 1.0, 2.0))
     ordered = _sort(numbers)
-    counts = torch.stack([first.sum(1), second.sum(1)], dim=1)
-    sizes = sample_sizes(counts, rule)
-    last = sizes - 1 + torch.stack([torch.zeros_like(counts[:, 0]), counts[:, 0]], dim=1)
-    threshold = torch.where(sizes > 0, ordered.gather(1, last.clamp(min=0)), -1.0)
-    return torch.stack([first & (numbers <= threshold[:, :1]), second & (numbers <= threshold[:, 1:])])
+    sizes = sample_sizes(counts, rule) * kept
+    last = sizes - 1
+    last[1] += counts[0]
+    threshold = torch.where(sizes > 0, ordered.gather(1, last.clamp(min=0).t()).t(), -1.0)[..., None]
+    return torch.stack([first & (numbers <= threshold[0]), second & (numbers <= threshold[1])])
 
 
 def _sort(rows: Tensor) -> Tensor:
@@ -87,23 +102,3 @@ def _sort(rows: Tensor) -> Tensor:
     if rows.device.type == "cpu":
         return torch.from_numpy(np.sort(rows.numpy(), axis=1))
     return rows.sort(dim=1).values
-
-
-def sample_keys(candidates: Tensor, partition: Tensor, rule: SamplingRule, generator: torch.Generator) -> Tensor:
-    """Draw the keys of each RoI.
-
-    Args:
-        candidates: [4, R, P] bool, `partition.key_candidates`.
-        partition: [2, R, P] bool, foreground and background of each RoI.
-        rule: how many and in which order.
-        generator: source of the draw.
-
-    Returns:
-        [4, R, P] bool, subsets of the candidates.
-    """
-    if rule.order == "sample_first":
-        foreground, background = sample_disjoint(partition[0], partition[1] & ~partition[0], rule, generator)
-        return candidates & torch.stack([foreground, background, foreground, background])
-    easy = sample_disjoint(candidates[0], candidates[1], rule, generator)
-    hard = sample_disjoint(candidates[2], candidates[3], rule, generator)
-    return torch.cat([easy, hard])

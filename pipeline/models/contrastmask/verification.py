@@ -78,21 +78,30 @@ class Fixture:
             raise ExperimentError(f"{self.name}: array {array!r} is missing; there are {', '.join(self.arrays)}")
         return self.arrays[array]
 
-    def close(self, array: str, got, relative: float | None = None, absolute=0.0, rows=...):
-        """Compare numbers; the tolerance is `relative` times the largest expected value plus `absolute`."""
-        expected, got = self.expected(array)[rows].astype(np.float64), _numpy(got)[rows].astype(np.float64)
+    def close(self, array: str, got, relative: float, absolute=0.0, part=..., label: str = ""):
+        """Compare numbers; the tolerance is `relative` times the largest expected value plus `absolute`.
+
+        Args:
+            array: name.
+            got: our numbers.
+            relative, absolute: tolerance; the absolute one may differ from element to element.
+            part: index of what is compared, by default all.
+            label: what the part is.
+        """
+        expected, got = self.expected(array)[part].astype(np.float64), _numpy(got)[part].astype(np.float64)
+        array += label
         if not self._same_shape(array, got, expected):
             return
         largest = np.abs(expected).max(initial=0)
         difference = np.abs(got - expected)
-        tolerance = (relative or 0) * largest + np.asarray(absolute)
+        tolerance = relative * largest + np.asarray(absolute)
         worst = difference.max(initial=0)
         self.checks.append(Check(self.name, array, float(worst), float(worst / (largest or 1)),
                                  float(np.max(tolerance, initial=0)), bool((difference <= tolerance).all())))
 
-    def equal(self, array: str, got, rows=...):
+    def equal(self, array: str, got, part=...):
         """Compare sets, counts, labels or flags, which must be the same."""
-        expected, got = self.expected(array)[rows], _numpy(got)[rows]
+        expected, got = self.expected(array)[part], _numpy(got)[part]
         if not self._same_shape(array, got, expected):
             return
         wrong = int((got.astype(np.int64) != expected.astype(np.int64)).sum())
@@ -114,7 +123,7 @@ def verify(directory: Path) -> Iterator[Check]:
     """Check every fixture in a directory.
 
     Args:
-        directory: holds fixtures (`*.npz`, `state_dict_keys_*.json`), all or some.
+        directory: holds fixtures (`*.npz`, `*.json`), all or some.
 
     Yields:
         One result per array.
@@ -123,12 +132,12 @@ def verify(directory: Path) -> Iterator[Check]:
         ExperimentError: there is no fixture, an unknown one, or one that cannot be read or lacks an array.
     """
     directory = Path(directory)
-    files = sorted(p for p in directory.glob("*") if p.suffix == ".npz" or p.name.startswith("state_dict_keys_"))
+    files = sorted(file for file in directory.glob("*") if file.suffix in (".npz", ".json"))
     if not files:
-        raise ExperimentError(f"{directory}: no fixtures (*.npz, state_dict_keys_*.json) in this directory")
+        raise ExperimentError(f"{directory}: no fixtures (*.npz, *.json) in this directory")
     for file in files:
         if file.suffix == ".json":
-            fixture = _state_dict_keys(file)
+            fixture = _param_names(file) if file.name == PARAM_NAMES else _state_dict_keys(file)
         elif file.stem in FIXTURES:
             fixture = Fixture(file.name, _load(file))
             with torch.random.fork_rng():
@@ -144,7 +153,8 @@ def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
     Element i (C order, from 1) is SplitMix64 of counter crc32(name) * 2^32 + i, its top 53 bits scaled.
     """
     with np.errstate(over="ignore"):
-        state = (np.uint64(zlib.crc32(name.encode())) << np.uint64(32)) + np.arange(1, math.prod(shape) + 1, dtype=np.uint64)
+        state = np.uint64(zlib.crc32(name.encode())) << np.uint64(32)
+        state = state + np.arange(1, math.prod(shape) + 1, dtype=np.uint64)
         state *= np.uint64(0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
@@ -212,41 +222,40 @@ def _partitions(f):
     # Without any edge the released distance transform reports a made-up one; such RoIs are dropped by either code.
     with_edges = f["edges"].flatten(1).any(1).numpy()
     f.equal("edge_dilated", edges.dilate(f["edges"]), with_edges)
+    comparable = with_edges | is_novel.numpy()
     for prefix, delta in (("u10", 0.1), ("u30", 0.3)):
         rule = _rule(delta)
-        for name, got in zip(("query_pos", "query_neg"),
-                             partition.query_partition(masks, cams, ~is_novel, has_prior, rule), strict=True):
-            f.equal(f"{prefix}_{name}", got)
-        candidates = partition.key_candidates(masks, cams, ~is_novel, has_prior, rule)
-        keep = partition.keep_rois(candidates, rule.min_keys)
-        comparable = with_edges | is_novel.numpy()
-        for name, got in zip(SETS, candidates, strict=True):
-            f.equal(f"{prefix}_{name}", got, comparable)
-        counts = candidates.sum((-2, -1))
+        sets = partition.partition(masks, cams, ~is_novel, has_prior, rule)
+        keep = sets.keeps(rule.min_keys)
+        for name, got in zip(("query_pos", "query_neg"), sets.sides, strict=True):
+            f.equal(f"{prefix}_{name}", got.view_as(masks))
+        for name, got in zip(SETS, sets.candidates, strict=True):
+            f.equal(f"{prefix}_{name}", got.view_as(masks), comparable)
         f.equal(f"{prefix}_keeps", keep)
-        f.equal(f"{prefix}_num_candidates", counts, (slice(None), comparable))
+        f.equal(f"{prefix}_num_candidates", sets.counts, (slice(None), comparable))
         f.equal(f"{prefix}_num_sampled", torch.stack([
-            sampling.sample_sizes(counts[:, keep], _sampling_rule(float(sigma))) for sigma in f.expected("sigmas")
+            sampling.sample_sizes(sets.counts[:, keep], _sampling_rule(float(sigma))) for sigma in f.expected("sigmas")
         ]))
         if prefix == "u10":
-            _draws(f, candidates[:, keep].flatten(2), partition.query_partition(masks, cams, ~is_novel, has_prior, rule)
-                   [:, keep].flatten(2))
-    confident = partition.confident_cells(cams, 0.08, "strict")
+            _draws(f, sets, keep)
+    confident = partition.confident_cells(cams, 0.08, "strict")  # D15
     f.equal("eval_query_pos", confident[0])
     f.equal("eval_query_neg", confident[1])
 
 
-def _draws(f, candidates, sides):
+def _draws(f, sets, keep):
     """Compare random draws by what does not depend on the stream."""
     theirs = torch.stack([f[f"seed1_sigma30_{name}"].flatten(1) for name in SETS])
+    candidates = sets.candidates[:, keep]
     rule = _sampling_rule(0.3)
     generator = sampling.step_generator(0, 0, 0, candidates.device)
-    ours = sampling.sample_keys(candidates, sides, rule, generator)
-    f.holds("seed1_sigma30: subsets", not (theirs & ~candidates).any() and not (ours & ~candidates).any())
-    f.holds("seed1_sigma30: counts", torch.equal(ours.sum(-1), theirs.sum(-1)))
+    ours = sampling.sample_keys(sets, keep, rule, generator)
+    f.holds("seed1_sigma30: subsets", not (theirs & ~candidates).any() and not (ours & ~sets.candidates).any())
+    f.holds("seed1_sigma30: counts", torch.equal(ours[:, keep].sum(-1), theirs.sum(-1))
+            and not ours[:, ~keep].any())
     draws = 400
-    hits = sum(sampling.sample_keys(candidates, sides, rule, generator).float() for _ in range(draws))
-    share = (ours.sum(-1) / candidates.sum(-1))[..., None]
+    hits = sum(sampling.sample_keys(sets, keep, rule, generator)[:, keep].float() for _ in range(draws))
+    share = (theirs.sum(-1) / candidates.sum(-1))[..., None]
     spread = (share * (1 - share) * draws).sqrt().clamp(min=1)
     deviation = ((hits - share * draws).abs() / spread)[candidates].max()
     f.holds("seed1_sigma30: uniform", bool(deviation < 7), f"(largest deviation {deviation:.1f} standard deviations)")
@@ -303,7 +312,8 @@ def _loss_terms(inputs, easy, hard):
     member = F.pad(member, (2, 0))
     knobs = _released_knobs()
     form = losses.LossForm(easy, hard, knobs.loss_similarity, knobs.loss_denominator, knobs.key_pooling)
-    products = losses.compare_with_queries(cells, losses.query_weights(sides), torch.ones(1, 2, dtype=torch.bool), False)
+    everyone = torch.ones(1, 2, dtype=torch.bool)
+    products = losses.compare_with_queries(cells, losses.query_weights(sides), everyone, False)
     return losses.contrastive_terms(losses.similarities(*products, form.similarity), member, form)
 
 
@@ -349,7 +359,7 @@ def _cl_head(channels, size, **knobs):
     from pipeline.models import Architecture, model_config
 
     arch = Architecture(neck_channels=channels, contrast_channels=channels, contrast_roi_size=size, mask_roi_size=size)
-    config = model_config(Knobs.published(recipe="released", **knobs), {"cam": True, "cl_head": True}, arch,
+    config = model_config(Knobs.preset("released", **knobs), {"cam": True, "cl_head": True}, arch,
                           BACKBONES["r50"])["roi_head"]["cl_head"]
     from mmdet.models import build_head
 
@@ -377,11 +387,10 @@ def _clhead_train(f):
     encoded, _ = head(x)
     projected = head.projector(encoded)
     cells = rows_of_cells(projected)
-    sides = partition.query_partition(masks, cams[:, 0], ~is_novel, has_prior, head.rule).flatten(2)
-    candidates = partition.key_candidates(masks, cams[:, 0], ~is_novel, has_prior, head.rule)
-    keep = partition.keep_rois(candidates, head.rule.min_keys)
-    keys = candidates.flatten(2) & keep[:, None]
-    queries, _, _ = losses.compare_with_queries(cells, losses.query_weights(sides), None, False)
+    sets = partition.partition(masks, cams[:, 0], ~is_novel, has_prior, head.rule)
+    keep = sets.keeps(head.rule.min_keys)
+    keys = sets.candidates & keep[:, None]
+    queries, _, _ = losses.compare_with_queries(cells, losses.query_weights(sets.sides), None, False)
     f.equal("edges", edges.mask_edges(masks))
     f.equal("keeps", keep)
     f.equal("num_keys", keys.sum(-1)[:, keep])
@@ -394,7 +403,7 @@ def _clhead_train(f):
     f.close("projected_sub", projected.permute(0, 2, 3, 1)[:, ::4, ::4], PART)
     f.close("bn_running", torch.stack([statistic for layer in head.projector[:2]
                                        for statistic in (layer.bn.running_mean, layer.bn.running_var)]), PART)
-    terms = head.terms(cells, sides, keys, keep)
+    terms = head.terms(cells, sets.sides, keys, keep)
     f.close("loss_terms", terms, PART)
     # The whole path once more, through the function that training calls; every candidate is a key.
     loss, _ = head.loss(encoded, masks, cams[:, 0], has_prior, is_novel, 1.0,
@@ -474,8 +483,8 @@ def _model_r50_test(f):
     with torch.no_grad():
         pyramid = model.extract_feat(image)
         (boxes, labels, maps), = head.detect(pyramid, [f["proposals"]], [meta], rescale=False)
-        f.close("det_bboxes", boxes[:, :4], None, BOX, (slice(None), slice(0, 4)))
-        f.close("det_bboxes", boxes, MODEL, 0, (slice(None), slice(4, 5)))
+        f.close("det_bboxes", boxes, 0, BOX, np.s_[:, :4], " (pixels)")
+        f.close("det_bboxes", boxes, MODEL, 0, np.s_[:, 4:], " (scores)")
         f.equal("det_labels", labels)
         f.close("det_cams", maps, MODEL)
         if boxes.shape == f.expected("det_bboxes").shape:
@@ -483,7 +492,7 @@ def _model_r50_test(f):
 
 
 def _mask_branch_train(f):
-    masks, boxes = f["gt_masks"], f["gt_bboxes"]
+    masks = f["gt_masks"]
     model = _filled_model(sigma=1.0).train()
     head = model.roi_head
     sampled = _sampled(f)
@@ -501,12 +510,12 @@ def _mask_branch_train(f):
     maps = head.bbox_head.activation_maps(rows, sampled.pos_gt_labels)
     maps = cam.resize_map(cam.resize_map(maps, head.mask_roi_size), head.cl_roi_size)
     cams, has_prior = cam.min_max_normalise(maps)
-    candidates = partition.key_candidates(targets, cams[:, 0], ~is_novel, has_prior, head.cl_head.rule)
+    sets = partition.partition(targets, cams[:, 0], ~is_novel, has_prior, head.cl_head.rule)
     f.equal("mask_targets", targets)
     f.equal("edges", edges.mask_edges(targets))
     f.close("cams28", maps, MODEL)
-    f.equal("keeps", partition.keep_rois(candidates, head.cl_head.rule.min_keys))
-    f.equal("num_keys", candidates.sum((-2, -1)))
+    f.equal("keeps", sets.keeps(head.cl_head.rule.min_keys))
+    f.equal("num_keys", sets.counts)
     f.equal("num_all", torch.tensor(len(is_novel)))
     f.equal("num_base", head.statistics["mask_loss_rois"])
     f.close("mask_logits", seen["logits"], MODEL)
@@ -538,11 +547,20 @@ def _state_dict_keys(file):
     with torch.device("meta"):
         state = released_model(backbone).state_dict()
     ours = {released_key(key): list(released_shape(key, tensor.shape)) for key, tensor in state.items()}
-    wanted = _read_json(file)
+    wanted = _read_json(file, dict)
     differing = sorted(key for key in ours.keys() | wanted.keys() if ours.get(key) != wanted.get(key))
-    fixture.holds("names and shapes", not differing, f"({len(differing)} differ: {', '.join(differing)})" if differing else "")
+    fixture.holds("names and shapes", not differing, ", ".join(differing))
     strays = [key for key in wanted if our_key(key) not in state]
     fixture.holds("names back", not strays, ", ".join(strays))
+    return fixture
+
+
+def _param_names(file):
+    """The order in which `mask_branch_train.npz` lists gradients."""
+    fixture = Fixture(file.name, {})
+    with torch.device("meta"):
+        ours = list(_named_parameters(released_model("r50").roi_head, "roi_head.", ""))
+    fixture.holds("names and order", ours == _read_json(file, list))
     return fixture
 
 
@@ -551,11 +569,12 @@ def _state_dict_keys(file):
 
 SETS = ("easy_pos", "easy_neg", "hard_pos", "hard_neg")
 IMAGE_SIZE = 256, 320
+PARAM_NAMES = "mask_branch_train_param_names.json"
 
 
 @cache
 def _released_knobs():
-    return Knobs.published(recipe="released")
+    return Knobs.preset("released")
 
 
 def _rule(delta):
@@ -587,10 +606,11 @@ def _compare_gradients(f, prefix, parameters, gradients):
     norms, products = [], []
     for (name, (key, parameter)), gradient in zip(parameters.items(), gradients, strict=True):
         shape = released_shape(key, parameter.shape)
-        norms.append(0.0 if gradient is None else float(gradient.double().norm()))
-        products.append(0.0 if gradient is None else float((gradient.reshape(shape).double() * drawn(f"probe/{name}", shape)).sum()))
+        gradient = torch.zeros(shape) if gradient is None else gradient.reshape(shape).double()
+        norms.append(gradient.norm())
+        products.append((gradient * drawn(f"probe/{name}", shape)).sum())
     f.close(f"{prefix}_l2", norms, GRADIENT)
-    f.close(f"{prefix}_dot", products, None, PROBE[0] * f.expected(f"{prefix}_l2").astype(np.float64) + PROBE[1])
+    f.close(f"{prefix}_dot", products, 0, PROBE[0] * f.expected(f"{prefix}_l2").astype(np.float64) + PROBE[1])
 
 
 def _numpy(values):
@@ -605,13 +625,13 @@ def _load(file):
         raise ExperimentError(f"{file}: cannot be read as arrays ({error})") from error
 
 
-def _read_json(file):
+def _read_json(file, kind):
     try:
         content = json.loads(file.read_text())
     except ValueError as error:
         raise ExperimentError(f"{file}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ExperimentError(f"{file}: expected an object of names and shapes")
+    if not isinstance(content, kind):
+        raise ExperimentError(f"{file}: holds a {type(content).__name__}, expected a {kind.__name__}")
     return content
 
 
