@@ -130,7 +130,7 @@ def predict(training):
     model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     model.CLASSES = dataset.CLASSES
     model = build_dp(model, device, device_ids=range(1)).eval()
-    loader = DataLoader(dataset, batch_size=1, num_workers=data_workers(), collate_fn=collate)
+    loader = DataLoader(dataset, num_workers=data_workers(), collate_fn=collate, multiprocessing_context="fork")
     records = []
     progress = tqdm(loader, desc=f"evaluate {training.name} seed {training.seed}", unit="image", mininterval=5)
     for info, batch in zip(dataset.data_infos, progress, strict=True):

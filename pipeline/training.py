@@ -147,6 +147,7 @@ def _train(training, identity, scratch, tracker):
             max_iterations=config["runner"]["max_iters"],
         ),
         num_workers=data_workers(),
+        multiprocessing_context="fork",
         collate_fn=functools.partial(collate, samples_per_gpu=training.data["images_per_gpu"]),
         pin_memory=device == "cuda",
     )  # fmt: skip

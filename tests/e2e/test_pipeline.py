@@ -60,7 +60,7 @@ class Clone:
 
     def commit(self):
         self.run("git", "add", "-A")
-        self.run("git", "commit", "-q", "-m", "state")
+        self.run("git", "commit", "-q", "--allow-empty", "-m", "state")
 
     def run(self, *command, check=True):
         result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)

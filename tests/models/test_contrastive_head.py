@@ -66,7 +66,7 @@ def test_own_queries_make_the_loss_a_mean_over_independent_rois():
     alone = [run(model, tuple(t[n:n + 1] for t in inputs), NOVEL[n:n + 1])[0] for n in range(ROIS)]
     assert together.item() == pytest.approx(torch.stack(alone).mean().item(), rel=1e-5)
     shared, _, _ = run(head(query_sharing=True, projector_norm="none"), inputs)
-    assert together.item() != pytest.approx(shared.item(), rel=1e-3)
+    assert together.item() != pytest.approx(shared.item(), rel=1e-4)
 
 
 def test_dropped_rois_enter_the_queries_only_if_all_do():

@@ -218,6 +218,13 @@ class ContrastMaskRoIHead(StandardRoIHead):
             labels = box["cls_score"][:, :-1].argmax(1)
         return self.bbox_head.activation_maps(box["cam_features"], labels)
 
+    def forward_dummy(self, x, proposals):
+        """Run all layers on stand-in proposals [R, 4], for counting operations.
+
+        The detector passes noise; its corners are put in order, because RoIAlign refuses boxes of negative size.
+        """
+        return super().forward_dummy(x, proposals.view(-1, 2, 2).sort(dim=1).values.flatten(1))
+
     def _mask_forward(self, x, rois):
         return self._mask_features(x, rois, self._refined_cam(x, rois))
 
