@@ -17,4 +17,4 @@ def use_device():
 
 def data_workers():
     """Loader processes: CONTRASTMASK_WORKERS, or one for every two cores."""
-    return int(os.environ.get("CONTRASTMASK_WORKERS", max(1, (os.cpu_count() or 2) // 2)))
+    return max(1, int(os.environ.get("CONTRASTMASK_WORKERS", (os.cpu_count() or 2) // 2)))

@@ -1,7 +1,7 @@
 """The paper's equations as slow loops over RoIs, cells and keys, in float64; written from the text, not from the code.
 
-Sets are lists of (row, column). RoIs are dictionaries with 'mask' (a boolean array, or None without one), 'cam' (an array
-in [0, 1]) and 'embedding' (an array [C, H, W]).
+Sets are lists of (row, column). RoIs are dictionaries with 'mask' (a boolean array, or None without one), 'cam' (an
+array in [0, 1]) and 'embedding' (an array [C, H, W]).
 """
 
 import math
@@ -30,7 +30,7 @@ def partition(roi, delta):
 
 
 def split(roi, cells):
-    """Eq. 3: hard if the squared distance to the nearest boundary location is at most 2, else easy; one set without a mask."""
+    """Eq. 3: hard if the squared distance to the nearest boundary location is at most 2; one set without a mask."""
     if roi["mask"] is None:
         return cells, cells
     edge = boundary(roi["mask"])

@@ -60,7 +60,8 @@ def test_queries_are_part_of_the_gradient_unless_detached():
     gradients = []
     for detached in (False, True):
         model, losses = losses_of(detach_queries=detached)
-        gradients.append(torch.autograd.grad(losses["loss_contrastive"], model.roi_head.cl_head.projector[-1].weight)[0])
+        weight = model.roi_head.cl_head.projector[-1].weight
+        gradients.append(torch.autograd.grad(losses["loss_contrastive"], weight)[0])
     assert not torch.allclose(*gradients)
 
 

@@ -7,10 +7,12 @@ from mmdet.core import bbox2roi
 
 from .conftest import METHODS, batch, build
 
-PROPOSALS = torch.tensor([[10.0, 10, 60, 60, 0.9], [30, 40, 100, 110, 0.8], [5, 70, 50, 120, 0.7], [60, 5, 120, 50, 0.6]])
+PROPOSALS = torch.tensor([
+    [10.0, 10, 60, 60, 0.9], [30, 40, 100, 110, 0.8], [5, 70, 50, 120, 0.7], [60, 5, 120, 50, 0.6],
+])
 
 
-def testing_model(method="contrastmask", **knobs):
+def ready_model(method="contrastmask", **knobs):
     model = build(method, **knobs).eval()
     model.roi_head.test_cfg.score_thr = 0.0
     model.roi_head.test_cfg.max_per_img = 12
@@ -27,7 +29,7 @@ def pyramid(model, data=None):
 
 
 def test_a_detection_gets_the_cam_of_its_proposal_and_class():
-    model = testing_model()
+    model = ready_model()
     head, data = model.roi_head, batch(images=1)
     x = pyramid(model, data)
     with torch.no_grad():
@@ -44,7 +46,7 @@ def test_a_detection_gets_the_cam_of_its_proposal_and_class():
 
 
 def test_the_cam_has_the_mean_of_the_logit_without_its_bias():
-    model = testing_model()
+    model = ready_model()
     head = model.roi_head
     with torch.no_grad():
         box = head._bbox_forward(pyramid(model), bbox2roi([PROPOSALS]))
@@ -56,7 +58,7 @@ def test_the_cam_has_the_mean_of_the_logit_without_its_bias():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_gives_what_its_images_give_alone(method):
-    model, data = testing_model(method), batch(images=2, seed=3)
+    model, data = ready_model(method), batch(images=2, seed=3)
     with torch.no_grad():
         together = model.simple_test(data["img"], data["img_metas"], rescale=True)
         alone = [model.simple_test(data["img"][n:n + 1], data["img_metas"][n:n + 1], rescale=True)[0] for n in (0, 1)]
@@ -70,7 +72,7 @@ def test_a_batch_gives_what_its_images_give_alone(method):
 
 @pytest.mark.parametrize("frame", ["proposal", "refined"])
 def test_images_without_detections_or_proposals(frame):
-    model, data = testing_model(cam_frame=frame), batch(images=2)
+    model, data = ready_model(cam_frame=frame), batch(images=2)
     head, x = model.roi_head, pyramid(model)
     nothing = PROPOSALS[:0]
     with torch.no_grad():
@@ -86,7 +88,7 @@ def test_images_without_detections_or_proposals(frame):
 
 @pytest.mark.parametrize("scale", [2.0, np.array([2, 2, 2, 2], np.float32)])
 def test_rescaling_by_a_number_or_an_array(scale):
-    model, data = testing_model(), batch(images=1)
+    model, data = ready_model(), batch(images=1)
     meta = {**data["img_metas"][0], "scale_factor": scale, "ori_shape": (64, 64, 3)}
     with torch.no_grad():
         (boxes, masks), = model.simple_test(data["img"], [meta], rescale=True)
@@ -97,7 +99,7 @@ def test_rescaling_by_a_number_or_an_array(scale):
 def test_the_cam_frame_decides_the_box_the_cam_is_computed_on():
     results = {}
     for frame in ("proposal", "refined"):
-        model = testing_model(cam_frame=frame)
+        model = ready_model(cam_frame=frame)
         head, x = model.roi_head, pyramid(model, batch(images=1))
         rois, labels = bbox2roi([PROPOSALS + 7]), torch.tensor([0, 1, 2, 3])
         with torch.no_grad():
@@ -112,7 +114,7 @@ def test_the_cam_frame_decides_the_box_the_cam_is_computed_on():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_augmented_views_are_merged(method):
-    model, data = testing_model(method), batch(images=1)
+    model, data = ready_model(method), batch(images=1)
     meta = data["img_metas"][0]
     flipped = {**meta, "flip": True, "flip_direction": "horizontal"}
     with torch.no_grad():
@@ -125,7 +127,7 @@ def test_augmented_views_are_merged(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_dummy_forward(method):
-    model = testing_model(method)
+    model = ready_model(method)
     with torch.no_grad():
         _, (cls_score, bbox_pred, mask_pred) = model.forward_dummy(batch(images=1)["img"])
     assert cls_score.shape == (1000, 7)
@@ -135,4 +137,4 @@ def test_dummy_forward(method):
 
 def test_export_is_refused_in_one_sentence():
     with pytest.raises(NotImplementedError, match="cannot be exported to ONNX"):
-        testing_model().roi_head.onnx_export(None, None, None)
+        ready_model().roi_head.onnx_export(None, None, None)

@@ -14,12 +14,13 @@ PAPER = dataclasses.asdict(Knobs.preset("paper"))
 
 
 def config(knobs=None, method="contrastmask", **architecture):
-    return model_config(knobs or Knobs.preset("paper"), METHODS[method], Architecture.from_mapping({**SMALL, **architecture}),
-                        SMALL_BACKBONE)
+    architecture = Architecture.from_mapping({**SMALL, **architecture})
+    return model_config(knobs or Knobs.preset("paper"), METHODS[method], architecture, SMALL_BACKBONE)
 
 
 @pytest.mark.parametrize(("knob", "value", "valid"), [
-    ("sigma", 0, "in (0, 1]"), ("sigma", 1.01, "in (0, 1]"), ("sigma", "abc", "in (0, 1]"), ("sigma", True, "in (0, 1]"),
+    ("sigma", 0, "in (0, 1]"), ("sigma", 1.01, "in (0, 1]"), ("sigma", "abc", "in (0, 1]"),
+    ("sigma", True, "in (0, 1]"),
     ("sigma", float("nan"), "in (0, 1]"), ("delta", 0.5, "in (0, 0.5)"), ("delta", 0, "in (0, 0.5)"),
     ("tau_easy", 0, "recipe"), ("recipe", "published", "paper, released"), ("seeds", [], "different integers"),
     ("seeds", [0, 0], "different integers"), ("seeds", [-1], "different integers"), ("seeds", 0, "different integers"),

@@ -18,7 +18,8 @@ RELEASED = {"similarity": "centred", "denominator": "plain", "pooling": "batch"}
 
 def keys_of(positives, negatives):
     """Return unit vectors along the query and against it as cells [1, P, 2], and the four key sets [4, 1, P]."""
-    cells = torch.cat([torch.tensor([[3.0, 0.0]]).repeat(positives, 1), torch.tensor([[-3.0, 0.0]]).repeat(negatives, 1)])
+    along, against = torch.tensor([[3.0, 0.0]]), torch.tensor([[-3.0, 0.0]])
+    cells = torch.cat([along.repeat(positives, 1), against.repeat(negatives, 1)])
     member = torch.zeros(4, 1, positives + negatives, dtype=torch.bool)
     member[0, 0, :positives] = member[2, 0, :positives] = True
     member[1, 0, positives:] = member[3, 0, positives:] = True
@@ -38,7 +39,8 @@ def terms(cells, member, query, tau, **form):
 ])
 def test_released_form_has_the_worked_values(negatives, tau, expected):
     cells, member = keys_of(5, negatives)
-    assert terms(cells, member, torch.tensor([1.0, 0.0]), tau, **RELEASED)[0].item() == pytest.approx(expected, abs=1e-4)
+    loss = terms(cells, member, torch.tensor([1.0, 0.0]), tau, **RELEASED)[0]
+    assert loss.item() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("negatives", [1, 5, 4000])
@@ -56,7 +58,8 @@ def random_case(seed, rois=3, channels=4, size=5):
     cases, masks = [], []
     for _ in range(rois):
         mask = rng.random((size, size)) < 0.5
-        cases.append({"mask": mask, "cam": None, "embedding": rng.normal(0, 1, (channels, size, size)).astype(np.float32)})
+        embedding = rng.normal(0, 1, (channels, size, size)).astype(np.float32)
+        cases.append({"mask": mask, "cam": None, "embedding": embedding})
         masks.append(mask)
     drawn = rng.random((4, rois, size * size)) < 0.3
     inside = np.stack([m.ravel() for m in masks])
@@ -85,7 +88,8 @@ def test_the_batched_loss_agrees_with_the_equations(seed, pooled, form, tau_easy
         own = [reference.four_terms([case], [four], reference.shared_queries([case], 0.1), tau_easy, tau_hard, form)
                for case, four in zip(cases, sets, strict=True)]
         present = drawn.any(-1)[[0, 2, 1, 3]].numpy()
-        expected = [np.mean([own[n][t] for n in range(3) if present[t, n]]) if present[t].any() else 0 for t in range(4)]
+        expected = [np.mean([own[n][t] for n in range(3) if present[t, n]]) if present[t].any() else 0
+                    for t in range(4)]
     loss_form = losses.LossForm(tau_easy, tau_hard, similarity, denominator, "batch" if pooled and shared else "roi")
     contributes = sides.any(-1).t() if shared else None
     products = losses.compare_with_queries(cells, losses.query_weights(sides), contributes, False)
@@ -172,11 +176,10 @@ def test_warm_up_of_the_weight():
 
 
 def test_terms_pair_the_intended_sets():
-    named = {name: getattr(partition, name) for name in ("EASY_POSITIVE", "EASY_NEGATIVE", "HARD_POSITIVE", "HARD_NEGATIVE")}
     pairs = [(query, positives, negatives) for query, positives, negatives, _ in losses.TERMS]
     assert pairs == [
-        (partition.FOREGROUND, named["EASY_POSITIVE"], named["EASY_NEGATIVE"]),
-        (partition.FOREGROUND, named["HARD_POSITIVE"], named["HARD_NEGATIVE"]),
-        (partition.BACKGROUND, named["EASY_NEGATIVE"], named["EASY_POSITIVE"]),
-        (partition.BACKGROUND, named["HARD_NEGATIVE"], named["HARD_POSITIVE"]),
+        (partition.FOREGROUND, partition.EASY_POSITIVE, partition.EASY_NEGATIVE),
+        (partition.FOREGROUND, partition.HARD_POSITIVE, partition.HARD_NEGATIVE),
+        (partition.BACKGROUND, partition.EASY_NEGATIVE, partition.EASY_POSITIVE),
+        (partition.BACKGROUND, partition.HARD_NEGATIVE, partition.HARD_POSITIVE),
     ]

@@ -21,7 +21,8 @@ def enhance(features: Tensor) -> Tensor:
     """
     if features.shape[0] == 0:
         return features
-    cells = features.flatten(2).transpose(1, 2)[:, None]
+    # fused kernels want channels innermost; channels-last features are already so
+    cells = features.flatten(2).transpose(1, 2).contiguous()[:, None]
     norms = torch.linalg.vector_norm(cells, dim=-1, keepdim=True)
     directions = cells / torch.where(norms > ZERO_FEATURE, norms, 1.0)
     averaged = F.scaled_dot_product_attention(directions, directions, cells, scale=1.0)

@@ -53,10 +53,10 @@ def min_max_normalise(maps: Tensor) -> tuple[Tensor, Tensor]:
     if maps.shape[0] == 0:
         return maps, maps.new_zeros(0, dtype=torch.bool)
     flat = maps.flatten(1)
+    # NaNs are replaced before anything else: behind an unselected branch they would still make NaN gradients.
+    flat = torch.where(flat.isfinite().all(1, keepdim=True), flat, 0.0)
     low, high = torch.aminmax(flat, dim=1, keepdim=True)
     span = high - low
     is_prior = span > FLAT_SPAN * torch.maximum(high.abs(), low.abs())
-    # Both operands are replaced, not only the result: a NaN behind an unselected branch still has a NaN gradient.
-    shifted = torch.where(is_prior, flat - low, torch.zeros_like(flat))
-    scaled = shifted / torch.where(is_prior, span, torch.ones_like(span))
+    scaled = torch.where(is_prior, flat - low, 0.0) / torch.where(is_prior, span, 1.0)
     return scaled.view_as(maps), is_prior.squeeze(1)
