@@ -27,7 +27,8 @@ PARTS = {  # submodule and method -> name of the part
     ("roi_head", "_sample"): "RoI assignment and sampling", ("roi_head.bbox_roi_extractor", "forward"): "box RoIAlign",
     ("roi_head.bbox_head", "forward_with_features"): "box head", ("roi_head", "_mask_targets"): "mask targets",
     ("roi_head.mask_roi_extractor", "forward"): "mask RoIAlign",
-    ("roi_head.cl_roi_extractor", "forward"): "CL RoIAlign", ("roi_head.cl_head", "forward"): "CL encoder and attention",
+    ("roi_head.cl_roi_extractor", "forward"): "CL RoIAlign",
+    ("roi_head.cl_head", "forward"): "CL encoder and attention",
     ("roi_head.cl_head.projector", "forward"): "CL projector", ("roi_head.cl_head", "loss"): "CL sets, projector, loss",
     ("roi_head.mask_head", "forward"): "mask head",
 }

@@ -148,6 +148,7 @@ def _train(training, identity, scratch, tracker):
         ),
         num_workers=data_workers(),
         multiprocessing_context="fork",
+        generator=torch.Generator(),  # else starting the workers would draw from the restored global generator
         collate_fn=functools.partial(collate, samples_per_gpu=training.data["images_per_gpu"]),
         pin_memory=device == "cuda",
     )  # fmt: skip

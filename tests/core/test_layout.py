@@ -26,7 +26,7 @@ LAYERS = [
     {"pipeline.models", "pipeline.datasets"},
     {"pipeline.config", "pipeline.tracking"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.reporting"},
-    {"pipeline.initial_weights", "pipeline.runs"},
+    {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor"},
 ]
 
 

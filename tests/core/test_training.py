@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline import config, experiments, paths, training
+from pipeline.cli import command
 from pipeline.datasets.prepare import prepare
 from pipeline.datasets.split import split
 from pipeline.errors import ExperimentError
@@ -137,3 +138,18 @@ def test_the_log_has_the_loss_terms_and_no_times(uninterrupted):
     assert [record["iter"] for record in records] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "loss_mask", "loss_cls", "loss_bbox", "loss_rpn_cls", "loss_contrastive", "lr"} <= set(records[0])
     assert not {"time", "data_time", "memory"} & set(records[0])
+
+
+def test_a_truncated_image_stops_the_stage_with_one_line(workspace, capsys):
+    """The error is raised in a data worker; the user still reads one line."""
+    image = sorted(paths.images(DATASET, "train2017").iterdir())[0]
+    content = image.read_bytes()
+    image.write_bytes(content[: len(content) // 2])
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            command(lambda: training.train(job(seed=9)))()
+    finally:
+        image.write_bytes(content)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert exit_.value.code == 1
+    assert error.startswith("error: ") and image.name in error and "truncated" in error
