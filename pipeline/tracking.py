@@ -74,8 +74,7 @@ def _guarded(method):
             method(self, *args, **kwargs)
         except Exception as error:  # whatever the store, the database driver or the network raises
             self.broken = True
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            logger.warning("MLflow store %s: %s; going on without tracking", store_uri(), first_line[:200])
+            _warn(error)
 
     return guarded
 
@@ -202,15 +201,22 @@ def headline(scores):
     }
 
 
-def log_report(dataset, directory, commit):
+def log_report(dataset, directory):
     """Keep the newest tables and figures as the artifacts of one MLflow run named `report`."""
-    client, experiment = connect(dataset)
-    for old in client.search_runs([experiment], "tags.stage = 'report'"):
-        client.delete_run(old.info.run_id)
-    run = client.create_run(
-        experiment, tags={"stage": "report", "dataset": dataset, "commit": commit}, run_name="report"
-    )
-    for folder in ("tables", "figures"):
-        if (directory / folder).is_dir():
-            client.log_artifacts(run.info.run_id, str(directory / folder), folder)
-    client.set_terminated(run.info.run_id)
+    try:
+        client, experiment = connect(dataset)
+        for old in client.search_runs([experiment], "tags.stage = 'report'"):
+            client.delete_run(old.info.run_id)
+        tags = {"stage": "report", "dataset": dataset, "mlflow.source.git.commit": git_commit()}
+        run = client.create_run(experiment, tags=tags, run_name="report")
+        for folder in ("tables", "figures"):
+            if (directory / folder).is_dir():
+                client.log_artifacts(run.info.run_id, str(directory / folder), folder)
+        client.set_terminated(run.info.run_id)
+    except Exception as error:  # as in _guarded
+        _warn(error)
+
+
+def _warn(error):
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    logger.warning("MLflow store %s: %s; going on without tracking", store_uri(), first_line[:200])

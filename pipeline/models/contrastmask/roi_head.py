@@ -136,7 +136,7 @@ class ContrastMaskRoIHead(StandardRoIHead):
             cam = self.bbox_head.activation_maps(cam_features, labels)
         features = self._mask_features(x, rois, cam)
         # Whatever stands in for the masks of novel objects is wiped before anything can see it.
-        mask_targets = self._mask_targets(sampled, gt_masks, self.train_cfg.mask_size) 
+        mask_targets = self._mask_targets(sampled, gt_masks, self.train_cfg.mask_size) & ~is_novel[:, None, None]
         result = self.mask_head.loss(features["mask_pred"], mask_targets, in_loss)
         self.statistics = {"positive_rois": _scalar(len(is_novel), is_novel), "mask_loss_rois": in_loss.sum()}
         if self.cl_head is not None:
