@@ -1,6 +1,7 @@
 """Does each part of the method help on the embedded default, beyond the luck of data and seed?
 
     python -m benchmarks.seed_study [--processes 2]
+    python -m benchmarks.seed_study --redraw            # the report again, from runs.csv
 
 Trains baseline, +CM, +CM+CL and the control "+CM+CL, contrastive loss off" on two freshly drawn data sets with three
 seeds each, none of which was used to choose anything, and writes runs.csv, README.md and seed_study.png into
@@ -19,6 +20,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
+from scipy import stats
 
 from pipeline import paths
 
@@ -71,7 +73,7 @@ def prepare(dataset):
 
 def measure(dataset, label, seed):
     """Train and evaluate one run; returns a row of percentages."""
-    from pipeline import config, evaluation, training
+    from pipeline import config, evaluation, tracking, training
     from pipeline.datasets.categories import base_and_novel
 
     declared = declaration()
@@ -79,7 +81,7 @@ def measure(dataset, label, seed):
     training.publish(training.train(job), dataset, job.name, seed)
     scores = evaluation.evaluate(job, *base_and_novel(declared.directions[DIRECTION]))
     return {
-        "row": label, "dataset": dataset, "seed": seed,
+        "row": label, "dataset": dataset, "seed": seed, "commit": tracking.git_commit(),
         "novel_mask_mAP": scores["segm"]["novel"]["mAP"], "novel_mask_AP50": scores["segm"]["novel"]["AP50"],
         "base_mask_mAP": scores["segm"]["base"]["mAP"], "novel_box_mAP": scores["bbox"]["novel"]["mAP"],
     }  # fmt: skip
@@ -129,25 +131,45 @@ def draw(rows, path):
     figure.savefig(path, dpi=200, metadata={"Software": None})
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at a time")
-    workers = parser.parse_args().processes
-    jobs = [(dataset, label, seed) for dataset in DATASETS for seed in SEEDS for label in RUNS]
-    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(prepare, DATASETS))
-        rows = pd.DataFrame(pool.map(measure, *zip(*jobs, strict=True)))
+def verdicts(rows):
+    """One sentence for each comparison: the 95 % interval of the mean paired difference in novel mask mAP."""
+    paired = differences(rows)
+    for better, worse in COMPARISONS:
+        values = paired[f"{better} − {worse}"]
+        half = stats.t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
+        low, high = values.mean() - half, values.mean() + half
+        outcome = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
+        interval = f"{values.mean():+.1f}, 95 % interval {low:+.1f} to {high:+.1f}"
+        yield f"- **{better}** against **{worse}**: {outcome} ({interval})"
+
+
+def write_report(rows):
     OUT.mkdir(parents=True, exist_ok=True)
     rows.to_csv(OUT / "runs.csv", index=False)
     draw(rows, OUT / "seed_study.png")
-    summary = summarise(rows)
+    summary = "\n".join(verdicts(rows)) + "\n\n" + summarise(rows)
     (OUT / "README.md").write_text(
         "# Seed study on generated data\n\n"
         "Made by `python -m benchmarks.seed_study`. Two data sets and three seeds that were not used to choose "
-        "anything; mean ± standard deviation (range) in percent. Generated data: not comparable to COCO.\n\n"
+        "anything; mean ± standard deviation (range) in percent. Generated data: not comparable to COCO. "
+        f"Code at {', '.join(sorted(set(rows['commit'])))}.\n\n"
         f"{summary}\n![novel mask mAP of every run](seed_study.png)\n"
     )
     print(summary)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at a time")
+    parser.add_argument("--redraw", action="store_true", help="write the report again from runs.csv")
+    arguments = parser.parse_args()
+    if arguments.redraw:
+        write_report(pd.read_csv(OUT / "runs.csv"))
+        return
+    jobs = [(dataset, label, seed) for dataset in DATASETS for seed in SEEDS for label in RUNS]
+    with concurrent.futures.ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(prepare, DATASETS))
+        write_report(pd.DataFrame(pool.map(measure, *zip(*jobs, strict=True))))
 
 
 if __name__ == "__main__":

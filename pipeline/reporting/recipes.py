@@ -30,9 +30,8 @@ Default: `released`, with one value moved: `loss_denominator: temperature` (D6).
 - The text leaves out what a reader needs (how the contrastive features reach the mask head: D2, D3; which RoIs
   carry the mask loss: D22; what happens to tiny objects: D14, D16). The released code is the only complete
   description, and this implementation agrees with it number for number (`python -m stages.verify`).
-- On the embedded default the released recipe did better on novel categories while settings were chosen (data seed
-  0, one seed each: novel mask AP 12.4, against 6.8 for the paper recipe with its own settings and 7.3 without a CL
-  head). That is one drawn data set and no evidence about COCO.
+- The embedded default cannot tell the recipes apart: on its drawn images the contrastive branch makes no
+  difference that three seeds on two data sets could show (`reports/seed_study`).
 - The released denominator leaves the temperature out of the positive's own term. The loss then is no negative
   log-likelihood: it falls below zero where negatives are few. The published equation is kept there, so the default
   loss is never negative.
