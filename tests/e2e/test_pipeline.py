@@ -123,7 +123,7 @@ def test_an_experiment_retrains_what_follows_the_knobs(clone):
         assert f"Running stage 'train@{run}'" not in output
     assert "Running stage 'train@current'" in output and "Running stage 'evaluate@current'" in output
     shown = clone.run("dvc", "exp", "show", "--csv").stdout
-    rows = {row["Experiment"]: row for row in csv.DictReader(shown.splitlines())}
+    rows = {row["Experiment"] or row["rev"]: row for row in csv.DictReader(shown.splitlines())}
     assert rows["lower-sigma"]["params.yaml:sigma"] == "0.2" and rows["main"]["params.yaml:sigma"] == "0.3"
     assert rows["lower-sigma"]["novel_mask_mAP"] != ""
 
