@@ -54,8 +54,9 @@ def min_max_normalise(maps: Tensor) -> tuple[Tensor, Tensor]:
         return maps, maps.new_zeros(0, dtype=torch.bool)
     flat = maps.flatten(1)
     # NaNs are replaced before anything else: behind an unselected branch they would still make NaN gradients.
-    flat = torch.where(flat.isfinite().all(1, keepdim=True), flat, 0.0)
-    low, high = torch.aminmax(flat, dim=1, keepdim=True)
+    finite = (flat.amax(1, keepdim=True) - flat.amin(1, keepdim=True)).isfinite()
+    flat = torch.where(finite, flat, 0.0)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     span = high - low
     is_prior = span > FLAT_SPAN * torch.maximum(high.abs(), low.abs())
     scaled = torch.where(is_prior, flat - low, 0.0) / torch.where(is_prior, span, 1.0)

@@ -79,18 +79,25 @@ def partition(masks: Tensor, cams: Tensor, masked: Tensor, has_prior: Tensor, ru
     """
     # NaN compares as False, so a RoI without a prior has no confident cell on either side.
     cams = cams.masked_fill(~has_prior[:, None, None], torch.nan).flatten(1)
-    # A mask is a prior that is certain everywhere.
-    prior = torch.where(masked[:, None], masks.flatten(1).to(cams.dtype), cams)
-    sides = confident_cells(prior, rule.delta, rule.threshold)
+    # A mask is certain everywhere.
+    certain = torch.stack([masks.flatten(1), ~masks.flatten(1)])
+    sides = _choose(masked, certain, confident_cells(cams, rule.delta, rule.threshold))
     confident = sides
     if rule.key_scale != 1:
-        confident = confident_cells(prior, rule.delta * rule.key_scale, rule.threshold)
+        confident = _choose(masked, certain, confident_cells(cams, rule.delta * rule.key_scale, rule.threshold))
     if rule.tiny_mask_fallback:
-        tiny = (sides.sum(-1) < TINY_SIDE_CELLS) & masked
-        fallback = torch.stack([cams > TINY_FOREGROUND_ABOVE, cams < TINY_BACKGROUND_BELOW])
-        sides = torch.where(tiny[..., None], fallback, sides)
+        tiny = (count_cells(sides) < TINY_SIDE_CELLS) & masked
+        sides = _choose(tiny, torch.stack([cams > TINY_FOREGROUND_ABOVE, cams < TINY_BACKGROUND_BELOW]), sides)
     candidates = confident.repeat(2, 1, 1) & _zones(masks, masked, rule.hard_easy_rule)
-    return Partition(sides, candidates, candidates.sum(-1))
+    return Partition(sides, candidates, count_cells(candidates))
+
+
+def count_cells(cells: Tensor) -> Tensor:
+    """Count the marked cells of [..., P] bool, as [...] int64."""
+    if cells.shape[-1] % 8 or cells.shape[-1] > 8 * 255:
+        return cells.sum(-1)
+    # Eight cells at a time, a byte each: the bytes of a sum of such words are counts that cannot overflow.
+    return cells.contiguous().view(torch.int64).sum(-1, keepdim=True).view(torch.uint8).sum(-1)
 
 
 def confident_cells(prior: Tensor, delta: float, threshold: str) -> Tensor:
@@ -107,6 +114,11 @@ def confident_cells(prior: Tensor, delta: float, threshold: str) -> Tensor:
     if threshold == "inclusive":
         return torch.stack([prior >= 1 - delta, prior <= delta])
     return torch.stack([prior > 1 - delta, prior < delta])
+
+
+def _choose(rows, chosen, others):
+    """Return `chosen` in the given rows [..., R] and `others` elsewhere, both [..., R, P] bool. Quicker than `where`."""
+    return others ^ ((others ^ chosen) & rows[..., None])
 
 
 def _zones(masks: Tensor, masked: Tensor, hard_easy_rule: str) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .partition import Partition
+from .partition import Partition, count_cells
 
 
 @dataclass(frozen=True)
@@ -71,33 +71,46 @@ def sample_keys(sets: Partition, kept: Tensor, rule: SamplingRule, generator: to
     Returns:
         [4, R, P] bool, subsets of the candidates; empty in RoIs that are not kept.
     """
-    # Even and odd sets are positives and negatives: [draws, R, P], disjoint within a draw.
-    positives, negatives = sets.candidates[::2], sets.candidates[1::2]
+    # Positives and negatives of easy and hard keys, or of both at once: [2, D, R, P], disjoint within a draw.
+    pools = torch.stack([sets.candidates[::2], sets.candidates[1::2]])
     if rule.order == "sample_first":
-        positives, negatives = positives.any(0, keepdim=True), negatives.any(0, keepdim=True)
-    drawn = _draw(positives, negatives, kept, rule, generator)
-    return sets.candidates & torch.cat([drawn] * (2 // len(positives)))
+        pools = pools.any(1, keepdim=True)
+    drawn = _draw(pools, kept, rule, generator)
+    return (sets.candidates.unflatten(0, (2, 2)) & drawn).flatten(0, 1)
 
 
-def _draw(first, second, kept, rule, generator):
-    """Draw from pairs of disjoint sets [D, R, P] with one sort for both sets of a pair.
+def _draw(pools, kept, rule, generator):
+    """Draw from pairs of disjoint sets [2, D, R, P] with one sort for both sets of a pair.
 
-    Cells get random numbers offset by their set, so that a sorted RoI holds the first set, then the second, then the
-    rest. The number at the end of each set's share is the threshold up to which its cells are drawn.
+    Cells get random numbers in a range of their set's own, so that a sorted RoI holds the first set, then the second,
+    then the rest. The number at the end of each set's share is the threshold up to which its cells are drawn.
 
     Returns:
-        [2 * D, R, P] bool: first, second, first, second, ...
+        [D, 2, R, P] bool: within the first set, the first of each pair is its draw; within the second, the second.
     """
-    # float64, so that two cells of a RoI never have the same number
-    numbers = torch.rand(first.shape, generator=generator, device=first.device, dtype=torch.float64)
-    numbers += torch.where(first, 0.0, torch.where(second, 1.0, 2.0))
-    counts = torch.stack([first.sum(-1), second.sum(-1)], dim=-1)
+    numbers = _distinct_numbers(pools.shape[1:], generator)
+    # Ranges below zero for the first set (lowest) and the second, above for the rest.
+    ranges = pools.view(torch.uint8)
+    numbers -= (ranges[0] * 2 + ranges[1]).to(torch.int32) << 30
+    counts = count_cells(pools).movedim(0, -1)
     sizes = sample_sizes(counts, rule) * kept[:, None]
     last = sizes - 1
     last[..., 1] += counts[..., 0]
-    threshold = torch.where(sizes > 0, _sort(numbers).gather(-1, last.clamp(min=0)), -1.0)
-    drawn = torch.stack([first & (numbers <= threshold[..., :1]), second & (numbers <= threshold[..., 1:])], dim=1)
-    return drawn.flatten(0, 1)
+    threshold = torch.where(sizes > 0, _sort(numbers).gather(-1, last.clamp(min=0)), torch.iinfo(torch.int32).min)
+    return numbers[:, None] <= threshold.movedim(-1, 1)[..., None]
+
+
+def _distinct_numbers(shape, generator):
+    """Return random int32 in [1, 2^30), no two alike in a row: the low bits of a number are its cell's index.
+
+    Cells whose random bits agree (20 bits for 28x28 cells) come in the order of their indices.
+    """
+    numbers = torch.empty(shape, dtype=torch.int32, device=generator.device).random_(generator=generator)
+    index_bits = shape[-1].bit_length()
+    numbers >>= 1
+    numbers &= -1 << index_bits
+    numbers |= torch.arange(1, shape[-1] + 1, dtype=torch.int32, device=generator.device)
+    return numbers
 
 
 def _sort(rows: Tensor) -> Tensor:
