@@ -2,7 +2,8 @@
 
 The loop is this file's own, in the form such code usually has: masks and CAMs go to the CPU, edges, distances, sets and
 draws are made RoI by RoI, keys are gathered into lists, attention holds its weights. Both compute the released form of
-the loss with the same numbers of keys. Times are wall time, medians, so nothing else should run beside; memory is the peak above the start.
+the loss with the same numbers of keys. Times are wall time, medians, so nothing else should run beside; memory is the
+peak above the start.
 """
 
 import argparse

@@ -57,20 +57,17 @@ class Training:
         return content
 
 
-def load_knobs(run, profile):
-    """Resolved knobs of a run: its knob file, then the overrides of its row; `recipe` means the profile's value if it
-    has one, else the recipe's."""
-    return _knobs(run.knobs, profile, run.overrides or {}, f"experiments.yaml: runs.{run.name}.overrides")
+def load_knobs(run):
+    """Resolved knobs of a run: its knob file, then the overrides of its row."""
+    return _knobs(run.knobs, run.overrides or {}, f"experiments.yaml: runs.{run.name}.overrides")
 
 
-def _knobs(file, profile, overrides, where):
+def _knobs(file, overrides, where):
     values = dict(experiments.read_yaml(paths.ROOT / file))
     values.pop("dataset", None)
     if unknown := set(overrides) - set(values):
         raise ExperimentError(f"{where}: unknown knob {sorted(unknown)[0]!r}")
-    values |= overrides
-    values |= {name: value for name, value in profile.get("knobs", {}).items() if values.get(name) == "recipe"}
-    return Knobs.load(values, source=file)
+    return Knobs.load(values | overrides, source=file)
 
 
 def resolve(run_name, dataset, seed, declared=None):
@@ -81,7 +78,7 @@ def resolve(run_name, dataset, seed, declared=None):
     experiments.lookup(
         profile["backbones"], run.backbone, f"backbone of profile {declared.datasets[dataset]['profile']!r}:"
     )
-    knobs = load_knobs(run, profile)
+    knobs = load_knobs(run)
     method = {key: value for key, value in declared.methods[run.method].items() if key != "label"}
     architecture = Architecture.from_mapping(profile["architecture"])
     return Training(
@@ -106,7 +103,7 @@ def resolve_pretraining(backbone, dataset, declared=None):
     profile = declared.profile(dataset)
     experiments.lookup(profile["backbones"], backbone, "backbone")
     recipe = profile["initial_weights"]
-    knobs = _knobs("pipeline/paper.yaml", profile, {}, "")
+    knobs = _knobs("pipeline/paper.yaml", {}, "")
     method = {"cam": False, "cl_head": False}
     optimisation = _optimisation(profile)
     optimisation["optimizer"]["lr"] = recipe["lr"]

@@ -1,5 +1,7 @@
 """Load and check `experiments.yaml`, the one declaration of datasets, runs, tables and figures."""
 
+import io
+import os
 import re
 from dataclasses import dataclass, field
 
@@ -77,6 +79,34 @@ class Experiments:
     def dataset(self, name):
         return lookup(self.datasets, name, "dataset")
 
+    def selection(self, tables):
+        """What dvc.yaml makes for a choice of tables: their runs and the free one, with the backbones and figures.
+
+        Args:
+            tables: names of `tables`, any order.
+
+        Returns:
+            {tables, figures, backbones, runs}, each a dictionary in the order of the declaration with just the values
+            that stage descriptions and commands need.
+        """
+        for name in tables:
+            lookup(self.tables, name, "table")
+        chosen = {name: table for name, table in self.tables.items() if name in tables}
+        shown = {run for table in chosen.values() for run in runs_of(table)}
+        runs = {name: run for name, run in self.runs.items() if name in shown or not run.pinned}
+        backbones = {run.backbone for run in runs.values()}
+        columns = ("method", "backbone", "schedule", "direction", "knobs")
+        return {
+            "tables": {name: {"title": table["title"]} for name, table in chosen.items()},
+            "figures": {
+                name: {"title": figure["title"]}
+                for name, figure in self.figures.items()
+                if set(figure["tables"]) & set(chosen)
+            },
+            "backbones": {name: dict(row) for name, row in self.backbones.items() if name in backbones},
+            "runs": {name: {column: getattr(run, column) for column in columns} for name, run in runs.items()},
+        }
+
 
 def load(path=paths.EXPERIMENTS):
     """Read and check the declaration.
@@ -99,13 +129,47 @@ def load(path=paths.EXPERIMENTS):
     for name, dataset in parsed["datasets"].items():
         lookup(parsed["profiles"], (dataset or {}).get("profile"), f"profile (datasets.{name}.profile):")
     for name, table in parsed["tables"].items():
-        for row in table["rows"]:
-            if "run" in row:
-                lookup(parsed["runs"], row["run"], f"run (tables.{name}):")
+        for run in runs_of(table):
+            lookup(parsed["runs"], run, f"run (tables.{name}):")
     for name, figure in parsed["figures"].items():
+        for table in figure["tables"]:
+            lookup(parsed["tables"], table, f"table (figures.{name}):")
         for row in figure["runs"]:
             lookup(parsed["runs"], row["run"], f"run (figures.{name}):")
     return Experiments(**parsed)
+
+
+def runs_of(table):
+    """Names of the runs that a table shows, each once, in its order."""
+    return list(dict.fromkeys(run for row in table["rows"] for run in row.get("runs", [])))
+
+
+def selected(declared=None):
+    """The choice in selection.yaml: {tables, figures, backbones, runs} as `Experiments.selection` returns it.
+
+    Raises ExperimentError if the file is not what `stages.select` would write for its tables now.
+    """
+    content = read_yaml(paths.SELECTION).get("selected")
+    known = isinstance(content, dict) and "tables" in content
+    if not known or content != (declared or load()).selection(content["tables"]):
+        raise ExperimentError(
+            "pipeline/selection.yaml is not what pipeline/experiments.yaml says now; run `python -m stages.select`"
+        )
+    return content
+
+
+def select(tables):
+    """Write selection.yaml for a choice of tables and return it. Raises ExperimentError for an unknown one."""
+    selection = load().selection(tables)
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.width = 200
+    yaml.dump({"selected": selection}, text)
+    temporary = paths.SELECTION.with_name(paths.SELECTION.name + ".part")
+    header = "# Written by `python -m stages.select TABLE...`: what dvc.yaml makes. Do not edit.\n"
+    temporary.write_text(header + text.getvalue())
+    os.replace(temporary, paths.SELECTION)
+    return selection
 
 
 def _run(name, row, sections):

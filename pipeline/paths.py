@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 EXPERIMENTS = ROOT / "pipeline" / "experiments.yaml"
+SELECTION = ROOT / "pipeline" / "selection.yaml"
 PARAMS = ROOT / "params.yaml"
 PAPER_KNOBS = ROOT / "pipeline" / "paper.yaml"
 
@@ -112,6 +113,16 @@ def images_root(dataset):
 def scratch(fingerprint):
     """Resumable state of one training; the fingerprint covers all that changes its numbers."""
     return home() / "scratch" / fingerprint
+
+
+def statuses(dataset):
+    """What became of the latest attempt at each run, a file for each."""
+    return home() / "scratch" / "status" / dataset
+
+
+def launch_log(name):
+    """Output of one step of `stages.launch`."""
+    return home() / "scratch" / "launch" / f"{name}.log"
 
 
 def tracking_store():

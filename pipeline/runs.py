@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from pipeline import config, evaluation, experiments, paths, tracking, training
+from pipeline import config, evaluation, experiments, paths, status, tracking, training
 from pipeline.datasets.categories import base_and_novel
 from pipeline.errors import ExperimentError
 
@@ -12,14 +12,14 @@ from pipeline.errors import ExperimentError
 def resolve_seeds(run_name, dataset):
     """The pipeline.config.Training of every seed of a run. Raises ExperimentError for unknown names or bad values."""
     declared = experiments.load()
-    seeds = config.load_knobs(declared.run(run_name), declared.profile(dataset)).seeds
+    seeds = config.load_knobs(declared.run(run_name)).seeds
     return [config.resolve(run_name, dataset, seed, declared) for seed in seeds]
 
 
 def tags(run_name):
     """MLflow tags that tell where a run is shown."""
     declared = experiments.load()
-    shown = [name for name, table in declared.tables.items() if run_name in [row.get("run") for row in table["rows"]]]
+    shown = [name for name, table in declared.tables.items() if run_name in experiments.runs_of(table)]
     run = declared.runs[run_name]
     return {
         "tables": ",".join(shown),
@@ -31,15 +31,23 @@ def tags(run_name):
 
 def train(run_name, dataset):
     """Train every seed of a run; finished ones are reused. Writes runs/ and logs/."""
-    for job in resolve_seeds(run_name, dataset):
-        with tracking.track(job, config.fingerprint(job), "train", "SCHEDULED", tags(run_name)) as tracker:
-            scratch = training.train(job, tracker)
-            training.publish(scratch, dataset, run_name, job.seed)
-            tracker.log_files(paths.config(dataset, run_name, job.seed))
+    with status.attempt(dataset, run_name, "train") as working_on:
+        for job in resolve_seeds(run_name, dataset):
+            fingerprint = config.fingerprint(job)
+            working_on(fingerprint)
+            with tracking.track(job, fingerprint, "train", "SCHEDULED", tags(run_name)) as tracker:
+                scratch = training.train(job, tracker)
+                training.publish(scratch, dataset, run_name, job.seed)
+                tracker.log_files(paths.config(dataset, run_name, job.seed))
 
 
 def evaluate(run_name, dataset):
     """Predict and score every seed of a trained run. Writes predictions/ and results/."""
+    with status.attempt(dataset, run_name, "evaluate") as working_on:
+        _evaluate(run_name, dataset, working_on)
+
+
+def _evaluate(run_name, dataset, working_on):
     declared = experiments.load()
     run = declared.run(run_name)
     direction = declared.directions[run.direction]
@@ -47,10 +55,12 @@ def evaluate(run_name, dataset):
     per_seed = []
     jobs = resolve_seeds(run_name, dataset)
     for job in jobs:
-        with tracking.track(job, trained_fingerprint(job), "evaluate", "FINISHED", tags(run_name)) as tracker:
+        fingerprint = trained_fingerprint(job)
+        working_on(fingerprint)
+        with tracking.track(job, fingerprint, "evaluate", "FINISHED", tags(run_name)) as tracker:
             scores = evaluation.evaluate(job, base, novel)
             tracker.log_scores(scores)
-            per_seed.append({"seed": job.seed, **scores})
+            per_seed.append({"seed": job.seed, "fingerprint": fingerprint, **scores})
     evaluation.write_json(
         {"run": run_name, "dataset": dataset, "direction": run.direction, "method": run.method,
          "seeds": [job.seed for job in jobs], "per_seed": per_seed},

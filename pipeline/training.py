@@ -1,8 +1,9 @@
 """Train one resolved run with mmcv's iteration-based runner, resumable at any time.
 
 All state lives in `scratch/<fingerprint>/`, outside DVC (which deletes outputs when a stage starts):
-`state_<iteration>.pth` (model, optimiser, random generators; the last two are kept), `log.jsonl`, and at the end
-`checkpoint.pth`. A finished fingerprint is never trained twice. The stage copies the result to its DVC outputs.
+`state_<iteration>.pth` (model, optimiser, random generators; the last two are kept), `log.jsonl`, `progress.json`, and
+at the end `checkpoint.pth`. A finished fingerprint is never trained twice. The stage copies the result to its DVC
+outputs.
 """
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
@@ -73,13 +74,7 @@ def train(training, tracker=None):
     identity = fingerprint(training)
     scratch = paths.scratch(identity)
     scratch.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(scratch / "lock")
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        logger.info("%s: another process trains %s; waiting for it", training.name, identity)
-        lock.acquire()
-    with lock:
+    with _locked(scratch, training.name):
         if (scratch / "checkpoint.pth").exists():
             logger.info("%s seed %d: already trained, reusing %s", training.name, training.seed, identity)
         else:
@@ -87,6 +82,16 @@ def train(training, tracker=None):
         if tracker:
             tracker.log_history(read_log(scratch / "log.jsonl"))
     return scratch
+
+
+def _locked(scratch, name):
+    """Hold the folder of a training, waiting with a message for another process that has it."""
+    lock = FileLock(scratch / "lock")
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        logger.info("%s: another process trains %s; waiting for it", name, scratch.name)
+        return lock.acquire()
 
 
 def read_log(path):
@@ -165,6 +170,7 @@ def _train(training, identity, scratch, tracker):
         custom_hooks_config=config["custom_hooks"],
     )  # fmt: skip
     runner.register_hook(StateHook(scratch, training.optimisation["checkpoint_interval"]), priority="LOWEST")
+    runner.register_hook(ProgressHook(scratch, training.optimisation["log_interval"], start), priority="LOWEST")
     if tracker:
         runner.register_hook(TrackerHook(tracker), priority="LOWEST")
     cut_log(scratch / "log.jsonl", start)
@@ -286,6 +292,32 @@ class StateHook(Hook):
         )  # fmt: skip
         for old in sorted(self.scratch.glob("state_*.pth"))[:-2]:
             old.unlink()
+
+
+class ProgressHook(Hook):
+    """Tell other processes how far this training is and how fast: scratch/progress.json.
+
+    `seconds` is the training time of this and earlier processes up to `iteration`, start-up left out.
+    """
+
+    def __init__(self, scratch, interval, start):
+        self.path, self.interval, self.start = scratch / "progress.json", interval, start
+        try:
+            earlier = json.loads(self.path.read_text())
+            self.before = earlier["seconds"] * min(1.0, start / max(earlier["iteration"], 1))
+        except (FileNotFoundError, json.JSONDecodeError):
+            self.before = 0.0
+
+    def before_run(self, runner):
+        self.began = time.monotonic()
+
+    def after_train_iter(self, runner):
+        if self.every_n_iters(runner, self.interval) or self.is_last_iter(runner):
+            progress = {"iteration": runner.iter + 1, "of": runner.max_iters,
+                        "seconds": self.before + time.monotonic() - self.began}  # fmt: skip
+            temporary = self.path.with_name(self.path.name + ".part")
+            temporary.write_text(json.dumps(progress))
+            os.replace(temporary, self.path)
 
 
 class TrackerHook(Hook):

@@ -117,7 +117,7 @@ def confident_cells(prior: Tensor, delta: float, threshold: str) -> Tensor:
 
 
 def _choose(rows, chosen, others):
-    """Return `chosen` in the given rows [..., R] and `others` elsewhere, both [..., R, P] bool. Quicker than `where`."""
+    """Return `chosen` in the given rows [..., R] and `others` elsewhere, both [..., R, P] bool."""
     return others ^ ((others ^ chosen) & rows[..., None])
 
 
