@@ -40,7 +40,7 @@ def launch(jobs, dataset=None):
     if _dvc("download", "split", echo=True):
         raise ExperimentError("data or splits could not be made, see above; nothing was trained")
     with ThreadPoolExecutor(jobs) as pool:
-        weights = {name: pool.submit(_dvc, f"pretrain@{name}") for name in selection["backbones"]}
+        weights = {name: pool.submit(_dvc, f"pretrain@{name}", single=True) for name in selection["backbones"]}
         runs = {}
         for name in _longest_first(selection["runs"], dataset):
             runs[name] = pool.submit(_make, name, weights[selection["runs"][name]["backbone"]])

@@ -5,6 +5,7 @@ import json
 import torch
 
 from pipeline import config, evaluation, experiments, paths, status, tracking, training
+from pipeline.datasets import prepare
 from pipeline.datasets.categories import base_and_novel
 from pipeline.errors import ExperimentError
 
@@ -29,9 +30,16 @@ def tags(run_name):
     }
 
 
+def ensure_images(dataset):
+    """Have the images of a dataset, wherever its annotations came from."""
+    prepare.ensure_images(dataset, experiments.load().dataset(dataset), images_root=paths.images_root(dataset),
+                          manifest=paths.manifest(dataset))  # fmt: skip
+
+
 def train(run_name, dataset):
     """Train every seed of a run; finished ones are reused. Writes runs/ and logs/."""
     with status.attempt(dataset, run_name, "train") as working_on:
+        ensure_images(dataset)
         for job in resolve_seeds(run_name, dataset):
             fingerprint = config.fingerprint(job)
             working_on(fingerprint)
@@ -48,6 +56,7 @@ def evaluate(run_name, dataset):
 
 
 def _evaluate(run_name, dataset, working_on):
+    ensure_images(dataset)
     declared = experiments.load()
     run = declared.run(run_name)
     direction = declared.directions[run.direction]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline import experiments, initial_weights
+from pipeline import experiments, initial_weights, runs
 from pipeline.cli import command
 
 
@@ -10,7 +10,9 @@ from pipeline.cli import command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("backbone")
-    initial_weights.prepare(parser.parse_args().backbone, experiments.chosen_dataset())
+    backbone, dataset = parser.parse_args().backbone, experiments.chosen_dataset()
+    runs.ensure_images(dataset)
+    initial_weights.prepare(backbone, dataset)
 
 
 if __name__ == "__main__":

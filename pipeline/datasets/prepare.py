@@ -4,6 +4,7 @@ The manifest says what the data are, not where or when they were fetched: two ma
 the same manifest, and it is what later stages depend on instead of 118,287 image files.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -54,6 +55,36 @@ def prepare(name, entry, *, images_root, out_dir):
         ExperimentError: unknown kind, anything a kind raises, broken annotations, missing images.
     """
     images_root, out_dir = Path(images_root), Path(out_dir)
+    with _filled(name, entry, images_root) as identity:
+        manifest = {"dataset": name, "kind": entry["kind"], **identity, "subsets": {}}
+        for subset in SUBSETS:
+            manifest["subsets"][subset] = _check_subset(images_root, subset)
+        _copy_annotations(images_root / "annotations", out_dir / "annotations")
+    part = out_dir / "manifest.json.part"
+    part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, out_dir / "manifest.json")
+
+
+def ensure_images(name, entry, *, images_root, manifest):
+    """Have the images that a manifest describes: nothing is done where they are, else they are drawn or fetched.
+
+    DVC may restore annotations and manifest from a cache it shares with another working copy; images are not in it.
+
+    Raises:
+        ExperimentError: the manifest is missing or is of other data, or anything `prepare` raises.
+    """
+    try:
+        described = json.loads(Path(manifest).read_text())
+    except FileNotFoundError:
+        raise ExperimentError(f"{manifest}: no such file; run `dvc repro download`") from None
+    with _filled(name, entry, Path(images_root)) as identity:
+        if any(described.get(key) != value for key, value in identity.items()):
+            raise ExperimentError(f"{manifest} is not of the dataset {name} as declared now; run `dvc repro download`")
+
+
+@contextlib.contextmanager
+def _filled(name, entry, images_root):
+    """Hold the images' lock while `images_root` is filled; yields the identity of the data."""
     if entry.get("kind") not in KINDS:
         raise ExperimentError(
             f"experiments.yaml: datasets.{name}.kind is {entry.get('kind')!r}; valid: {', '.join(KINDS)}"
@@ -62,14 +93,7 @@ def prepare(name, entry, *, images_root, out_dir):
     # Several experiments may run side by side and share the images.
     with FileLock(images_root.with_name(f"{images_root.name}.lock")):
         options = {key: value for key, value in entry.items() if key not in NOT_FOR_KINDS}
-        identity = KINDS[entry["kind"]](name, options, images_root)
-        manifest = {"dataset": name, "kind": entry["kind"], **identity, "subsets": {}}
-        for subset in SUBSETS:
-            manifest["subsets"][subset] = _check_subset(images_root, subset)
-        _copy_annotations(images_root / "annotations", out_dir / "annotations")
-    part = out_dir / "manifest.json.part"
-    part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out_dir / "manifest.json")
+        yield KINDS[entry["kind"]](name, options, images_root)
 
 
 def _check_subset(root, subset):
