@@ -10,80 +10,136 @@ that ids and order are those of the source; `PartialCocoDataset` skips them, `sp
 
 import json
 import os
+import shutil
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from pipeline.datasets.annotations import read_instances
-from pipeline.datasets.categories import base_and_novel
+from pipeline.datasets.categories import CATEGORIES, base_and_novel
+from pipeline.datasets.statistics import Statistics
+from pipeline.datasets.streamed_json import compact, fast_dumps, like_compact
 from pipeline.errors import ExperimentError
 
 IMAGE_FIELDS = ("id", "file_name", "width", "height", "license")
 NOVEL_FIELDS = ("id", "image_id", "category_id", "bbox", "iscrowd", "ignore")
+BUFFER = 1 << 20  # bytes
 GROUPS = ("base", "novel")
 REASONS = ("crowd", "ignore", "outside_image", "too_small", "other_category")
 
 
-def split(annotations_file, direction, out_dir):
+def split(annotations_file, direction, out_dir, statistics_file=None, caption=("", "")):
     """Write `train.json` and its summary `split.json` for one direction.
+
+    What is written is what `json.loads` and `json.dumps` of the whole file would give, byte for byte, but the file
+    is never in memory as a whole.
 
     Args:
         annotations_file: COCO instance annotations with all masks.
         direction: `{"base": group, "novel": group}`, see `categories.base_and_novel`. Objects of other
             categories are dropped and counted.
         out_dir: created if missing.
+        statistics_file: path, without extension, of the table that `Statistics` makes; `None` for no table.
+        caption: names of dataset and direction, for that table.
 
     Raises:
         ExperimentError: bad direction or annotation file; then nothing is written.
     """
     base, novel = base_and_novel(direction)
-    content = read_instances(annotations_file)
-    groups = {}  # category id -> group; other categories are absent
-    for category in content["categories"]:
-        if category["name"] in base or category["name"] in novel:
-            groups[category["id"]] = "novel" if category["name"] in novel else "base"
-    tally = Tally(content["images"])
+    # by category id; other categories are absent. The file is checked to have these ids.
+    groups = {c.id: "novel" if c.name in novel else "base" for c in CATEGORIES if c.name in base or c.name in novel}
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    with replacing(out_dir / "train.json") as file:
-        header = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
-        file.write(compact(header)[:-1] + ',"images":[')
-        write_items(file, ({k: image[k] for k in IMAGE_FIELDS if k in image} for image in content["images"]))
-        file.write('],"annotations":[')
-        write_items(file, partial_annotations(annotations_file, content["annotations"], groups, tally))
-        file.write("]}\n")
-    categories = {
-        group: {c["name"]: c["id"] for c in content["categories"] if groups.get(c["id"]) == group}
-        for group in GROUPS
-    }
+    partial = PartialAnnotations(annotations_file, groups)
+    try:
+        with replacing(out_dir / "train.json") as file:
+            partial.write(file)
+    except UnknownSizes:  # images stand behind annotations
+        partial = PartialAnnotations(annotations_file, groups)
+        read_instances(annotations_file, partial.tally.add_images)
+        with replacing(out_dir / "train.json") as file:
+            partial.write(file)
+    categories = {g: {c.name: c.id for c in CATEGORIES if groups.get(c.id) == g} for g in GROUPS}
     with replacing(out_dir / "split.json") as file:
-        json.dump({"categories": categories, **tally.summary()}, file, indent=1)
-        file.write("\n")
+        file.write(json.dumps({"categories": categories, **partial.tally.summary()}, indent=1).encode() + b"\n")
+    if statistics_file:
+        for extension, text in partial.statistics.tables(*caption, len(partial.tally.sizes)).items():
+            path = Path(f"{statistics_file}.{extension}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                file.write(text.encode())
 
 
-def partial_annotations(path, annotations, groups, tally):
-    """Yield the annotations of base and novel categories as training may see them, one at a time.
+class UnknownSizes(Exception):
+    """An annotation came by before the images."""
+
+
+class PartialAnnotations:
+    """Rewrite an annotation file as training may see it.
 
     Args:
-        path: of their file, for messages.
-        annotations: iterable of COCO annotations.
+        path: of the annotation file.
         groups: `"base"` or `"novel"` by category id; annotations of other categories are dropped.
-        tally: counts what passes by.
+
+    Attributes:
+        tally, statistics: what came by, once it is written.
     """
-    for annotation in annotations:
-        group = groups.get(annotation["category_id"])
-        if group == "novel":
-            record = novel_record(annotation)
-        elif group == "base":
-            record = {**annotation, "novel": False}
-            if not record.get("segmentation"):
+
+    def __init__(self, path, groups):
+        self.path, self.groups = path, groups
+        self.tally, self.statistics = Tally(), Statistics(groups)
+
+    def write(self, file):
+        """Write everything to an open binary file.
+
+        The parts are gathered in temporary files: `info`, `licenses` and `categories`, which go first, may be last
+        in the source.
+        """
+        with TemporaryFile(dir=Path(file.name).parent) as images, TemporaryFile(dir=Path(file.name).parent) as objects:
+            header = read_instances(
+                self.path,
+                lambda entries, again: self._write_images(images, entries, again),
+                lambda entries, again: self._write_objects(objects, entries, again),
+            )
+            file.write(compact(header)[:-1])
+            for name, part in (("images", images), ("annotations", objects)):
+                file.write(b',"%s":[' % name.encode())
+                part.seek(1)  # behind the first comma
+                shutil.copyfileobj(part, file, BUFFER)
+                file.write(b"]")
+            file.write(b"}\n")
+
+    def _write_images(self, file, images, again):
+        self.tally.add_images(images, again)
+        write_items(file, image_records(images), lambda: image_records(again()))
+
+    def _write_objects(self, file, annotations, again):
+        if not self.tally.sizes:
+            raise UnknownSizes
+        groups = [self.groups.get(annotation["category_id"]) for annotation in annotations]
+        for annotation, group in zip(annotations, groups, strict=True):
+            if group == "base" and not annotation.get("segmentation"):
                 raise ExperimentError(
-                    f"{path}: annotation {record['id']} is of a base category and has no segmentation; "
+                    f"{self.path}: annotation {annotation['id']} is of a base category and has no segmentation; "
                     "use a file with masks, or a direction in which that category is novel"
                 )
-        tally.add(annotation if group is None else record, group)
-        if group is not None:
-            yield record
+        self.statistics.add(annotations, self.tally.add(annotations, groups))
+        write_items(file, self._records(annotations), lambda: self._records(again()))
+
+    def _records(self, annotations):
+        for annotation in annotations:
+            group = self.groups.get(annotation["category_id"])
+            if group == "novel":
+                yield novel_record(annotation)
+            elif group == "base":
+                annotation["novel"] = False
+                yield annotation
+
+
+def image_records(images):
+    for image in images:
+        yield {key: image[key] for key in IMAGE_FIELDS if key in image}
 
 
 def novel_record(annotation):
@@ -96,28 +152,51 @@ def novel_record(annotation):
 class Tally:
     """Count the objects of each group, the images that show them, and what training will skip."""
 
-    def __init__(self, images):
-        self.sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    def __init__(self):
+        self.sizes = {}  # image id -> (width, height)
         self.instances, self.unused = Counter(), Counter()
         self.images = {group: set() for group in GROUPS}
+        self._shared = {}  # many images have the same size: one tuple for all of them
 
-    def add(self, annotation, group):
-        reason = "other_category" if group is None else self.reason_to_skip(annotation)
-        if reason:
-            self.unused[reason] += 1
-        else:
-            self.instances[group] += 1
-            self.images[group].add(annotation["image_id"])
+    def add_images(self, images, _=None):
+        for image in images:
+            size = image["width"], image["height"]
+            self.sizes[image["id"]] = self._shared.setdefault(size, size)
 
-    def reason_to_skip(self, annotation):
+    def add(self, annotations, groups):
+        """Count objects.
+
+        Args:
+            annotations: list of them. The `area` counts for base objects only.
+            groups: of each, `"base"`, `"novel"` or `None` for an object of another category.
+
+        Returns:
+            List with the reason why training skips each of them, or `None`.
+        """
+        reasons = list(map(self.reason_to_skip, annotations, groups))
+        for annotation, group, reason in zip(annotations, groups, reasons, strict=True):
+            if group is None:
+                self.unused["other_category"] += 1
+            elif reason:
+                self.unused[reason] += 1
+            else:
+                self.instances[group] += 1
+                self.images[group].add(annotation["image_id"])
+        return reasons
+
+    def reason_to_skip(self, annotation, group):
         """Why CocoDataset does not train on an object, or `None`: its conditions, in its order."""
         x, y, width, height = annotation["bbox"]
-        image_width, image_height = self.sizes[annotation["image_id"]]
         if annotation.get("ignore"):
             return "ignore"
-        if min(x + width, image_width) <= max(x, 0) or min(y + height, image_height) <= max(y, 0):
+        if (size := self.sizes.get(annotation["image_id"])) is None:
+            return "outside_image"  # of an unknown image; reading will end in an error
+        image_width, image_height = size
+        if not (0 <= x < x + width <= image_width and 0 <= y < y + height <= image_height) and (
+            min(x + width, image_width) <= max(x, 0) or min(y + height, image_height) <= max(y, 0)
+        ):
             return "outside_image"
-        if annotation["area"] <= 0 or width < 1 or height < 1:
+        if (annotation["area"] if group == "base" else width * height) <= 0 or width < 1 or height < 1:
             return "too_small"
         return "crowd" if annotation.get("iscrowd") else None
 
@@ -136,24 +215,31 @@ class Tally:
         }
 
 
-def compact(value):
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+def write_items(file, items, again):
+    """Write items as elements of a JSON list, each on a line of its own, after a comma.
 
-
-def write_items(file, items):
-    """Write an iterable as the elements of a JSON list, one per line, holding one at a time in memory."""
-    separator = "\n"
-    for item in items:
-        file.write(separator + compact(item))
-        separator = ",\n"
+    Args:
+        file: open binary file.
+        items: iterable of them.
+        again: gives the same items as the `json` module parses them, for the case that the fast way is not exact.
+    """
+    try:
+        text = b",\n".join(map(fast_dumps, items))
+        exact = like_compact(text)
+    except TypeError:
+        exact = False
+    if not exact:
+        text = b",\n".join(map(compact, again()))
+    if text:
+        file.write(b",\n" + text)
 
 
 @contextmanager
 def replacing(path):
-    """Open a text file for writing that appears under its name only when it is complete."""
+    """Open a binary file for writing that appears under its name only when it is complete."""
     part = path.with_name(path.name + ".part")
     try:
-        with open(part, "w", encoding="utf-8") as file:
+        with open(part, "wb", buffering=BUFFER) as file:
             yield file
         os.replace(part, path)
     finally:
