@@ -70,7 +70,10 @@ def download(url, size, part, name, stop):
                 have = part.stat().st_size if part.exists() else 0
                 if have > size:
                     part.unlink()
-                    raise ExperimentError(f"{url}: the server sends more than the expected {size} bytes")
+                    raise ExperimentError(
+                        f"{url}: the server sends more than the expected {size} bytes; "
+                        "run stage download again, or correct the entry in experiments.yaml"
+                    )
                 if have < size:
                     broken = f"the answer ended after {have} of {size} bytes"
                     stalled, furthest = (retry, have) if have > furthest else (stalled, furthest)
@@ -121,8 +124,8 @@ def progress(total, title, done=0):
 
 
 def _cause(error):
-    """What a requests exception wraps."""
-    return error.args[0] if error.args else None
+    """The exception that another one wraps, or `None`."""
+    return next((argument for argument in reversed(error.args) if isinstance(argument, Exception)), None)
 
 
 def _reason(error):

@@ -16,6 +16,7 @@ BODIES = ("drop", "nothing", "stall", "no ranges", "wrong range", "says more", "
           "short", "login page")  # fmt: skip
 SILENT = ("hang up", "garbage", "silent")
 FAULTS = (*STATUSES, *BODIES, *SILENT)
+FINAL = ("missing", "forbidden", "wrong bytes", "extra")  # no attempt mends these
 
 
 class Faults:
