@@ -20,7 +20,8 @@ from pathlib import Path
 
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.categories import CATEGORIES, base_and_novel
-from pipeline.datasets.split import IMAGE_FIELDS, NOVEL_FIELDS, Tally, split
+from pipeline.datasets.split import IMAGE_FIELDS, NOVEL_FIELDS, split
+from pipeline.datasets.statistics import Statistics
 
 IMAGES, ANNOTATIONS = 118_287, 860_001  # of train2017
 WITHOUT_OBJECT, CROWDS = 0.0086, 0.0087  # shares of images and of annotations in it
@@ -114,28 +115,33 @@ def straightforward(source, direction, out_dir, index=False):
     base, novel = base_and_novel(direction)
     ids = {category["name"]: category["id"] for category in content["categories"]}
     groups = {ids[name]: "base" for name in base} | {ids[name]: "novel" for name in novel}
-    tally, annotations = Tally(), []
-    tally.add_images(content["images"])
-    for annotation in content["annotations"]:
-        group = groups.get(annotation["category_id"])
-        if group == "base":
-            annotations.append({**annotation, "novel": False})
-        elif group == "novel":
-            _, _, width, height = annotation["bbox"]
-            record = {key: annotation[key] for key in NOVEL_FIELDS if key in annotation}
-            annotations.append({**record, "area": width * height, "novel": True})
-    tally.add(content["annotations"], [groups.get(annotation["category_id"]) for annotation in content["annotations"]])
+    statistics = Statistics(groups)
+    statistics.add_images(content["images"])
+    statistics.add(content["annotations"], [groups.get(entry["category_id"]) for entry in content["annotations"]])
     header = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
-    images = [{key: image[key] for key in IMAGE_FIELDS if key in image} for image in content["images"]]
-    categories = {g: {c["name"]: c["id"] for c in content["categories"] if groups.get(c["id"]) == g}
-                  for g in ("base", "novel")}  # fmt: skip
+    images = ({key: image[key] for key in IMAGE_FIELDS if key in image} for image in content["images"])
+    annotations = _partial(content["annotations"], groups)
     out_dir.mkdir(parents=True, exist_ok=True)
     with open(out_dir / "train.json", "w", encoding="utf-8") as file:
         file.write(_compact(header)[:-1])
         for name, entries in (("images", images), ("annotations", annotations)):
-            file.write(f',"{name}":[' + ",".join("\n" + _compact(entry) for entry in entries) + "]")
+            file.write(f',"{name}":[')
+            for position, entry in enumerate(entries):
+                file.write("," * bool(position) + "\n" + _compact(entry))
+            file.write("]")
         file.write("}\n")
-    (out_dir / "split.json").write_text(json.dumps({"categories": categories, **tally.summary()}, indent=1) + "\n")
+    (out_dir / "split.json").write_text(json.dumps(statistics.summary(), indent=1) + "\n")
+
+
+def _partial(annotations, groups):
+    for annotation in annotations:
+        group = groups.get(annotation["category_id"])
+        if group == "base":
+            yield {**annotation, "novel": False}
+        elif group == "novel":
+            _, _, width, height = annotation["bbox"]
+            record = {key: annotation[key] for key in NOVEL_FIELDS if key in annotation}
+            yield {**record, "area": width * height, "novel": True}
 
 
 def _compact(value):

@@ -11,7 +11,6 @@ that ids and order are those of the source; `PartialCocoDataset` skips them, `sp
 import json
 import os
 import shutil
-from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,8 +24,6 @@ from pipeline.errors import ExperimentError
 IMAGE_FIELDS = ("id", "file_name", "width", "height", "license")
 NOVEL_FIELDS = ("id", "image_id", "category_id", "bbox", "iscrowd", "ignore")
 BUFFER = 1 << 20  # bytes
-GROUPS = ("base", "novel")
-REASONS = ("crowd", "ignore", "outside_image", "too_small", "other_category")
 
 
 def split(annotations_file, direction, out_dir, statistics_file=None, caption=("", "")):
@@ -57,14 +54,13 @@ def split(annotations_file, direction, out_dir, statistics_file=None, caption=("
             partial.write(file)
     except UnknownSizes:  # images stand behind annotations
         partial = PartialAnnotations(annotations_file, groups)
-        read_instances(annotations_file, partial.tally.add_images)
+        read_instances(annotations_file, partial.statistics.add_images)
         with replacing(out_dir / "train.json") as file:
             partial.write(file)
-    categories = {g: {c.name: c.id for c in CATEGORIES if groups.get(c.id) == g} for g in GROUPS}
     with replacing(out_dir / "split.json") as file:
-        file.write(json.dumps({"categories": categories, **partial.tally.summary()}, indent=1).encode() + b"\n")
+        file.write(json.dumps(partial.statistics.summary(), indent=1).encode() + b"\n")
     if statistics_file:
-        for extension, text in partial.statistics.tables(*caption, len(partial.tally.sizes)).items():
+        for extension, text in partial.statistics.tables(*caption).items():
             path = Path(f"{statistics_file}.{extension}")
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
@@ -83,12 +79,12 @@ class PartialAnnotations:
         groups: `"base"` or `"novel"` by category id; annotations of other categories are dropped.
 
     Attributes:
-        tally, statistics: what came by, once it is written.
+        statistics: of what came by.
     """
 
     def __init__(self, path, groups):
         self.path, self.groups = path, groups
-        self.tally, self.statistics = Tally(), Statistics(groups)
+        self.statistics = Statistics(groups)
 
     def write(self, file):
         """Write everything to an open binary file.
@@ -111,28 +107,26 @@ class PartialAnnotations:
             file.write(b"}\n")
 
     def _write_images(self, file, images, again):
-        self.tally.add_images(images, again)
+        self.statistics.add_images(images, again)
         write_items(file, image_records(images), lambda: image_records(again()))
 
     def _write_objects(self, file, annotations, again):
-        if not self.tally.sizes:
+        if not self.statistics.sizes:
             raise UnknownSizes
         groups = [self.groups.get(annotation["category_id"]) for annotation in annotations]
-        for annotation, group in zip(annotations, groups, strict=True):
-            if group == "base" and not annotation.get("segmentation"):
-                raise ExperimentError(
-                    f"{self.path}: annotation {annotation['id']} is of a base category and has no segmentation; "
-                    "use a file with masks, or a direction in which that category is novel"
-                )
-        self.statistics.add(annotations, self.tally.add(annotations, groups))
-        write_items(file, self._records(annotations), lambda: self._records(again()))
+        self.statistics.add(annotations, groups)
+        write_items(file, self._records(annotations, groups), lambda: self._records(again(), groups))
 
-    def _records(self, annotations):
-        for annotation in annotations:
-            group = self.groups.get(annotation["category_id"])
+    def _records(self, annotations, groups):
+        for annotation, group in zip(annotations, groups, strict=True):
             if group == "novel":
                 yield novel_record(annotation)
             elif group == "base":
+                if not annotation.get("segmentation"):
+                    raise ExperimentError(
+                        f"{self.path}: annotation {annotation['id']} is of a base category and has no segmentation; "
+                        "use a file with masks, or a direction in which that category is novel"
+                    )
                 annotation["novel"] = False
                 yield annotation
 
@@ -146,73 +140,8 @@ def novel_record(annotation):
     """What training may know of a novel object: box and category, `area` being that of the box."""
     _, _, width, height = annotation["bbox"]
     record = {key: annotation[key] for key in NOVEL_FIELDS if key in annotation}
-    return {**record, "area": width * height, "novel": True}
-
-
-class Tally:
-    """Count the objects of each group, the images that show them, and what training will skip."""
-
-    def __init__(self):
-        self.sizes = {}  # image id -> (width, height)
-        self.instances, self.unused = Counter(), Counter()
-        self.images = {group: set() for group in GROUPS}
-        self._shared = {}  # many images have the same size: one tuple for all of them
-
-    def add_images(self, images, _=None):
-        for image in images:
-            size = image["width"], image["height"]
-            self.sizes[image["id"]] = self._shared.setdefault(size, size)
-
-    def add(self, annotations, groups):
-        """Count objects.
-
-        Args:
-            annotations: list of them. The `area` counts for base objects only.
-            groups: of each, `"base"`, `"novel"` or `None` for an object of another category.
-
-        Returns:
-            List with the reason why training skips each of them, or `None`.
-        """
-        reasons = list(map(self.reason_to_skip, annotations, groups))
-        for annotation, group, reason in zip(annotations, groups, reasons, strict=True):
-            if group is None:
-                self.unused["other_category"] += 1
-            elif reason:
-                self.unused[reason] += 1
-            else:
-                self.instances[group] += 1
-                self.images[group].add(annotation["image_id"])
-        return reasons
-
-    def reason_to_skip(self, annotation, group):
-        """Why CocoDataset does not train on an object, or `None`: its conditions, in its order."""
-        x, y, width, height = annotation["bbox"]
-        if annotation.get("ignore"):
-            return "ignore"
-        if (size := self.sizes.get(annotation["image_id"])) is None:
-            return "outside_image"  # of an unknown image; reading will end in an error
-        image_width, image_height = size
-        if not (0 <= x < x + width <= image_width and 0 <= y < y + height <= image_height) and (
-            min(x + width, image_width) <= max(x, 0) or min(y + height, image_height) <= max(y, 0)
-        ):
-            return "outside_image"
-        if (annotation["area"] if group == "base" else width * height) <= 0 or width < 1 or height < 1:
-            return "too_small"
-        return "crowd" if annotation.get("iscrowd") else None
-
-    def summary(self):
-        base, novel = self.images["base"], self.images["novel"]
-        return {
-            "images": {
-                "total": len(self.sizes),
-                "with_base": len(base),
-                "with_novel": len(novel),
-                "with_both": len(base & novel),
-                "without_objects": len(self.sizes.keys() - base - novel),
-            },
-            "instances": {group: self.instances[group] for group in GROUPS},
-            "not_used_in_training": {reason: self.unused[reason] for reason in REASONS},
-        }
+    record["area"], record["novel"] = width * height, True
+    return record
 
 
 def write_items(file, items, again):
