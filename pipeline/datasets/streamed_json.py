@@ -23,7 +23,7 @@ RELEASE = 1 << 24  # bytes; what was read so long ago is no longer counted as ou
 DECODER = json.JSONDecoder()
 # Where orjson and json may write a number differently: with an exponent (so are integers beyond 64 bits, which orjson
 # reads as floats), the least that orjson writes without one, and what is not a number.
-DOUBTFUL = (b"e+", b"e-", b"0.0000", b"null")
+DOUBTFUL = (b"+", b"e-", b"0.0000", b"null")  # a single byte is found at once; few texts have a plus
 
 
 class MalformedJson(ValueError):
