@@ -18,7 +18,7 @@ OBJECT_END = re.compile(rb"\}[ \t\n\r]*[,\]]")
 CANDIDATES = 8  # ends of an object to try with the fast parser; COCO's need one, crowd annotations two
 BLOCK = 1 << 15  # bytes to parse at once; a megabyte costs twice as much
 WINDOW = 1 << 16  # bytes to look at first where the fast parser gives up
-CUT = 64  # characters; an error this close to the end of a window may come from the cut
+CUT = 64  # characters; an end or an error this close to the end of a window may come from the cut
 RELEASE = 1 << 24  # bytes; what was read so long ago is no longer counted as our memory
 DECODER = json.JSONDecoder()
 # Where orjson and json may write a number differently: with an exponent (so are integers beyond 64 bits, which orjson
@@ -150,7 +150,7 @@ class StreamedObject:
             text = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode(self._bytes[at : at + size], last)
             try:
                 value, end = DECODER.raw_decode(text)
-                if last or end < len(text):  # a number may go on behind the window
+                if last or end < len(text) - CUT:  # a number may go on behind the window
                     return value, at + _length(text[:end])
             except json.JSONDecodeError as error:
                 if last or (error.pos < len(text) - CUT and "Unterminated" not in error.msg):

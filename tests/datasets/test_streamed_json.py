@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.datasets import streamed_json
@@ -60,6 +60,7 @@ def surely_like_json(value):
     block=st.sampled_from([8, 60, 500, 1 << 15]),
     mark=st.booleans(),
 )
+@example(content={"a": 1e14}, layout={}, ascii_only=True, block=8, mark=False)  # the window ends behind the point
 def test_everything_is_seen_once_and_in_order(tmp_path_factory, content, layout, ascii_only, block, mark):
     path = tmp_path_factory.mktemp("json") / "file.json"
     text = json.dumps(content, ensure_ascii=ascii_only, **layout)
