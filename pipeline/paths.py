@@ -82,6 +82,11 @@ def predictions(dataset, run_name, seed):
     return run_predictions(dataset, run_name) / f"seed{seed}.json"
 
 
+def priors(dataset, run_name):
+    """CAM, partition and keys of validation objects, for the figures that show them."""
+    return ROOT / "predictions" / dataset / "priors" / f"{run_name}.npz"
+
+
 def results(dataset, run_name):
     return ROOT / "results" / dataset / f"{run_name}.json"
 

@@ -10,7 +10,8 @@ from pipeline import experiments, paths
 
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
-COMMANDS = {"verify", "import_checkpoint", "doctor"}  # command lines that are no node of the graph
+# command lines that are no node of the graph
+COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan"}
 
 # Lower layers never import higher ones. A module belongs to the longest prefix.
 LAYERS = [
@@ -19,6 +20,7 @@ LAYERS = [
         "pipeline.compat",
         "pipeline.machine",
         "pipeline.paths",
+        "pipeline.status",
         "pipeline.cli",
         "pipeline.doctor",
     },
@@ -26,7 +28,7 @@ LAYERS = [
     {"pipeline.models", "pipeline.datasets"},
     {"pipeline.config", "pipeline.tracking"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.reporting"},
-    {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor"},
+    {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor", "pipeline.launch", "pipeline.plan"},
 ]
 
 
