@@ -58,7 +58,7 @@ def launch(jobs=None, dataset=None):
             runs[name] = pool.submit(_make, free, name, weights[selection["runs"][name]["backbone"]])
         _show(dataset, runs)
     failed = {name: future.result() for name, future in runs.items() if future.result()}
-    wrong = _report(failed)
+    wrong = _report(failed, selection["priors"])
     if failed:
         words = "; ".join(f"{name} ({_reason(dataset, name, step)})" for name, step in failed.items())
         raise ExperimentError(f"{len(failed)} of {len(runs)} runs have no result: {words}")
@@ -66,9 +66,10 @@ def launch(jobs=None, dataset=None):
         raise ExperimentError("the report could not be built completely, see above")
 
 
-def _report(failed):
+def _report(failed, priors):
     """Build the report from what there is. Returns the exit status."""
-    stages = ["headline"] * ("current" not in failed) + ["tables", "figures", "report"]
+    stages = ["headline"] * ("current" not in failed) + [f"priors@{name}" for name in priors if name not in failed]
+    stages += ["tables", "figures", "report"]
     # A failure changes what the report says, and so does its end, but neither changes a file that DVC compares.
     marker = paths.launch_log("incomplete")
     again = bool(failed) or marker.exists()

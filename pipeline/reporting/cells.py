@@ -14,10 +14,11 @@ from matplotlib.patches import Patch, Rectangle
 
 from pipeline import paths
 from pipeline.errors import ExperimentError
-from pipeline.reporting import examples, panels, style
+from pipeline.reporting import examples, measured, panels, style
 from pipeline.reporting.style import plt
 
 CONTEXT = 1.3  # side of the square that is shown, in longer sides of the object's box
+FRAME = 0.08  # line around a sampled key, in sides of its cell
 CANDIDATE = 0.3  # opacity of a candidate key that was not sampled
 SOURCES = {False: "the CAM", True: "the ground-truth mask"}
 PER_OBJECT = ("image_ids", "annotation_ids", "boxes", "labels", "is_novel", "from_mask", "kept")
@@ -30,13 +31,13 @@ def priors_command(*runs):
 
 
 def read(dataset, run):
-    """Read what stage `priors` wrote for a declared run: {name: array}; None if it has not run.
+    """Read what stage `priors` wrote for a declared run: {name: array}; None if it has not run, or is superseded.
 
     Raises:
         ExperimentError: the file is no such archive.
     """
     path = paths.priors(dataset, run.name)
-    if not path.exists():
+    if not path.exists() or measured.superseded(dataset, run):
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -65,7 +66,8 @@ def draw_partition(dataset, arrays, count):
         (matplotlib Figure, caption).
 
     Raises:
-        ExperimentError: there is no base or no novel object, or an image is missing.
+        NothingToShow: there is no base or no novel object.
+        ExperimentError: an image is missing.
     """
     chosen = _choose(arrays, count, np.ones(len(arrays["labels"]), dtype=bool))
     figure, rows = _blocks(dataset, arrays, chosen, ["Image", "CAM", "Partition"])
@@ -176,13 +178,17 @@ class Crop:
                                      linestyle=dashes))  # fmt: skip
 
     def frame_cells(self, axis, cells):
-        """Draw a thin black frame around each marked cell [S, S]."""
+        """Draw a black frame around each marked cell [S, S], thinner around smaller cells."""
         x1, y1, x2, y2 = self.frame
         width, height = (x2 - x1) / cells.shape[1], (y2 - y1) / cells.shape[0]
+        panel = 72 * axis.get_position().width * axis.figure.get_figwidth()  # points
+        thickness = FRAME * panel * min(width, height) / (self.right - self.left)
         frames = [
             Rectangle((x1 + column * width, y1 + row * height), width, height) for row, column in np.argwhere(cells)
         ]
-        axis.add_collection(PatchCollection(frames, facecolor="none", edgecolor="black", linewidth=0.35), autolim=False)
+        axis.add_collection(
+            PatchCollection(frames, facecolor="none", edgecolor="black", linewidth=thickness), autolim=False
+        )
 
     def mask(self, axis):
         """Draw the outline of the object's mask."""
@@ -202,7 +208,7 @@ def _choose(arrays, count, eligible):
     for group, members in (("base", ~arrays["is_novel"]), ("novel", arrays["is_novel"])):
         indices = np.flatnonzero(members & eligible)
         if not len(indices):
-            raise ExperimentError(f"no {group} object to show among the {len(members)} of stage priors")
+            raise examples.NothingToShow(f"no {group} object to show among the {len(members)} of stage priors")
         chosen[group] = indices[examples.select_objects(arrays["labels"][indices], count)]
     return chosen
 

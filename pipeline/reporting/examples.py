@@ -10,10 +10,15 @@ from collections import Counter
 from pycocotools.coco import COCO
 
 from pipeline import paths
+from pipeline.errors import ExperimentError
 
 MIN_AREA = 0.02  # share of the image
 GROUPS = ("base", "novel")
 PRIORS_IMAGES = 24  # images whose objects stage `priors` looks at; figures show a few objects of them
+
+
+class NothingToShow(ExperimentError):
+    """A figure has nothing to draw on the chosen dataset: no run has data, or no image or object fits its rule."""
 
 
 def load_ground_truth(dataset):
@@ -45,7 +50,7 @@ def objects_of(ground_truth, groups, image_id):
     return sorted(found, key=lambda annotation: annotation["id"])
 
 
-def select_images(ground_truth, groups, count, shows=GROUPS, skip=0):
+def select_images(ground_truth, groups, count, shows=GROUPS):
     """Choose images: the first ones by image id that show an object of each of the groups in `shows`.
 
     Args:
@@ -53,7 +58,6 @@ def select_images(ground_truth, groups, count, shows=GROUPS, skip=0):
         groups: {"base": category names, "novel": category names}.
         count: how many.
         shows: groups of which an object must count.
-        skip: how many images that fit are passed over, because another figure shows them.
 
     Returns:
         Sorted list of at most `count` image ids.
@@ -61,12 +65,26 @@ def select_images(ground_truth, groups, count, shows=GROUPS, skip=0):
     group_of = group_by_category_id(ground_truth, groups)
     chosen = []
     for image_id in sorted(ground_truth.imgs):
-        if len(chosen) == skip + count:
+        if len(chosen) == count:
             break
         shown = {group_of[annotation["category_id"]] for annotation in objects_of(ground_truth, groups, image_id)}
         if set(shows) <= shown:
             chosen.append(image_id)
-    return chosen[skip:]
+    return chosen
+
+
+def skip_images(image_ids, count, skip):
+    """Pass over images that another figure shows, but no more than leaves `count` to be shown.
+
+    Args:
+        image_ids: the first `skip + count` images that fit, or all if there are fewer.
+        count, skip: how many to show and to pass over.
+
+    Returns:
+        (image ids to show, how many were passed over).
+    """
+    skipped = max(0, min(skip, len(image_ids) - count))
+    return image_ids[skipped : skipped + count], skipped
 
 
 def select_objects(labels, count):

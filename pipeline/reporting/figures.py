@@ -37,10 +37,6 @@ SMOOTHED_SHARE = 0.05  # of the logged points, in the running mean of a loss cur
 CATEGORIES_A_ROW = 20
 
 
-class NothingToShow(ExperimentError):
-    """No run of a figure has data on the chosen dataset."""
-
-
 @dataclass(frozen=True)
 class Series:
     """A run as a figure shows it."""
@@ -72,12 +68,12 @@ class Request:
         """
         found = [(series, read(self.dataset, series.run)) for series in self.series]
         present = [(series, data) for series, data in found if data is not None]
-        missing = [series.run.name for series, data in found if data is None]
+        missing = {series.run.name: measured.state(self.dataset, series.run) for series, data in found if data is None}
         if not present:
-            raise NothingToShow(
-                f"figure {self.name}: none of its runs has data on dataset {self.dataset!r}; run `{command(*missing)}`"
-            )
-        return present, "".join(f" Not run on {self.dataset}: {run} (`{command(run)}`)." for run in missing)
+            raise examples.NothingToShow(f"none of its runs has data on {self.dataset}; run `{command(*missing)}`")
+        return present, "".join(
+            f" No result on {self.dataset}, {state}: {run} (`{command(run)}`)." for run, state in missing.items()
+        )
 
     def groups(self):
         """{"base": category names, "novel": category names} of the direction that all runs share."""
@@ -105,9 +101,9 @@ def build_figure(name):
     with style.paper_style():
         try:
             figure, caption = draw(request)
-        except NothingToShow as error:  # a report is built from what there is: one figure does not keep it from that
-            logger.warning("%s", error)
-            figure, caption = _empty(str(error)), f"Nothing to draw: {error}."
+        except examples.NothingToShow as error:  # no reason to be without the rest of the report
+            logger.warning("figure %s: nothing to draw: %s", name, error)
+            figure, caption = _empty(f"Nothing to draw: {error}."), f"Nothing to draw: {error}."
         caption = " ".join([f"{entry['title']} on {dataset}.", caption, *entry.get("note", "").splitlines()])
         for extension in style.EXTENSIONS:
             with replacing(paths.figure(name, extension)) as path:

@@ -25,7 +25,7 @@ LINE = 0.13  # inches that a line of text takes
 
 
 def grid(titles, aspects, across=1, headings=(), legend_lines=1):
-    """Make axes without ticks for examples of several panels each, as wide as a page.
+    """Make axes without ticks for examples of several panels each. A row is as wide as a page, its panels equally high.
 
     Args:
         titles: of the panels of an example, left to right; shown above the first row, empty ones not at all.
@@ -38,27 +38,32 @@ def grid(titles, aspects, across=1, headings=(), legend_lines=1):
         (matplotlib Figure, axes [example, panel]).
     """
     columns = len(titles)
-    width = (style.PAGE_WIDTH - LABEL - (across - 1) * BLOCK_GAP - across * (columns - 1) * GAP) / (across * columns)
-    wrapped = [textwrap.fill(title, int(width * 72 / (plt.rcParams["axes.titlesize"] * 0.56))) for title in titles]
+    free = style.PAGE_WIDTH - LABEL - (across - 1) * BLOCK_GAP - across * (columns - 1) * GAP
+    rows = [np.array(aspects[i : i + across], dtype=float) for i in range(0, len(aspects), across)]
+    # A last row that is not full gets the height that it would have with more of the same.
+    heights = [free / (columns * (1 / row).mean() * across) for row in rows]
+    narrowest = heights[0] / rows[0].max()
+    wrapped = [textwrap.fill(title, int(narrowest * 72 / (plt.rcParams["axes.titlesize"] * 0.56))) for title in titles]
     top = LINE * (max(text.count("\n") + 1 if text else 0 for text in wrapped) + bool(headings)) + GAP
-    bottom = LINE * legend_lines + GAP
-    heights = [width * max(aspects[i : i + across]) for i in range(0, len(aspects), across)]
-    total = top + sum(heights) + GAP * (len(heights) - 1) + bottom
+    total = top + sum(heights) + GAP * (len(rows) - 1) + GAP + LINE * legend_lines
     figure = plt.figure(figsize=(style.PAGE_WIDTH, total))
     axes = np.empty((len(aspects), columns), dtype=object)
-    for example in range(len(aspects)):
-        row, block = divmod(example, across)
-        below = total - top - sum(heights[: row + 1]) - GAP * row
-        for column in range(columns):
-            left = LABEL + block * (columns * width + (columns - 1) * GAP + BLOCK_GAP) + column * (width + GAP)
-            axis = figure.add_axes(
-                (left / style.PAGE_WIDTH, below / total, width / style.PAGE_WIDTH, heights[row] / total)
-            )
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            if row == 0 and titles[column]:
-                axis.set_title(wrapped[column])
-            axes[example, column] = axis
+    above = top
+    for index, (row, height) in enumerate(zip(rows, heights, strict=True)):
+        left = LABEL
+        for block, width in enumerate(height / row):
+            for column in range(columns):
+                axis = figure.add_axes(
+                    (left / style.PAGE_WIDTH, 1 - (above + height) / total, width / style.PAGE_WIDTH, height / total)
+                )
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+                if index == 0 and titles[column]:
+                    axis.set_title(wrapped[column])
+                axes[index * across + block, column] = axis
+                left += width + GAP
+            left += BLOCK_GAP - GAP
+        above += height + GAP
     for block, (heading, colour) in enumerate(headings):
         first, last = (axes[block, column].get_position() for column in (0, -1))
         figure.text((first.x0 + last.x1) / 2, 1 - 0.5 * LINE / total, heading, color=colour, fontweight="bold",

@@ -4,10 +4,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Patch
 from pycocotools import mask as rle
 
-from pipeline.errors import ExperimentError
 from pipeline.reporting import examples, panels, style
 
-NAME_DISTANCE = 0.2  # of the width of the picture, between two equal names
+NAME_SIZE = 0.2, 0.12  # room for a name, as shares of the width and the height of the picture
+MIN_NAMED = 0.01  # share of the picture
 TRAINED_WITH = {"base": "masks", "novel": "boxes only"}
 
 
@@ -18,7 +18,7 @@ def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS
         dataset: name of the dataset; its validation annotations and images are read.
         groups: {"base": category names, "novel": category names}.
         methods: [(label, {image id: COCO result records}), ...], a panel each.
-        count, shows, skip: which images, see `examples.select_images`.
+        count, shows, skip: which images, see `examples.select_images` and `examples.skip_images`.
         min_score: predictions below this score are not drawn.
         across: images side by side; if only one is, a panel has the image without masks.
 
@@ -26,9 +26,10 @@ def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS
         (matplotlib Figure, caption).
 
     Raises:
-        ExperimentError: no image fits the rule, or an image is missing.
+        NothingToShow: no image fits the rule.
+        ExperimentError: an image is missing.
     """
-    ground_truth, image_ids, pictures = _examples(dataset, groups, count, shows, skip)
+    ground_truth, image_ids, pictures, rule = _examples(dataset, groups, count, shows, skip)
     group_of = examples.group_by_category_id(ground_truth, groups)
     titles = ["Image"] * (across == 1) + ["Ground truth", *(label for label, _ in methods)]
     figure, axes = panels.grid(titles, [picture.shape[0] / picture.shape[1] for picture in pictures], across)
@@ -49,7 +50,7 @@ def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS
     ]  # fmt: skip
     figure.legend(handles=handles, loc="lower center", ncols=2, borderpad=0, borderaxespad=0.2)
     return figure, (
-        f"{_listed(image_ids, shows, skip)} Predictions with a score of at least {min_score:g}; blue, solid outline: "
+        f"{rule} Predictions with a score of at least {min_score:g}; blue, solid outline: "
         "base; orange, dashed outline: novel."
     )
 
@@ -65,7 +66,7 @@ def draw_novel_results(dataset, groups, label, records, count, min_score, across
 
     Returns, Raises: as `draw_strip`.
     """
-    ground_truth, image_ids, pictures = _examples(dataset, groups, count, ("novel",), skip)
+    ground_truth, image_ids, pictures, rule = _examples(dataset, groups, count, ("novel",), skip)
     novel = sorted(category for category in ground_truth.cats if ground_truth.cats[category]["name"] in groups["novel"])
     shown = {image_id: [r for r in records.get(image_id, []) if r["score"] >= min_score and r["category_id"] in novel]
              for image_id in image_ids}  # fmt: skip
@@ -81,26 +82,21 @@ def draw_novel_results(dataset, groups, label, records, count, min_score, across
         for category, mask in kept:
             named = _name(axis, mask, ground_truth.cats[category]["name"], colour_of[category], named)
     return figure, (
-        f"{_listed(image_ids, ('novel',), skip)} Shown is what {label} predicts for novel categories (trained with "
-        f"boxes only) with a score of at least {min_score:g}, and nothing else; a colour stands for a category."
+        f"{rule} Shown is what {label} predicts for novel categories (trained with boxes only) with a score of at "
+        f"least {min_score:g}, and nothing else; a colour stands for a category, small and crowded ones have no name."
     )
 
 
 def _examples(dataset, groups, count, shows, skip):
-    """The ground truth, the chosen image ids and their pictures."""
+    """The ground truth, the chosen image ids, their pictures, and the rule with the ids in words."""
     ground_truth = examples.load_ground_truth(dataset)
-    image_ids = examples.select_images(ground_truth, groups, count, shows, skip)
+    fitting = examples.select_images(ground_truth, groups, skip + count, shows)
+    image_ids, skipped = examples.skip_images(fitting, count, skip)
     if not image_ids:
         what = "both a base and a novel object that cover" if len(shows) > 1 else f"a {shows[0]} object that covers"
-        raise ExperimentError(
-            f"{dataset}: no validation image shows {what} {examples.MIN_AREA:.0%} of it"
-            f"{f' beyond the first {skip}' if skip else ''}; drop the figure for this dataset"
-        )
-    return ground_truth, image_ids, [panels.read_image(dataset, ground_truth.imgs[i]) for i in image_ids]
-
-
-def _listed(image_ids, shows, skip):
-    return f"{examples.rule(shows, len(image_ids), skip)}: {', '.join(map(str, image_ids))}."
+        raise examples.NothingToShow(f"no validation image of {dataset} shows {what} {examples.MIN_AREA:.0%} of it")
+    rule = f"{examples.rule(shows, len(image_ids), skipped)}: {', '.join(map(str, image_ids))}."
+    return ground_truth, image_ids, [panels.read_image(dataset, ground_truth.imgs[i]) for i in image_ids], rule
 
 
 def _grouped(objects, mask_of, group_of):
@@ -116,20 +112,19 @@ def _decoded(record):
 def _name(axis, mask, name, colour, named):
     """Write a category at the upper left corner of a mask, inside the picture.
 
-    A name that would fall on the same name of a better-scored mask is left out. `named` lists the (name, x, y) written
-    so far; the list with this one is returned.
+    Masks below `MIN_NAMED` have no name, nor has one whose name would fall on that of a better-scored mask. `named`
+    lists the (x, y) of the names written so far; the list with this one is returned.
     """
     height, width = mask.shape
-    if not mask.any():
+    if mask.mean() < MIN_NAMED:
         return named
-    left, top = mask.any(0).argmax(), mask.any(1).argmax()
-    near = NAME_DISTANCE * width
-    if any(name == other and abs(left - x) < near and abs(top - y) < near for other, x, y in named):
+    left, top = max(mask.any(0).argmax(), 0.03 * width), max(mask.any(1).argmax(), 0.06 * height)
+    if any(abs(left - x) < NAME_SIZE[0] * width and abs(top - y) < NAME_SIZE[1] * height for x, y in named):
         return named
-    right = left > 0.65 * width
+    right = left > 0.65 * width  # there it would leave the picture
     axis.text(
-        0.97 * width if right else max(left, 0.03 * width), max(top, 0.03 * height), name, fontsize=5,
-        ha="right" if right else "left", va="center" if top > 0.08 * height else "top", clip_on=True,
+        0.97 * width if right else left, top, name, fontsize=5,
+        ha="right" if right else "left", va="center", clip_on=True,
         bbox={"facecolor": "white", "edgecolor": colour, "linewidth": 0.6, "pad": 0.7, "alpha": 0.85},
     )  # fmt: skip
-    return [*named, (name, left, top)]
+    return [*named, (left, top)]

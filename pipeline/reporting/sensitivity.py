@@ -90,19 +90,20 @@ def draw(dataset, measured, printed, entry):
 
     Args:
         dataset: name of the dataset of the measured points.
-        measured, printed: lists of `Point`.
+        measured, printed: lists of `Point`; `printed` may be empty.
         entry: the figure's `axis` (label of the knob).
 
     Returns:
         (matplotlib Figure, caption).
     """
-    comparable = dataset == published.DATASET
+    comparable = dataset == published.DATASET or not printed  # nothing printed: no second panel to keep apart
     figure, axes = plt.subplots(
         1, 1 if comparable else 2, figsize=(style.COLUMN_WIDTH, 1.95), squeeze=False, sharex=True, layout="constrained"
     )
     left, right = axes[0, 0], axes[0, -1]
     _curve(left, measured, style.METHOD_COLOURS["contrastmask"], "o", "-", "measured")
-    _curve(right, printed, "black", "s", "--", "published")
+    if printed:
+        _curve(right, printed, "black", "s", "--", "published")
     ticks = sorted({point.value for point in (*measured, *printed)})
     shown = [measured + printed] if comparable else [measured, printed]
     span = max(_span(points) for points in shown)
@@ -111,7 +112,7 @@ def draw(dataset, measured, printed, entry):
         axis.set_ylim((low + high - span) / 2 - MARGIN * span, (low + high + span) / 2 + MARGIN * span)
         axis.set_xticks(ticks, [f"{value:g}" for value in ticks])
         axis.margins(x=0.08)
-        axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axis.grid(axis="y")
     left.set_ylabel("mask mAP, novel (%)")
     figure.supxlabel(entry["axis"], fontsize=plt.rcParams["axes.labelsize"])
@@ -129,9 +130,9 @@ def draw(dataset, measured, printed, entry):
     )
     several = any(not math.isnan(point.deviation) for point in measured)
     bars = "one standard deviation over the seeds" if several else "none, one seed each"
+    stated = f"; published: the ±{published.tolerance()} that the authors state" if printed else ""
     return figure, (
-        f"Mask mAP on novel categories against {entry['axis']}. Error bars, measured: {bars}; published: the "
-        f"±{published.tolerance()} that the authors state.{where}"
+        f"Mask mAP on novel categories against {entry['axis']}. Error bars, measured: {bars}{stated}.{where}"
     )
 
 

@@ -141,6 +141,12 @@ def test_a_selection_is_written_and_read_back(selection_file):
     assert experiments.selected() == written
 
 
+def test_priors_are_made_of_runs_that_chosen_figures_look_into(selection_file):
+    looked_into = {"contrastmask_r50_1x_nonvoc2voc": {"direction": "nonvoc2voc"}}
+    assert experiments.select(["table2"])["priors"] == looked_into
+    assert experiments.select(["table6"])["priors"] == {}  # the run is chosen, the figures that need it are not
+
+
 def test_a_stale_selection_is_refused(selection_file):
     experiments.select(["table2"])
     selection_file.write_text(selection_file.read_text().replace("schedule: 1x", "schedule: 3x", 1))

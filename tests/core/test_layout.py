@@ -27,7 +27,7 @@ LAYERS = [
     {"pipeline.experiments", "pipeline.knobs"},
     {"pipeline.models", "pipeline.datasets"},
     {"pipeline.config", "pipeline.tracking"},
-    {"pipeline.training", "pipeline.evaluation", "pipeline.reporting"},
+    {"pipeline.training", "pipeline.evaluation", "pipeline.priors", "pipeline.reporting"},
     {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor", "pipeline.launch", "pipeline.plan"},
 ]
 
@@ -111,6 +111,7 @@ def test_dvc_spells_the_paths_of_the_library():
         "train": {relative(paths.run("d", "k")), relative(paths.logs("d", "k"))},
         "evaluate": {relative(paths.run_predictions("d", "k")), relative(paths.results("d", "k"))},
         "headline": {relative(paths.metrics())},
+        "priors": {relative(paths.priors("d", "k"))},
         "tables": {relative(paths.table("k", extension)) for extension in ("csv", "md", "tex")},
     }
     for stage, paths_of_stage in expected.items():

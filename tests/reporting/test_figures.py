@@ -56,14 +56,14 @@ def test_a_missing_run_is_left_out_and_named(workspace, name):
     workspace.everything()
     for path in (paths.results("toy", "ours"), paths.log("toy", "ours", 0)):
         path.unlink()
-    assert "Not run on toy: ours (`dvc repro evaluate@ours`)." in drawn(name)[1]
+    assert "No result on toy, not run: ours (`dvc repro evaluate@ours`)." in drawn(name)[1]
 
 
 @pytest.mark.parametrize("name", ["loss_curves", "category_ap", "base_novel_gap", "qualitative"])
 def test_a_figure_of_which_no_run_has_data_says_so_and_how_to_make_it(workspace, name):
     build_figure(name)
     command = "run `dvc repro evaluate@plain evaluate@ours`"
-    assert saved_caption(name, "toy").endswith(f"none of its runs has data on dataset 'toy'; {command}.")
+    assert saved_caption(name, "toy").endswith(f"Nothing to draw: none of its runs has data on toy; {command}.")
     svg = " ".join(paths.figure(name, "svg").read_text().split())
     assert "none of its runs has data" in svg and paths.figure(name, "pdf").exists()
 
@@ -127,10 +127,17 @@ def test_images_are_the_first_with_a_base_and_a_novel_object_large_enough(worksp
     ground_truth = examples.load_ground_truth("toy")
     assert examples.select_images(ground_truth, GROUPS, 2) == [5, 7]
     assert examples.select_images(ground_truth, GROUPS, 9) == [5, 7, 9]
-    assert examples.select_images(ground_truth, GROUPS, 2, skip=1) == [7, 9]
-    assert examples.select_images(ground_truth, GROUPS, 2, skip=3) == []
     assert examples.select_images(ground_truth, GROUPS, 9, shows=("base",)) == [2, 3, 4, 5, 7, 9]
     assert examples.select_images(ground_truth, GROUPS, 9, shows=("novel",)) == [5, 7, 9]
+
+
+@pytest.mark.parametrize("count, skip, shown, skipped", [
+    (2, 0, [3, 5], 0), (2, 1, [5, 7], 1), (1, 2, [7], 2),
+    (2, 9, [5, 7], 1),  # too few images to pass over nine
+    (4, 1, [3, 5, 7], 0),
+])  # fmt: skip
+def test_images_of_other_figures_are_passed_over_as_far_as_there_are_more(count, skip, shown, skipped):
+    assert examples.skip_images([3, 5, 7][: skip + count], count, skip) == (shown, skipped)
 
 
 def test_objects_are_the_first_of_each_category_before_the_second_of_any():
@@ -220,8 +227,10 @@ def test_missing_image_is_named(workspace):
 def test_no_image_fits_the_rule(workspace):
     workspace.everything()
     workspace.validation_set({1: [(1, 0.2, 0)]})
-    with pytest.raises(ExperimentError, match="no validation image shows both a base and a novel object"):
-        build_figure("qualitative")
+    build_figure("qualitative")
+    caption = saved_caption("qualitative", "toy")
+    assert caption.endswith("Nothing to draw: no validation image of toy shows both a base and a novel object that "
+                            "cover 2% of it.")  # fmt: skip
 
 
 def test_many_categories_wrap_into_rows(workspace):
@@ -262,3 +271,18 @@ def test_reporting_needs_neither_torch_nor_mmdet():
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_rows_of_pictures_are_as_wide_as_the_page_and_their_panels_as_high_as_each_other():
+    with style.paper_style():
+        figure, axes = panels.grid(["A", "B"], [0.5, 2.0, 1.0], across=2)
+    style.plt.close(figure)
+    width, height = figure.get_size_inches()
+    boxes = [[axis.get_position() for axis in row] for row in axes]
+    for row, aspect in zip(boxes, [0.5, 2.0, 1.0], strict=True):
+        for box in row:
+            assert box.height * height / (box.width * width) == pytest.approx(aspect)
+    assert boxes[0][0].height == pytest.approx(boxes[1][1].height)
+    assert boxes[1][1].x1 == pytest.approx(1) and boxes[2][1].x1 < 0.51  # the last row has one picture of two
+    assert boxes[0][1].x0 - boxes[0][0].x1 == pytest.approx(panels.GAP / width)
+    assert boxes[1][0].x0 - boxes[0][1].x1 == pytest.approx(panels.BLOCK_GAP / width)

@@ -93,8 +93,16 @@ def test_a_missing_run_is_left_out_and_named_and_its_value_stays_on_the_axis(tau
     paths.results("toy", "tau_low").unlink()
     figure, caption = drawn("tau")
     assert points(figure.axes[0].lines[0]) == [(0.3, 22.0), (0.9, 21.0)]
-    assert "Not run on toy: tau_low (`dvc repro evaluate@tau_low`)." in caption
+    assert "No result on toy, not run: tau_low (`dvc repro evaluate@tau_low`)." in caption
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.1", "0.3", "0.9"]
+
+
+def test_a_direction_for_which_nothing_is_published_has_one_panel(tau):
+    for run in (experiments.load().runs[name] for name in TAU):
+        object.__setattr__(run, "direction", "voc2nonvoc")
+        tau.result(run.name, (20.0,))
+    figure, caption = drawn("tau")
+    assert len(figure.axes) == 1 and "published" not in caption
 
 
 def test_no_run_at_all(tau):
