@@ -25,6 +25,7 @@ LAYERS = [
     {"pipeline.experiments", "pipeline.knobs"},
     {"pipeline.models", "pipeline.datasets"},
     {"pipeline.config", "pipeline.tracking"},
+    {"pipeline.prediction_file"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.reporting"},
     {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor"},
 ]
