@@ -25,7 +25,8 @@ LAYERS = [
     {"pipeline.experiments", "pipeline.knobs"},
     {"pipeline.models", "pipeline.datasets"},
     {"pipeline.config", "pipeline.tracking"},
-    {"pipeline.prediction_file"},
+    {"pipeline.scoring_engines", "pipeline.prediction_file"},
+    {"pipeline.scoring"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.reporting"},
     {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor"},
 ]
