@@ -104,14 +104,16 @@ def _hotcoco(ground_truth, detections):
         evaluator = hotcoco.COCOeval(truth, results, iou_type)
         evaluator.evaluate()
         evaluator.accumulate()
-        return Matches(evaluator.eval["precision"], evaluator.eval["recall"])
+        arrays = evaluator.eval  # a copy at every access
+        return Matches(arrays["precision"], arrays["recall"])
 
     boxes = run("bbox")  # first, while the areas are those of the boxes
     ids = results.get_ann_ids()
+    areas = np.empty(len(ids))
     for start in range(0, len(ids), AREAS_AT_ONCE):
-        part = ids[start : start + AREAS_AT_ONCE]
-        masks = [record["segmentation"] for record in results.load_anns(part)]
-        results.update_anns(ids=part, area=np.asarray(hotcoco.mask.area(masks), dtype=np.float64))
+        part = slice(start, start + AREAS_AT_ONCE)
+        areas[part] = hotcoco.mask.area([record["segmentation"] for record in results.load_anns(ids[part])])
+    results.update_anns(ids=ids, area=areas)
     # not `truth.dataset`, which would copy every polygon into Python
     return Matched(_names(truth.load_cats(truth.get_cat_ids())), {"segm": run("segm"), "bbox": boxes})
 
