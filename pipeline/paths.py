@@ -120,6 +120,11 @@ def scratch(fingerprint):
     return home() / "scratch" / fingerprint
 
 
+def saved_predictions(fingerprint):
+    """Detections of a training, a line an image, until its scores are written."""
+    return scratch(fingerprint) / "predictions.jsonl"
+
+
 def statuses(dataset):
     """What became of the latest attempt at each run, a file for each."""
     return home() / "scratch" / "status" / dataset

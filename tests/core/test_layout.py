@@ -27,6 +27,8 @@ LAYERS = [
     {"pipeline.experiments", "pipeline.knobs"},
     {"pipeline.models", "pipeline.datasets"},
     {"pipeline.config", "pipeline.tracking"},
+    {"pipeline.scoring_engines", "pipeline.prediction_file"},
+    {"pipeline.scoring"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.priors", "pipeline.reporting"},
     {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor", "pipeline.launch", "pipeline.plan"},
 ]
