@@ -104,6 +104,10 @@ def figure(name, extension):
     return ROOT / "reports" / "figures" / f"{name}.{extension}"
 
 
+def statistics(direction, extension):
+    return ROOT / "reports" / "statistics" / f"{direction}.{extension}"
+
+
 # Under home(): not tracked, shared by every copy of the working tree.
 
 

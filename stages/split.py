@@ -13,7 +13,8 @@ def main():
     parser.add_argument("direction")
     name, dataset = parser.parse_args().direction, experiments.chosen_dataset()
     direction = experiments.lookup(experiments.load().directions, name, "direction")
-    split(paths.annotations(dataset, "train2017"), direction, paths.split(dataset, name))
+    table = paths.statistics(name, "csv").with_suffix("")
+    split(paths.annotations(dataset, "train2017"), direction, paths.split(dataset, name), table, (dataset, name))
 
 
 if __name__ == "__main__":

@@ -10,28 +10,22 @@ import os
 import re
 import shutil
 import stat
+import threading
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import requests
-from requests.adapters import HTTPAdapter
 from tqdm import tqdm
-from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
-from urllib3.util import Retry
 
+from pipeline.datasets.downloads import CHUNK, Stopped, Unreachable, download, progress
 from pipeline.errors import ExperimentError
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 1 << 18  # bytes; what a broken connection can cost
-TIMEOUT = (10, 60)  # seconds to connect, and between two reads
-ATTEMPTS = 5  # in a row without a single new byte
-BACKOFF = 1.0  # seconds; doubles with each attempt
-TRANSIENT = (429, 500, 502, 503, 504)
-BROKEN_OFF = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+AT_ONCE = 3  # downloads
 ALGORITHMS = ("sha256", "md5")
 
 
@@ -77,35 +71,79 @@ def declared_archives(dataset, entry):
     return archives
 
 
-def obtain(base_url, archive, downloads):
-    """Give the path of a verified archive, downloading it unless `base_url` is a folder of this machine.
+def obtain(base_url, archives, downloads):
+    """Yield `(archive, path)` of verified archives as they become complete, downloading several at a time.
+
+    One that fails does not stop the others: a long download is worth finishing. Closing the generator stops all.
 
     Args:
         base_url: `http://`, `https://` or `file://` URL, or a path; archives of local folders are used in
             place.
-        archive: what to get.
+        archives: what to get, as `declared_archives` gives it.
         downloads: folder for downloads; a finished or partial file there is used.
 
     Raises:
-        ExperimentError: unreachable, not enough disk space, wrong size or checksum.
+        ExperimentError: before anything is downloaded, not enough disk space; at the end, everything that went
+            wrong in one line: unreachable, with the files to bring and where to; wrong size or checksum.
     """
-    scheme = urlsplit(base_url).scheme
-    if scheme not in ("http", "https"):
-        folder = Path(unquote(urlsplit(base_url).path)) if scheme == "file" else Path(base_url).expanduser()
-        path = folder / archive.name
-        if not path.is_file():
-            raise ExperimentError(f"archive {path} is missing; put it there or change base_url")
-        verify(path, archive, remedy="replace it, or correct the entry in experiments.yaml")
-        return path
+    remote = urlsplit(base_url).scheme in ("http", "https")
+    if remote:
+        downloads.mkdir(parents=True, exist_ok=True)
+    missing = sum(_missing_bytes(downloads / archive.name, archive) for archive in archives) if remote else 0
+    # Images do not compress: unpacked they are as large as their archive.
+    require_space(
+        downloads if remote else downloads.parent,
+        missing + sum(archive.size for archive in archives),
+        f"{'downloading and ' * remote}unpacking {', '.join(archive.name for archive in archives)}",
+    )
+    failures, stop = {}, threading.Event()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        tasks = {}
+        for archive in archives:
+            if remote:
+                task = pool.submit(_obtain_remote, base_url, archive, downloads, stop)
+            else:
+                task = pool.submit(_obtain_local, base_url, archive)
+            tasks[task] = archive
+        try:
+            for task in as_completed(tasks):
+                archive = tasks[task]
+                try:
+                    path = task.result()
+                except ExperimentError as error:
+                    failures[archive.name] = error
+                    if len(tasks) > 1:
+                        logger.warning("%s failed (%s)", archive.name, error)
+                    continue
+                yield archive, path
+        finally:
+            stop.set()
+            for task in tasks:
+                task.cancel()
+    if failures:
+        raise ExperimentError("; ".join(_failure_lines(base_url, archives, downloads, failures)))
+
+
+def _obtain_local(base_url, archive):
+    url = urlsplit(base_url)
+    folder = Path(unquote(url.path)) if url.scheme == "file" else Path(base_url).expanduser()
+    path = folder / archive.name
+    if not path.is_file():
+        raise ExperimentError(f"archive {path} is missing; put it there or change base_url")
+    verify(path, archive, remedy="replace it, or correct the entry in experiments.yaml")
+    return path
+
+
+def _obtain_remote(base_url, archive, downloads, stop):
     path = downloads / archive.name
     if path.exists():
-        verify(path, archive, remedy="delete it and run stage download again")
+        verify(path, archive, remedy="delete it and run stage download again", stop=stop)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    _download(f"{base_url.rstrip('/')}/{archive.name}", archive, part, path)
+    part = _part(path)
+    download(f"{base_url.rstrip('/')}/{archive.name}", archive.size, part, archive.name, stop)
     try:
-        verify(part, archive, name=path.name, remedy="it was removed; run stage download again")
+        verify(part, archive, name=path.name, remedy="it was removed; run stage download again", stop=stop)
     except ExperimentError:
         part.unlink()
         raise
@@ -113,18 +151,53 @@ def obtain(base_url, archive, downloads):
     return path
 
 
-def verify(path, archive, remedy, name=None):
+def _part(path):
+    return path.with_name(path.name + ".part")
+
+
+def _missing_bytes(path, archive):
+    if path.exists():
+        return 0
+    part = _part(path)
+    return max(0, archive.size - (part.stat().st_size if part.exists() else 0))
+
+
+def _failure_lines(base_url, archives, downloads, failures):
+    """What went wrong, archives without an answer for the same reason together, with what to bring where."""
+    reasons = {}
+    for archive in archives:
+        if isinstance(error := failures.get(archive.name), Unreachable):
+            reasons.setdefault(str(error), []).append(archive)
+        elif error:
+            yield str(error)
+    if not reasons:
+        return
+    names = (f"{', '.join(a.name for a in group)} ({reason})" for reason, group in reasons.items())
+    files = (
+        f"{downloads / a.name} ({', '.join([f'{a.size} bytes', *map(' '.join, a.checksums.items())])})"
+        for group in reasons.values()
+        for a in group
+    )
+    yield (
+        f"cannot download from {base_url}: {', '.join(names)}; "
+        f"check the network and run stage download again, or bring {', '.join(files)}"
+    )
+
+
+def verify(path, archive, remedy, name=None, stop=None):
     """Check size and all declared checksums of a file. Raises ExperimentError with `remedy`."""
     name = name or path
     size = path.stat().st_size
     if size != archive.size:
         raise ExperimentError(f"{name}: expected {archive.size} bytes, got {size}; {remedy}")
     digests = {algorithm: hashlib.new(algorithm) for algorithm in archive.checksums}
-    with open(path, "rb") as file, _progress(archive, "verifying", 0) as progress:
+    with open(path, "rb") as file, progress(archive.size, f"verifying {archive.name}") as bar:
         while chunk := file.read(CHUNK):
+            if stop and stop.is_set():
+                raise Stopped
             for digest in digests.values():
                 digest.update(chunk)
-            progress.update(len(chunk))
+            bar.update(len(chunk))
     for algorithm, expected in archive.checksums.items():
         if (got := digests[algorithm].hexdigest()) != expected:
             raise ExperimentError(f"{name}: expected {algorithm} {expected}, got {got}; {remedy}")
@@ -138,89 +211,6 @@ def require_space(folder, needed, purpose):
             f"{purpose} needs {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; "
             "free some, or set CONTRASTMASK_HOME to a larger disk"
         )
-
-
-def _download(url, archive, part, path):
-    """Let `part` grow to the size of the archive, going on where an earlier attempt or run stopped."""
-    have = part.stat().st_size if part.exists() else 0
-    require_space(part.parent, archive.size - have, f"downloading {archive.name}")
-    session = requests.Session()
-    retry = Retry(ATTEMPTS, connect=2, backoff_factor=BACKOFF, status_forcelist=TRANSIENT)
-    session.mount("http://", HTTPAdapter(max_retries=retry))
-    session.mount("https://", HTTPAdapter(max_retries=retry))
-    stalled, furthest = retry, have  # the adapter retries requests; these count bodies that broke off
-    try:
-        with _progress(archive, "downloading", have) as progress:
-            while have != archive.size:
-                try:
-                    _request_rest(session, url, archive, part, progress)
-                except BROKEN_OFF as error:
-                    if isinstance(_cause(error), MaxRetryError):
-                        raise  # the adapter has retried this one
-                    logger.info("%s: connection lost (%s)", archive.name, error)
-                have = part.stat().st_size if part.exists() else 0
-                if have > archive.size:
-                    part.unlink()
-                    raise ExperimentError(
-                        f"{url}: the server sends more than the expected {archive.size} bytes"
-                    )
-                if have < archive.size:
-                    broken = f"the answer ended after {have} of {archive.size} bytes"
-                    stalled, furthest = (retry, have) if have > furthest else (stalled, furthest)
-                    stalled = stalled.increment("GET", url, error=ProtocolError(broken))
-                    stalled.sleep()
-    except (requests.RequestException, HTTPError) as error:
-        raise ExperimentError(
-            f"cannot download {url}: {_reason(error)}; check the network and run stage download again, "
-            f"or bring the file ({archive.size} bytes) to {path}"
-        ) from None
-
-
-def _request_rest(session, url, archive, part, progress):
-    """One request for what is missing of `part`; a server that ignores ranges sends all of it again."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == requests.codes.requested_range_not_satisfiable:
-            part.unlink()  # the server's file is shorter than what we have: begin again
-            progress.reset()
-            return
-        response.raise_for_status()
-        sent = response.headers.get("Content-Range", "")
-        resumed = response.status_code == requests.codes.partial_content and sent.startswith(f"bytes {have}-")
-        if not resumed:
-            progress.reset()
-        with open(part, "ab" if resumed else "wb") as file:
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-                progress.update(len(chunk))
-                if file.tell() > archive.size:
-                    return
-
-
-def _progress(archive, verb, done):
-    return tqdm(
-        total=archive.size,
-        initial=done,
-        desc=f"{verb} {archive.name}",
-        unit="B",
-        unit_scale=True,
-        mininterval=1,
-    )
-
-
-def _cause(error):
-    """What a requests exception wraps."""
-    return error.args[0] if error.args else None
-
-
-def _reason(error):
-    """The innermost reason of nested requests and urllib3 exceptions, on one line."""
-    while isinstance(inner := getattr(error, "reason", None) or _cause(error), Exception):
-        error = inner
-    return " ".join(str(error).split())
 
 
 def _unsafe(member):

@@ -1,5 +1,6 @@
 """COCO 2017, a mirror or a subset of it: from archives that an entry declares, or a folder already there."""
 
+import contextlib
 import json
 import os
 import re
@@ -56,16 +57,15 @@ def fill(name, entry, root):
         _link(variable, Path(os.environ[variable]).expanduser().resolve(), root)
         return identity
     _clear(root)
-    for archive in archives:
-        if archive.name in done:
-            continue
-        _write_marker(marker, done)  # before the first file: what is here, we put here
-        path = obtain(entry["base_url"], archive, root.parent / "downloads")
-        unpack(path, WANTED, root)
-        done[archive.name] = identity["archives"][archive.name]
-        _write_marker(marker, done)
-        if not entry.get("keep_archives", True) and path.is_relative_to(root.parent / "downloads"):
-            path.unlink()
+    _write_marker(marker, done)  # before the first file: what is here, we put here
+    pending = [archive for archive in archives if archive.name not in done]
+    with contextlib.closing(obtain(entry["base_url"], pending, root.parent / "downloads")) as complete:
+        for archive, path in complete:
+            unpack(path, WANTED, root)
+            done[archive.name] = identity["archives"][archive.name]
+            _write_marker(marker, done)
+            if not entry.get("keep_archives", True) and path.is_relative_to(root.parent / "downloads"):
+                path.unlink()
     return identity
 
 

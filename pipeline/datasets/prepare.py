@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from pipeline.datasets import coco, generated
 from pipeline.datasets.annotations import listed_image_sizes, read_instances
-from pipeline.datasets.categories import VOC
+from pipeline.datasets.categories import CATEGORIES, VOC
 from pipeline.errors import ExperimentError
 
 SUBSETS = ("train2017", "val2017")
@@ -99,17 +99,21 @@ def _filled(name, entry, images_root):
 def _check_subset(root, subset):
     """Check annotations and images of a subset; give its entry of the manifest."""
     path, folder = root / "annotations" / f"instances_{subset}.json", root / subset
-    content = read_instances(path)
+    names, count = [], Counter()
+    voc = {category.id for category in CATEGORIES if category.name in VOC}  # the file is checked to have these ids
+    read_instances(
+        path,
+        lambda images, _: names.extend(image["file_name"] for image in images),
+        lambda annotations, _: count.update(
+            "crowd" if annotation.get("iscrowd") else "voc" if annotation["category_id"] in voc else "nonvoc"
+            for annotation in annotations
+        ),
+    )
     if not folder.is_dir():
         raise ExperimentError(f"folder {folder} is missing; run stage download again")
-    sizes = listed_image_sizes(path, content, folder)
+    sizes = listed_image_sizes(path, names, folder)
     if folder.is_symlink():  # not unpacked by us, so no CRC was checked
         coco.check_whole(folder, list(sizes))
-    voc = {category["id"] for category in content["categories"] if category["name"] in VOC}
-    count = Counter(
-        "crowd" if annotation.get("iscrowd") else "voc" if annotation["category_id"] in voc else "nonvoc"
-        for annotation in content["annotations"]
-    )
     listing = "".join(f"{name} {size}\n" for name, size in sorted(sizes.items()))
     return {
         "images": len(sizes),

@@ -10,150 +10,165 @@ that ids and order are those of the source; `PartialCocoDataset` skips them, `sp
 
 import json
 import os
-from collections import Counter
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from pipeline.datasets.annotations import read_instances
-from pipeline.datasets.categories import base_and_novel
+from pipeline.datasets.categories import CATEGORIES, base_and_novel
+from pipeline.datasets.statistics import Statistics
+from pipeline.datasets.streamed_json import compact, fast_dumps, like_compact
 from pipeline.errors import ExperimentError
 
 IMAGE_FIELDS = ("id", "file_name", "width", "height", "license")
 NOVEL_FIELDS = ("id", "image_id", "category_id", "bbox", "iscrowd", "ignore")
-GROUPS = ("base", "novel")
-REASONS = ("crowd", "ignore", "outside_image", "too_small", "other_category")
+BUFFER = 1 << 20  # bytes
 
 
-def split(annotations_file, direction, out_dir):
+def split(annotations_file, direction, out_dir, statistics_file=None, caption=("", "")):
     """Write `train.json` and its summary `split.json` for one direction.
+
+    What is written is what `json.loads` and `json.dumps` of the whole file would give, byte for byte, but the file
+    is never in memory as a whole.
 
     Args:
         annotations_file: COCO instance annotations with all masks.
         direction: `{"base": group, "novel": group}`, see `categories.base_and_novel`. Objects of other
             categories are dropped and counted.
         out_dir: created if missing.
+        statistics_file: path, without extension, of the table that `Statistics` makes; `None` for no table.
+        caption: names of dataset and direction, for that table.
 
     Raises:
         ExperimentError: bad direction or annotation file; then nothing is written.
     """
     base, novel = base_and_novel(direction)
-    content = read_instances(annotations_file)
-    groups = {}  # category id -> group; other categories are absent
-    for category in content["categories"]:
-        if category["name"] in base or category["name"] in novel:
-            groups[category["id"]] = "novel" if category["name"] in novel else "base"
-    tally = Tally(content["images"])
+    # by category id; other categories are absent. The file is checked to have these ids.
+    groups = {c.id: "novel" if c.name in novel else "base" for c in CATEGORIES if c.name in base or c.name in novel}
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    with replacing(out_dir / "train.json") as file:
-        header = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
-        file.write(compact(header)[:-1] + ',"images":[')
-        write_items(file, ({k: image[k] for k in IMAGE_FIELDS if k in image} for image in content["images"]))
-        file.write('],"annotations":[')
-        write_items(file, partial_annotations(annotations_file, content["annotations"], groups, tally))
-        file.write("]}\n")
-    categories = {
-        group: {c["name"]: c["id"] for c in content["categories"] if groups.get(c["id"]) == group}
-        for group in GROUPS
-    }
+    partial = PartialAnnotations(annotations_file, groups)
+    try:
+        with replacing(out_dir / "train.json") as file:
+            partial.write(file)
+    except UnknownSizes:  # images stand behind annotations
+        partial = PartialAnnotations(annotations_file, groups)
+        read_instances(annotations_file, partial.statistics.add_images)
+        with replacing(out_dir / "train.json") as file:
+            partial.write(file)
     with replacing(out_dir / "split.json") as file:
-        json.dump({"categories": categories, **tally.summary()}, file, indent=1)
-        file.write("\n")
+        file.write(json.dumps(partial.statistics.summary(), indent=1).encode() + b"\n")
+    if statistics_file:
+        for extension, text in partial.statistics.tables(*caption).items():
+            path = Path(f"{statistics_file}.{extension}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                file.write(text.encode())
 
 
-def partial_annotations(path, annotations, groups, tally):
-    """Yield the annotations of base and novel categories as training may see them, one at a time.
+class UnknownSizes(Exception):
+    """An annotation came by before the images."""
+
+
+class PartialAnnotations:
+    """Rewrite an annotation file as training may see it.
 
     Args:
-        path: of their file, for messages.
-        annotations: iterable of COCO annotations.
+        path: of the annotation file.
         groups: `"base"` or `"novel"` by category id; annotations of other categories are dropped.
-        tally: counts what passes by.
+
+    Attributes:
+        statistics: of what came by.
     """
-    for annotation in annotations:
-        group = groups.get(annotation["category_id"])
-        if group == "novel":
-            record = novel_record(annotation)
-        elif group == "base":
-            record = {**annotation, "novel": False}
-            if not record.get("segmentation"):
-                raise ExperimentError(
-                    f"{path}: annotation {record['id']} is of a base category and has no segmentation; "
-                    "use a file with masks, or a direction in which that category is novel"
-                )
-        tally.add(annotation if group is None else record, group)
-        if group is not None:
-            yield record
+
+    def __init__(self, path, groups):
+        self.path, self.groups = path, groups
+        self.statistics = Statistics(groups)
+
+    def write(self, file):
+        """Write everything to an open binary file.
+
+        The parts are gathered in temporary files: `info`, `licenses` and `categories`, which go first, may be last
+        in the source.
+        """
+        with TemporaryFile(dir=Path(file.name).parent) as images, TemporaryFile(dir=Path(file.name).parent) as objects:
+            header = read_instances(
+                self.path,
+                lambda entries, again: self._write_images(images, entries, again),
+                lambda entries, again: self._write_objects(objects, entries, again),
+            )
+            file.write(compact(header)[:-1])
+            for name, part in (("images", images), ("annotations", objects)):
+                file.write(b',"%s":[' % name.encode())
+                part.seek(1)  # behind the first comma
+                shutil.copyfileobj(part, file, BUFFER)
+                file.write(b"]")
+            file.write(b"}\n")
+
+    def _write_images(self, file, images, again):
+        self.statistics.add_images(images, again)
+        write_items(file, image_records(images), lambda: image_records(again()))
+
+    def _write_objects(self, file, annotations, again):
+        if not self.statistics.sizes:
+            raise UnknownSizes
+        groups = [self.groups.get(annotation["category_id"]) for annotation in annotations]
+        self.statistics.add(annotations, groups)
+        write_items(file, self._records(annotations, groups), lambda: self._records(again(), groups))
+
+    def _records(self, annotations, groups):
+        for annotation, group in zip(annotations, groups, strict=True):
+            if group == "novel":
+                yield novel_record(annotation)
+            elif group == "base":
+                if not annotation.get("segmentation"):
+                    raise ExperimentError(
+                        f"{self.path}: annotation {annotation['id']} is of a base category and has no segmentation; "
+                        "use a file with masks, or a direction in which that category is novel"
+                    )
+                annotation["novel"] = False
+                yield annotation
+
+
+def image_records(images):
+    for image in images:
+        yield {key: image[key] for key in IMAGE_FIELDS if key in image}
 
 
 def novel_record(annotation):
     """What training may know of a novel object: box and category, `area` being that of the box."""
     _, _, width, height = annotation["bbox"]
     record = {key: annotation[key] for key in NOVEL_FIELDS if key in annotation}
-    return {**record, "area": width * height, "novel": True}
+    record["area"], record["novel"] = width * height, True
+    return record
 
 
-class Tally:
-    """Count the objects of each group, the images that show them, and what training will skip."""
+def write_items(file, items, again):
+    """Write items as elements of a JSON list, each on a line of its own, after a comma.
 
-    def __init__(self, images):
-        self.sizes = {image["id"]: (image["width"], image["height"]) for image in images}
-        self.instances, self.unused = Counter(), Counter()
-        self.images = {group: set() for group in GROUPS}
-
-    def add(self, annotation, group):
-        reason = "other_category" if group is None else self.reason_to_skip(annotation)
-        if reason:
-            self.unused[reason] += 1
-        else:
-            self.instances[group] += 1
-            self.images[group].add(annotation["image_id"])
-
-    def reason_to_skip(self, annotation):
-        """Why CocoDataset does not train on an object, or `None`: its conditions, in its order."""
-        x, y, width, height = annotation["bbox"]
-        image_width, image_height = self.sizes[annotation["image_id"]]
-        if annotation.get("ignore"):
-            return "ignore"
-        if min(x + width, image_width) <= max(x, 0) or min(y + height, image_height) <= max(y, 0):
-            return "outside_image"
-        if annotation["area"] <= 0 or width < 1 or height < 1:
-            return "too_small"
-        return "crowd" if annotation.get("iscrowd") else None
-
-    def summary(self):
-        base, novel = self.images["base"], self.images["novel"]
-        return {
-            "images": {
-                "total": len(self.sizes),
-                "with_base": len(base),
-                "with_novel": len(novel),
-                "with_both": len(base & novel),
-                "without_objects": len(self.sizes.keys() - base - novel),
-            },
-            "instances": {group: self.instances[group] for group in GROUPS},
-            "not_used_in_training": {reason: self.unused[reason] for reason in REASONS},
-        }
-
-
-def compact(value):
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-def write_items(file, items):
-    """Write an iterable as the elements of a JSON list, one per line, holding one at a time in memory."""
-    separator = "\n"
-    for item in items:
-        file.write(separator + compact(item))
-        separator = ",\n"
+    Args:
+        file: open binary file.
+        items: iterable of them.
+        again: gives the same items as the `json` module parses them, for the case that the fast way is not exact.
+    """
+    try:
+        text = b",\n".join(map(fast_dumps, items))
+        exact = like_compact(text)
+    except TypeError:
+        exact = False
+    if not exact:
+        text = b",\n".join(map(compact, again()))
+    if text:
+        file.write(b",\n" + text)
 
 
 @contextmanager
 def replacing(path):
-    """Open a text file for writing that appears under its name only when it is complete."""
+    """Open a binary file for writing that appears under its name only when it is complete."""
     part = path.with_name(path.name + ".part")
     try:
-        with open(part, "w", encoding="utf-8") as file:
+        with open(part, "wb", buffering=BUFFER) as file:
             yield file
         os.replace(part, path)
     finally:

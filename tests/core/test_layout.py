@@ -108,7 +108,10 @@ def test_dvc_spells_the_paths_of_the_library():
 
     expected = {
         "download": {relative(paths.annotations("d", "train2017").parent), relative(paths.manifest("d"))},
-        "split": {relative(paths.split("d", "k"))},
+        "split": {
+            relative(paths.split("d", "k")),
+            *(relative(paths.statistics("k", extension)) for extension in ("csv", "md")),
+        },
         "pretrain": {relative(paths.initial_weights("d", "k"))},
         "train": {relative(paths.run("d", "k")), relative(paths.logs("d", "k"))},
         "evaluate": {relative(paths.run_predictions("d", "k")), relative(paths.results("d", "k"))},

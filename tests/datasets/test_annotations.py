@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from pipeline.datasets.annotations import listed_image_sizes, read_instances
@@ -74,22 +72,23 @@ def test_missing_file(tmp_path):
 
 
 def test_missing_and_empty_images(generated_root, train_annotations, tmp_path):
-    content = json.loads(train_annotations.read_text())
+    names = []
+    read_instances(train_annotations, lambda images, _: names.extend(image["file_name"] for image in images))
     folder = tmp_path / "train2017"
     folder.mkdir()
-    for image in content["images"]:
-        (folder / image["file_name"]).write_bytes(
-            (generated_root / "train2017" / image["file_name"]).read_bytes()
+    for name in names:
+        (folder / name).write_bytes(
+            (generated_root / "train2017" / name).read_bytes()
         )
-    assert len(listed_image_sizes(train_annotations, content, folder)) == 12
+    assert len(listed_image_sizes(train_annotations, names, folder)) == 12
     (folder / "000000000003.png").write_bytes(b"")
     with pytest.raises(
         ExperimentError, match=r"of the 12 images it lists 1 are empty .*first: 000000000003.png"
     ):
-        listed_image_sizes(train_annotations, content, folder)
+        listed_image_sizes(train_annotations, names, folder)
     (folder / "000000000002.png").unlink()
     (folder / "000000000005.png").unlink()
     with pytest.raises(
         ExperimentError, match=r"of the 12 images it lists 2 are missing .*first: 000000000002.png"
     ):
-        listed_image_sizes(train_annotations, content, folder)
+        listed_image_sizes(train_annotations, names, folder)

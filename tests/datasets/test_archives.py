@@ -1,13 +1,17 @@
+import contextlib
+import errno
 import hashlib
 import io
 import re
 import stat
+import threading
+import time
 import zipfile
 from collections import namedtuple
 
 import pytest
 
-from pipeline.datasets import archives
+from pipeline.datasets import archives, downloads
 from pipeline.datasets.archives import Archive, declared_archives, obtain, unpack
 from pipeline.errors import ExperimentError
 
@@ -24,15 +28,21 @@ ANY = re.compile(r".+")
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    monkeypatch.setattr(archives, "BACKOFF", 0.001)
-    monkeypatch.setattr(archives, "CHUNK", 1 << 14)
-    monkeypatch.setattr(archives, "TIMEOUT", (1, SILENCE / 4))
+    monkeypatch.setattr(downloads, "BACKOFF", 0.001)
+    monkeypatch.setattr(downloads, "CHUNK", 1 << 14)
+    monkeypatch.setattr(downloads, "TIMEOUT", (1, SILENCE / 4))
 
 
 def download(folder, faults=None, archive=ARCHIVE, content=CONTENT):
     """Download from a faulty server. Gives the path and the Range headers the server saw."""
     with serve({archive.name: content}, faults) as (url, faults):
-        return obtain(url, archive, folder), faults.requests
+        return obtain_one(url, folder, archive), faults.requests
+
+
+def obtain_one(base_url, folder, archive=ARCHIVE):
+    [(got, path)] = obtain(base_url, [archive], folder)
+    assert got is archive
+    return path
 
 
 def put_part(folder, content):
@@ -146,16 +156,17 @@ def test_a_hopeless_download_says_what_to_bring_where(tmp_path, faults, reason):
     with pytest.raises(ExperimentError) as caught:
         download(tmp_path, faults)
     text = str(caught.value)
-    assert "cannot download http://127.0.0.1" in text and reason in text and "\n" not in text
-    assert f"bring the file (1048576 bytes) to {tmp_path}/zips/train2017.zip" in text
+    assert "cannot download from http://127.0.0.1" in text and reason in text and "\n" not in text
+    checksums = ", ".join(" ".join(item) for item in ARCHIVE.checksums.items())
+    assert text.endswith(f"or bring {tmp_path}/zips/train2017.zip (1048576 bytes, {checksums})")
     assert "zips/train2017.zip" not in files(tmp_path)
 
 
 def test_no_server(tmp_path):
     with serve({}) as (url, _):
         pass
-    with pytest.raises(ExperimentError, match="cannot download .*Connection refused.* bring the file"):
-        obtain(url, ARCHIVE, tmp_path)
+    with pytest.raises(ExperimentError, match="cannot download .*Connection refused.* or bring /"):
+        obtain_one(url, tmp_path)
 
 
 def test_a_file_that_was_brought_is_verified_and_kept(tmp_path):
@@ -169,29 +180,99 @@ def test_a_file_that_was_brought_is_verified_and_kept(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["file://", ""])
 def test_local_archives_are_used_in_place(tmp_path, prefix):
-    source, downloads = tmp_path / "mirror of coco", tmp_path / "downloads"
+    source, elsewhere = tmp_path / "mirror of coco", tmp_path / "downloads"
     put_part(source, CONTENT).rename(source / ARCHIVE.name)
     assert (
-        obtain(f"{prefix}{source}".replace(" ", "%20" if prefix else " "), ARCHIVE, downloads)
+        obtain_one(f"{prefix}{source}".replace(" ", "%20" if prefix else " "), elsewhere)
         == source / ARCHIVE.name
     )
-    assert not downloads.exists()
+    assert not elsewhere.exists()
     (source / ARCHIVE.name).write_bytes(WRONG)
     with pytest.raises(ExperimentError, match="replace it, or correct the entry"):
-        obtain(str(source), ARCHIVE, downloads)
+        obtain_one(str(source), elsewhere)
     assert (source / ARCHIVE.name).exists()
     with pytest.raises(
         ExperimentError, match="archive .*nowhere.* is missing; put it there or change base_url"
     ):
-        obtain(str(tmp_path / "nowhere"), ARCHIVE, downloads)
+        obtain_one(str(tmp_path / "nowhere"), elsewhere)
 
 
 def test_no_space(tmp_path, monkeypatch):
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(1000))
     with pytest.raises(
-        ExperimentError, match="downloading zips/train2017.zip needs 0.0 GB, .* CONTRASTMASK_HOME"
+        ExperimentError, match="downloading and unpacking zips/train2017.zip needs 0.0 GB, .* CONTRASTMASK_HOME"
     ):
         download(tmp_path)
+
+
+def test_the_space_for_everything_is_checked_before_the_first_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(int(3.5 * len(CONTENT))))
+    both = [ARCHIVE._replace(name="a.zip"), ARCHIVE._replace(name="b.zip")]
+    with serve({"a.zip": CONTENT, "b.zip": CONTENT}) as (url, faults):
+        with pytest.raises(ExperimentError, match="downloading and unpacking a.zip, b.zip needs 0.0 GB"):
+            list(obtain(url, both, tmp_path))
+        assert faults.requests == []
+        (tmp_path / "a.zip").write_bytes(CONTENT)  # one less to download: just enough
+        assert len(list(obtain(url, both, tmp_path))) == 2
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(downloads, "_request_rest", full)
+    with pytest.raises(ExperimentError, match="cannot write .*train2017.zip.part: No space left on device; mend it"):
+        download(tmp_path)
+
+
+def test_downloads_run_side_by_side(tmp_path):
+    together = threading.Barrier(3)
+    three = [ARCHIVE._replace(name=f"{name}.zip") for name in "abc"]
+    with serve({archive.name: CONTENT for archive in three}, Faults(before=lambda: together.wait(10))) as (url, _):
+        assert sorted(archive.name for archive, _ in obtain(url, three, tmp_path)) == ["a.zip", "b.zip", "c.zip"]
+
+
+def test_without_network_the_message_lists_every_file_to_bring(tmp_path):
+    three = [ARCHIVE._replace(name=f"zips/{name}.zip") for name in "abc"]
+    (tmp_path / "zips").mkdir()
+    (tmp_path / "zips" / "b.zip").write_bytes(CONTENT)  # has been brought
+    with serve({}) as (url, _):
+        pass
+    with pytest.raises(ExperimentError) as caught:
+        list(obtain(url, three, tmp_path))
+    text = str(caught.value)
+    assert text.startswith(f"cannot download from {url}: zips/a.zip, zips/c.zip (") and "\n" not in text
+    for name in "ac":
+        assert f"{tmp_path}/zips/{name}.zip (1048576 bytes, sha256 {ARCHIVE.checksums['sha256']}, md5 " in text
+    assert "b.zip" not in text
+
+
+def test_different_failures_are_all_told(tmp_path):
+    wrong = ARCHIVE._replace(name="wrong.zip")
+    with serve({"wrong.zip": WRONG, "good.zip": CONTENT}) as (url, _):
+        got = []
+        with pytest.raises(ExperimentError) as caught:
+            got.extend(a.name for a, _ in obtain(url, [ARCHIVE, wrong, ARCHIVE._replace(name="good.zip")], tmp_path))
+            raise AssertionError(got)
+    text = str(caught.value)
+    assert "wrong.zip: expected sha256" in text and "404 Client Error" in text and "wrong.zip (1048576" not in text
+    assert files(tmp_path) == ["good.zip"]
+
+
+def test_closing_stops_what_is_under_way(tmp_path):
+    both = [ARCHIVE._replace(name="quick.zip"), ARCHIVE._replace(name="slow.zip")]
+    with serve({"quick.zip": CONTENT, "slow.zip": CONTENT}, Faults(drip={"slow.zip": 0.02})) as (url, _):
+        with contextlib.closing(obtain(url, both, tmp_path)) as complete:
+            assert next(complete)[0].name == "quick.zip"
+            start = time.monotonic()
+        assert time.monotonic() - start < 1
+    assert "slow.zip" not in files(tmp_path)
+
+
+def test_another_range_than_asked_for_is_not_appended(tmp_path):
+    put_part(tmp_path, CONTENT[:700_000])
+    path, requests = download(tmp_path, Faults(script={ARCHIVE.name: ["wrong range"]}))
+    assert path.read_bytes() == CONTENT and requests == ["bytes=700000-", None]
 
 
 GOOD = {"bytes": 5, "md5": "0" * 32}

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from pipeline.datasets import archives, generated
+from pipeline.datasets import downloads, generated
 from pipeline.datasets import prepare as preparation
 from pipeline.datasets.prepare import prepare
 from pipeline.errors import ExperimentError
@@ -20,7 +20,7 @@ FOLDERS = {"train2017.zip": "train2017", "val2017.zip": "val2017", "annotations.
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    monkeypatch.setattr(archives, "BACKOFF", 0.001)
+    monkeypatch.setattr(downloads, "BACKOFF", 0.001)
     monkeypatch.delenv("COCO_ROOT", raising=False)
 
 

@@ -1,8 +1,11 @@
+import csv
 import json
 import random
 
 import pytest
 
+from benchmarks.split_scale import DIRECTIONS, straightforward, write_instances
+from pipeline.datasets import streamed_json
 from pipeline.datasets.categories import VOC
 from pipeline.datasets.split import split
 from pipeline.errors import ExperimentError
@@ -55,6 +58,73 @@ def test_noise_in_novel_masks_changes_no_byte(train_annotations, edited, tmp_pat
         split(path, direction, folder)
     for name in ("train.json", "split.json"):
         assert (tmp_path / "clean" / name).read_bytes() == (tmp_path / "noised" / name).read_bytes()
+
+
+def awkward(content):
+    """Numbers, names and fields that two JSON libraries may read or write differently."""
+    first, second, third, *_ = content["annotations"]
+    first["bbox"] = [1e-7, 2, 3.50, 123456789012345678901234567890]
+    second["segmentation"] = [[0.1 + 0.2, 1e22, -0.0, 1e-5, 0.0001, 5e-324]]
+    third |= {"novel": "yes", "note": "\u00e9\u2028\x7f\n", "nothing": None, "image_id": content["images"][1]["id"]}
+    content["images"][0] |= {"file_name": "\u732b/na\u00efve 1e-5.png", "width": 128.0}
+    content["licenses"] = [{"id": 1e16}]
+    content["annotations"][4]["bbox"] = [-5.5, 127.9, 200, 0.3]
+    content["annotations"][5]["bbox"] = [500.0, 3, 1e-14, 20]
+
+
+def rearranged(content):
+    return {key: content[key] for key in sorted(content, reverse=True)}
+
+
+CHANGES = {
+    "as drawn": lambda content: None,
+    "awkward": awkward,
+    "categories first": rearranged,
+    "annotations first": lambda content: dict(sorted(content.items())),
+    "no annotations": lambda content: content["annotations"].clear(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("block", [100, 5000, 1 << 20])
+def test_the_same_bytes_as_from_the_whole_file(edited, tmp_path, monkeypatch, change, direction, block):
+    monkeypatch.setattr(streamed_json, "BLOCK", block)
+    path = edited(CHANGES[change])
+    split(path, DIRECTIONS[direction], tmp_path / "streamed")
+    straightforward(path, DIRECTIONS[direction], tmp_path / "whole")
+    for name in ("train.json", "split.json"):
+        assert (tmp_path / "streamed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "streamed").iterdir()) == ["split.json", "train.json"]
+
+
+def test_the_same_bytes_from_a_file_laid_out_like_coco(tmp_path):
+    write_instances(tmp_path / "coco.json", 300, 2000)
+    for name, direction in DIRECTIONS.items():
+        split(tmp_path / "coco.json", direction, tmp_path / name)
+        straightforward(tmp_path / "coco.json", direction, tmp_path / f"{name}_whole", index=True)
+        assert (tmp_path / name / "train.json").read_bytes() == (tmp_path / f"{name}_whole/train.json").read_bytes()
+
+
+def test_statistics_agree_with_the_summary(train_annotations, tmp_path):
+    for folder in ("first", "second"):
+        out = tmp_path / folder
+        split(train_annotations, NONVOC2VOC, out, out / "statistics" / "table", ("mini", "nonvoc2voc"))
+    for extension in ("csv", "md"):
+        name = f"statistics/table.{extension}"
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    with open(tmp_path / "first" / "statistics" / "table.csv") as file:
+        rows = list(csv.DictReader(file))
+    summary = load(tmp_path / "first", "split.json")
+    assert [row["group"] for row in rows[:3]] == ["all", "base", "novel"] and len(rows) == 83
+    for row in rows[1:3]:
+        members = [member for member in rows[3:] if member["group"] == row["group"]]
+        assert int(row["instances"]) == summary["instances"][row["group"]] == sum(int(m["instances"]) for m in members)
+        assert int(row["images"]) == summary["images"][f"with_{row['group']}"]
+        assert int(row["instances"]) == sum(int(row[size]) for size in ("small", "medium", "large"))
+    assert int(rows[0]["images"]) == 12 and {row["dataset"] for row in rows} == {"mini"}
+    table = (tmp_path / "first" / "statistics" / "table.md").read_text()
+    assert table.startswith("Training annotations of mini, direction nonvoc2voc.") and table.count("\n") == 87
 
 
 def test_summary(nonvoc2voc, train_annotations):
