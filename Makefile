@@ -2,8 +2,10 @@
 # Conda users: make <target> VENV="$CONDA_PREFIX".
 
 VENV ?= .venv
-# Options of `make reproduce`: DVC targets or flags, such as REPRO="tables@table2" or REPRO=--dry.
-REPRO ?=
+# Options of `make reproduce`: which tables from now on, such as TABLES="table2 table4" or TABLES=all, and how many
+# trainings at a time (default: one for each GPU; two without one).
+TABLES ?=
+JOBS ?=
 TABLE ?= reports/tables/table2.md
 # Further options of pytest, such as PYTEST='-m "not slow"' for a quick pass.
 PYTEST ?=
@@ -21,7 +23,7 @@ CACHES := .pytest_cache .ruff_cache .hypothesis
 RESULTS := data runs logs predictions results metrics scratch mlruns .dvc/cache .dvc/tmp .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint format ui doctor clean
+.PHONY: help setup reproduce test lint format compare ui doctor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,8 +39,8 @@ $(VENV)/.stamp: environment.yml constraints.txt $(wildcard tools/*.py)
 	done; \
 	echo "error: no Python on PATH: install python3.11, python3.11-venv and python3.11-dev and repeat" >&2; exit 1
 
-reproduce: setup ## run the whole chain on the chosen dataset and print Table 2
-	@$(ACTIVATE) python -m dvc repro $(REPRO)
+reproduce: setup ## make the chosen tables and figures on the chosen dataset (TABLES=all: every one) and print Table 2
+	@$(ACTIVATE) $(if $(TABLES),python -m stages.select $(TABLES) &&) python -m stages.launch $(JOBS:%=--jobs %)
 	@cat $(TABLE)
 	@echo
 	@echo "Tables, figures and curves: reports/README.md. Each training in MLflow: make ui."
@@ -51,6 +53,9 @@ lint: setup ## check the code with ruff
 
 format: setup ## sort imports and mend what ruff can
 	@$(ACTIVATE) python -m ruff check --fix .
+
+compare: setup ## print the free run's experiments side by side: changed knobs and headline numbers
+	@$(ACTIVATE) python -m dvc exp show --no-pager --only-changed --drop '^pipeline/|^stages|Executor|^data$$|^results'
 
 ui: setup ## open the MLflow store on http://127.0.0.1:5000
 	@$(ACTIVATE) mkdir -p mlruns && python -m mlflow ui --host $(HOST) --port $(PORT) \

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from pipeline import experiments, paths
-from pipeline.datasets import pipelines
+from pipeline.datasets import oracle, pipelines
 from pipeline.errors import ExperimentError
 from pipeline.knobs import Knobs
 from pipeline.models import model_config
@@ -18,6 +18,7 @@ from pipeline.models.architecture import Architecture
 # Code that changes the numbers of a training. config.py is not listed: its effect is the resolved configuration.
 TRAINING_CODE = ("pipeline/models", "pipeline/datasets/partial.py", "pipeline/datasets/pipelines.py",
                  "pipeline/datasets/sampler.py", "pipeline/training.py")  # fmt: skip
+ORACLE_CODE = ("pipeline/datasets/oracle.py",)  # of a training with oracle supervision alone
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def resolve(run_name, dataset, seed, declared=None):
         method=method,
         knobs=knobs,
         model=model_config(knobs, method, architecture, profile["backbones"][run.backbone]),
-        data=_data(profile),
+        data=_with_oracle(_data(profile), dataset) if uses_oracle(knobs, method) else _data(profile),
         schedule=dict(profile["schedules"][run.schedule]),
         optimisation=_optimisation(profile),
         initial_weights=profile["initial_weights"]["kind"] != "random",
@@ -146,6 +147,15 @@ def _data(profile):
     }
 
 
+def uses_oracle(knobs, method):
+    """Whether the contrastive loss sees ground-truth masks of novel objects; nothing else ever does."""
+    return method["cl_head"] and knobs.supervision == "oracle"
+
+
+def _with_oracle(data, dataset):
+    return data | {"train": oracle.with_prior_masks(data["train"], dataset)}
+
+
 def _optimisation(profile):
     keys = ("optimizer", "lr_policy", "warmup_iterations", "log_interval", "checkpoint_interval")
     return json.loads(json.dumps({key: profile["training"][key] for key in keys}))
@@ -160,7 +170,7 @@ def fingerprint(training):
     inputs = [paths.split_train(training.dataset, training.split), paths.manifest(training.dataset)]
     if training.initial_weights:
         inputs.append(paths.initial_weights(training.dataset, training.backbone))
-    for entry in TRAINING_CODE:
+    for entry in TRAINING_CODE + ORACLE_CODE * uses_oracle(training.knobs, training.method):
         path = paths.ROOT / entry
         inputs += sorted(path.rglob("*.py")) if path.is_dir() else [path]
     for path in inputs:

@@ -13,7 +13,9 @@ from pipeline.errors import ExperimentError
 
 NAME = re.compile(r"[a-z0-9_]+")
 RUN_KEYS = {"method", "backbone", "schedule", "direction", "knobs", "overrides"}
+ROW_KEYS = {"label", "runs", "published"}
 KNOB_FILES = ("pipeline/paper.yaml", "params.yaml")
+PRIORS_FIGURES = ("partition", "keys")  # kinds of figures that show what stage `priors` writes
 
 
 def read_yaml(path):
@@ -86,8 +88,9 @@ class Experiments:
             tables: names of `tables`, any order.
 
         Returns:
-            {tables, figures, backbones, runs}, each a dictionary in the order of the declaration with just the values
-            that stage descriptions and commands need.
+            {tables, figures, backbones, runs, priors}, each a dictionary in the order of the declaration with just the
+            values that stage descriptions and commands need. `priors` are runs too: those that chosen figures need
+            stage `priors` of.
         """
         for name in tables:
             lookup(self.tables, name, "table")
@@ -96,15 +99,16 @@ class Experiments:
         runs = {name: run for name, run in self.runs.items() if name in shown or not run.pinned}
         backbones = {run.backbone for run in runs.values()}
         columns = ("method", "backbone", "schedule", "direction", "knobs")
+        figures = {name: figure for name, figure in self.figures.items() if set(figure["tables"]) & set(chosen)}
+        looked_into = {
+            row["run"] for figure in figures.values() if figure["kind"] in PRIORS_FIGURES for row in figure["runs"]
+        }
         return {
             "tables": {name: {"title": table["title"]} for name, table in chosen.items()},
-            "figures": {
-                name: {"title": figure["title"]}
-                for name, figure in self.figures.items()
-                if set(figure["tables"]) & set(chosen)
-            },
+            "figures": {name: {"title": figure["title"]} for name, figure in figures.items()},
             "backbones": {name: dict(row) for name, row in self.backbones.items() if name in backbones},
             "runs": {name: {column: getattr(run, column) for column in columns} for name, run in runs.items()},
+            "priors": {name: {"direction": run.direction} for name, run in runs.items() if name in looked_into},
         }
 
 
@@ -129,12 +133,21 @@ def load(path=paths.EXPERIMENTS):
     for name, dataset in parsed["datasets"].items():
         lookup(parsed["profiles"], (dataset or {}).get("profile"), f"profile (datasets.{name}.profile):")
     for name, table in parsed["tables"].items():
-        for run in runs_of(table):
-            lookup(parsed["runs"], run, f"run (tables.{name}):")
+        for row in table["rows"]:
+            if unknown := set(row) - ROW_KEYS:
+                raise ExperimentError(
+                    f"{path.name}: tables.{name}: row {row.get('label')!r}: unknown column {sorted(unknown)[0]!r}; "
+                    f"valid: {', '.join(sorted(ROW_KEYS))}"
+                )
+            directions = [lookup(parsed["runs"], run, f"run (tables.{name}):").direction for run in row.get("runs", [])]
+            if len(set(directions)) < len(directions):
+                raise ExperimentError(
+                    f"{path.name}: tables.{name}: row {row['label']!r} has two runs of one direction; make it two rows"
+                )
     for name, figure in parsed["figures"].items():
         for table in figure["tables"]:
             lookup(parsed["tables"], table, f"table (figures.{name}):")
-        for row in figure["runs"]:
+        for row in figure.get("runs", []):
             lookup(parsed["runs"], row["run"], f"run (figures.{name}):")
     return Experiments(**parsed)
 
@@ -145,7 +158,7 @@ def runs_of(table):
 
 
 def selected(declared=None):
-    """The choice in selection.yaml: {tables, figures, backbones, runs} as `Experiments.selection` returns it.
+    """The choice in selection.yaml: {tables, figures, backbones, runs, priors} as `Experiments.selection` returns it.
 
     Raises ExperimentError if the file is not what `stages.select` would write for its tables now.
     """

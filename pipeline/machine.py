@@ -15,6 +15,13 @@ def use_device():
     return "cpu"
 
 
+def gpu_names():
+    """Visible GPUs as CUDA_VISIBLE_DEVICES names them; empty without one."""
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return visible.split(",") if torch.cuda.is_available() else []
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
 def data_workers():
     """Loader processes: CONTRASTMASK_WORKERS, or one for every two cores."""
     return max(1, int(os.environ.get("CONTRASTMASK_WORKERS", (os.cpu_count() or 2) // 2)))

@@ -82,6 +82,11 @@ def predictions(dataset, run_name, seed):
     return run_predictions(dataset, run_name) / f"seed{seed}.json"
 
 
+def priors(dataset, run_name):
+    """CAM, partition and keys of validation objects, for the figures that show them."""
+    return ROOT / "predictions" / dataset / "priors" / f"{run_name}.npz"
+
+
 def results(dataset, run_name):
     return ROOT / "results" / dataset / f"{run_name}.json"
 
@@ -117,6 +122,11 @@ def images_root(dataset):
 def scratch(fingerprint):
     """Resumable state of one training; the fingerprint covers all that changes its numbers."""
     return home() / "scratch" / fingerprint
+
+
+def saved_predictions(fingerprint):
+    """Detections of a training, a line an image, until its scores are written."""
+    return scratch(fingerprint) / "predictions.jsonl"
 
 
 def statuses(dataset):

@@ -75,6 +75,8 @@ def _evaluate(run_name, dataset, working_on):
          "seeds": [job.seed for job in jobs], "per_seed": per_seed},
         paths.results(dataset, run_name),
     )  # fmt: skip
+    for scores in per_seed:
+        evaluation.forget(scores["fingerprint"])
 
 
 def trained_fingerprint(job):

@@ -10,9 +10,11 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import subprocess
 import time
 from importlib import metadata
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -201,22 +203,71 @@ def headline(scores):
     }
 
 
-def log_report(dataset, directory):
-    """Keep the newest tables and figures as the artifacts of one MLflow run named `report`."""
+def run_links(dataset):
+    """Where MLflow shows the runs of a dataset: {run: {fingerprint: address}}; None if the store is out of reach.
+
+    A local store has no page of its own: the addresses are those of `make ui`.
+    """
     try:
+        if is_local() and not paths.tracking_store().exists():
+            return {}
+        client, experiment = connect(dataset)
+        links = {}
+        for run in client.search_runs([experiment], order_by=["attributes.start_time ASC"], max_results=10000):
+            if {"run", "fingerprint"} <= set(run.data.tags):
+                address = f"{_page()}/#/experiments/{experiment}/runs/{run.info.run_id}"
+                links.setdefault(run.data.tags["run"], {})[run.data.tags["fingerprint"]] = address
+        return links
+    except Exception as error:  # as in _guarded
+        _warn(error)
+        return None
+
+
+def _page():
+    """Address of the MLflow page, without the user name and password that a tracking URI may hold."""
+    uri = urlsplit(store_uri())
+    if uri.scheme not in ("http", "https"):
+        return "http://127.0.0.1:5000"
+    return _without_password(f"{uri.scheme}://{uri.netloc}{uri.path.rstrip('/')}")
+
+
+def log_report(dataset, directory, selection, scores):
+    """Keep the newest page, tables and figures as the artifacts of one MLflow run named `report`.
+
+    Args:
+        directory: `reports/`.
+        selection: pipeline.experiments.selected(): which tables and figures.
+        scores: {run: mAP of masks on novel categories}, logged as `<run>_novel_mask_mAP`.
+    """
+    try:
+        from mlflow.entities import Metric
+
         client, experiment = connect(dataset)
         for old in client.search_runs([experiment], "tags.stage = 'report'"):
             client.delete_run(old.info.run_id)
-        tags = {"stage": "report", "dataset": dataset, "mlflow.source.git.commit": git_commit()}
-        run = client.create_run(experiment, tags=tags, run_name="report")
-        for folder in ("tables", "figures"):
-            if (directory / folder).is_dir():
-                client.log_artifacts(run.info.run_id, str(directory / folder), folder)
-        client.set_terminated(run.info.run_id)
+        tags = {"stage": "report", "dataset": dataset, "mlflow.source.git.commit": git_commit(),
+                "tables": ",".join(selection["tables"])}  # fmt: skip
+        run = client.create_run(experiment, tags=tags, run_name="report").info.run_id
+        now = int(time.time() * 1000)
+        client.log_batch(run, [Metric(f"{name}_novel_mask_mAP", value, now, 0) for name, value in scores.items()])
+        for kind in ("tables", "figures"):
+            for name in selection[kind]:  # others in the folder may be of an earlier choice or dataset
+                for path in sorted((directory / kind).glob(f"{name}.*")):
+                    client.log_artifact(run, str(path), kind)
+        for page in ("index.html", "README.md"):
+            if (directory / page).exists():
+                client.log_artifact(run, str(directory / page))
+        client.set_terminated(run)
     except Exception as error:  # as in _guarded
         _warn(error)
 
 
 def _warn(error):
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    logger.warning("MLflow store %s: %s; going on without tracking", store_uri(), first_line[:200])
+    what = _without_password(f"{store_uri()}: {first_line[:200]}")
+    logger.warning("MLflow store %s; going on without tracking", what)
+
+
+def _without_password(text):
+    """Text without the user names and passwords of the addresses in it."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)

@@ -1,4 +1,4 @@
-"""python -m stages.launch [--jobs N]: make all runs of the chosen tables, N at a time, then the report."""
+"""python -m stages.launch: make all runs of the chosen tables, several at a time, then the report."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from pipeline.launch import launch
 @command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1)")
+    parser.add_argument("--jobs", type=int, help="trainings at a time (default: one for each GPU; two without one)")
     launch(parser.parse_args().jobs)
 
 

@@ -1,4 +1,4 @@
-"""python -m stages.report: write reports/README.md and index.html; keep tables and figures in MLflow."""
+"""python -m stages.report: write reports/README.md and index.html; keep them with tables and figures in MLflow."""
 
 import argparse
 
@@ -10,8 +10,11 @@ from pipeline.reporting.report import build_report
 @command
 def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
-    build_report()
-    tracking.log_report(experiments.chosen_dataset(), paths.ROOT / "reports")
+    dataset = experiments.chosen_dataset()
+    links = tracking.run_links(dataset)
+    scores = build_report(links)
+    if links is not None:  # else the store is out of reach, which has been said
+        tracking.log_report(dataset, paths.ROOT / "reports", experiments.selected(), scores)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pipeline.errors import ExperimentError
 
 WANTED = re.compile(r"(train|val)2017/[^/]+\.(jpg|png)|annotations/instances_(train|val)2017\.json")
 FOLDERS = ("train2017", "val2017", "annotations")
-ENTRY_KEYS = ("base_url", "archives", "root_env", "keep_archives")
+ENTRY_KEYS = ("base_url", "archives", "root_env", "keep_archives", "train_images")
 READERS = 8  # threads; checking a folder on a network disk is latency, not computing
 
 
@@ -29,8 +29,8 @@ def fill(name, entry, root):
 
     Args:
         name: of the dataset.
-        entry: `base_url`, `archives` (see `archives.declared_archives`); optionally `root_env`, and
-            `keep_archives` (`false` deletes a download once it is unpacked).
+        entry: `base_url`, `archives` (see `archives.declared_archives`); optionally `root_env`, `keep_archives`
+            (`false` deletes a download once it is unpacked), and `train_images`, which only stages.plan reads.
         root: folder, on a disk with room for the data.
 
     Returns:

@@ -1,9 +1,11 @@
-"""Figures from the files of train and evaluate: losses, AP by category, base-to-novel gap, predicted masks.
+"""Figures from the files of train, evaluate and priors: losses, AP, predicted masks, partitions and keys, sensitivity.
 
-A figure is an entry under `figures:` with a `kind` and a list of runs, each with its label. Runs without data
-on the chosen dataset are left out and named in the caption.
+A figure is an entry under `figures:` with a `kind` and a list of runs, each with its label. Runs without data on the
+chosen dataset are left out and named in the caption; a figure of which no run has data says so in its picture.
 """
 
+import logging
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +17,11 @@ from pipeline import experiments, paths
 from pipeline.datasets.categories import base_and_novel
 from pipeline.errors import ExperimentError
 from pipeline.experiments import Run, lookup
-from pipeline.reporting import measured, qualitative, style
+from pipeline.reporting import cells, examples, measured, qualitative, sensitivity, style
 from pipeline.reporting.files import replacing
 from pipeline.reporting.style import plt
+
+logger = logging.getLogger("pipeline.figures")
 
 LOSS_TERMS = {  # key in the log: (title, unit)
     "loss": ("Total", ""),
@@ -53,27 +57,23 @@ class Request:
     declared: experiments.Experiments
     series: tuple
 
-    def available(self, read):
-        """Split the runs by whether `read(dataset, run)` finds data.
+    def available(self, read, command=measured.evaluate_command):
+        """Split the runs by whether `read(dataset, run)` finds data, which `command(run)` makes.
 
         Returns:
-            ([(series, data), ...], sentence naming the runs left out, or "").
+            ([(series, data), ...], sentences naming the runs left out, or "").
 
         Raises:
-            ExperimentError: no run has data.
+            NothingToShow: no run has data.
         """
         found = [(series, read(self.dataset, series.run)) for series in self.series]
         present = [(series, data) for series, data in found if data is not None]
-        missing = [series.run.name for series, data in found if data is None]
+        missing = {series.run.name: measured.state(self.dataset, series.run) for series, data in found if data is None}
         if not present:
-            raise ExperimentError(
-                f"figure {self.name}: none of its runs has data on dataset {self.dataset!r}; "
-                f"run `{measured.evaluate_command(missing[0])}`"
-            )
-        note = "".join(
-            f" Not run on {self.dataset}: {run} (`{measured.evaluate_command(run)}`)." for run in missing
+            raise examples.NothingToShow(f"none of its runs has data on {self.dataset}; run `{command(*missing)}`")
+        return present, "".join(
+            f" No result on {self.dataset}, {state}: {run} (`{command(run)}`)." for run, state in missing.items()
         )
-        return present, note
 
     def groups(self):
         """{"base": category names, "novel": category names} of the direction that all runs share."""
@@ -92,15 +92,19 @@ def build_figure(name):
     """Write `reports/figures/<name>.{png,pdf,svg}` for the chosen dataset.
 
     Raises:
-        ExperimentError: unknown figure or kind, no run with data, or a file that cannot be right.
+        ExperimentError: unknown figure or kind, or a file that cannot be right.
     """
     declared, dataset = experiments.load(), experiments.chosen_dataset()
     entry = lookup(declared.figures, name, "figure")
     draw = lookup(KINDS, entry.get("kind"), f"kind of figure {name}:")
     request = Request(name, entry, dataset, declared, series_of(entry, declared))
     with style.paper_style():
-        figure, caption = draw(request)
-        caption = f"{entry['title']} on {dataset}. {caption}"
+        try:
+            figure, caption = draw(request)
+        except examples.NothingToShow as error:  # no reason to be without the rest of the report
+            logger.warning("figure %s: nothing to draw: %s", name, error)
+            figure, caption = _empty(f"Nothing to draw: {error}."), f"Nothing to draw: {error}."
+        caption = " ".join([f"{entry['title']} on {dataset}.", caption, *entry.get("note", "").splitlines()])
         for extension in style.EXTENSIONS:
             with replacing(paths.figure(name, extension)) as path:
                 figure.savefig(path, metadata=style.metadata(extension, entry["title"], caption, dataset))
@@ -116,10 +120,25 @@ def saved_caption(name, dataset):
         return image.text["Description"] if image.text.get("Source") == dataset else None
 
 
+def _empty(text):
+    """A picture of a sentence."""
+    figure = plt.figure(figsize=(style.COLUMN_WIDTH, 0.8))
+    figure.text(0.5, 0.5, textwrap.fill(text, 60), ha="center", va="center", color="#555555")
+    return figure
+
+
 def series_of(entry, declared):
-    """The runs of a figure with their look: colour by method, line style by order within a method."""
+    """The runs of a figure with their look: colour by method, line style by order within a method.
+
+    An entry without `runs` shows those of its table.
+    """
     seen, series = [], []
-    for row in entry["runs"]:
+    rows = entry.get("runs") or [
+        {"label": row["label"], "run": run}
+        for row in declared.tables[entry["tables"][0]]["rows"]
+        for run in row.get("runs", [])
+    ]
+    for row in rows:
         run = declared.run(row["run"])
         line = style.SAME_METHOD_LINES[seen.count(run.method) % len(style.SAME_METHOD_LINES)]
         series.append(Series(run, row["label"], style.METHOD_COLOURS[run.method], line))
@@ -288,15 +307,65 @@ def base_novel_gap(request):
 
 
 def qualitative_strip(request):
-    """Rows of validation images: the image, its ground truth, then the masks each run predicts."""
+    """Validation images with their ground truth and the masks each run predicts."""
     groups = request.groups()
     predictions, note = request.available(measured.predictions)
+    entry = request.entry
     figure, text = qualitative.draw_strip(
         request.dataset,
         groups,
         [(series.label, records) for series, records in predictions],
-        count=request.entry["images"],
-        min_score=request.entry["min_score"],
+        count=entry["images"],
+        min_score=entry["min_score"],
+        shows=tuple(entry.get("shows", examples.GROUPS)),
+        skip=entry.get("skip", 0),
+        across=entry.get("across", 1),
+    )
+    return figure, text + note
+
+
+def novel_results(request):
+    """A grid of validation images with what one run predicts for novel categories."""
+    groups = request.groups()
+    [(series, records)], note = request.available(measured.predictions)
+    entry = request.entry
+    figure, text = qualitative.draw_novel_results(
+        request.dataset,
+        groups,
+        series.label,
+        records,
+        count=entry["images"],
+        min_score=entry["min_score"],
+        across=entry["across"],
+        skip=entry.get("skip", 0),
+    )
+    return figure, text + note
+
+
+def partition(request):
+    """CAM and partition of a few objects, base and novel."""
+    [(_, arrays)], note = request.available(cells.read, cells.priors_command)
+    figure, text = cells.draw_partition(request.dataset, arrays, request.entry["objects"])
+    return figure, text + note
+
+
+def keys(request):
+    """Where easy and hard keys fall on a few objects, base and novel."""
+    [(_, arrays)], note = request.available(cells.read, cells.priors_command)
+    figure, text = cells.draw_keys(request.dataset, arrays, request.entry["objects"])
+    return figure, text + note
+
+
+def knob_sensitivity(request):
+    """Mask AP on novel categories against a knob, measured and published."""
+    request.groups()
+    results, note = request.available(measured.result)
+    table = request.declared.tables[request.entry["tables"][0]]
+    figure, text = sensitivity.draw(
+        request.dataset,
+        sensitivity.measured_points(request.entry["knob"], [(s.run, result) for s, result in results], table),
+        sensitivity.published_points(request.entry["knob"], table, request.series[0].run.direction),
+        request.entry,
     )
     return figure, text + note
 
@@ -306,4 +375,8 @@ KINDS = {
     "category_ap": category_ap,
     "base_novel_gap": base_novel_gap,
     "qualitative": qualitative_strip,
+    "novel_results": novel_results,
+    "partition": partition,
+    "keys": keys,
+    "sensitivity": knob_sensitivity,
 }

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import pandas as pd
 
-from pipeline import paths
+from pipeline import paths, status
 from pipeline.errors import ExperimentError
 
 METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
@@ -49,13 +49,25 @@ def _mean_and_deviation(values):
     return mean(values), stdev(values) if len(values) > 1 else math.nan
 
 
-def evaluate_command(run):
-    """The command that makes the result of a run, whatever of its inputs is missing."""
-    return f"dvc repro evaluate@{run}"
+def evaluate_command(*runs):
+    """The command that makes the results of runs, whatever of their inputs is missing."""
+    return " ".join(["dvc repro", *(f"evaluate@{run}" for run in runs)])
+
+
+def state(dataset, run):
+    """Why a run has no result: "not run", or what became of the latest attempt, as `status.Status.describe` says it."""
+    known = status.read(dataset, run.name)
+    return "not run" if known is None or known.state in ("trained", "evaluated") else known.describe()
+
+
+def superseded(dataset, run):
+    """Whether a result is of an earlier training: a later one began (DVC removed its checkpoint) and did not end."""
+    trained = any(paths.run(dataset, run.name).glob("seed*/checkpoint.pth"))
+    return not trained and state(dataset, run) != "not run"
 
 
 def result(dataset, run):
-    """Read the result of a declared run on a dataset; None where it has not been evaluated.
+    """Read the result of a declared run on a dataset; None where it has not been evaluated or is superseded.
 
     Args:
         dataset: name of the dataset.
@@ -66,7 +78,7 @@ def result(dataset, run):
             another run, dataset or direction.
     """
     path = paths.results(dataset, run.name)
-    if not path.exists():
+    if not path.exists() or superseded(dataset, run):
         return None
     content = _read_json(path, run)
     try:

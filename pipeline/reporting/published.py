@@ -11,9 +11,13 @@ DATASET = "coco2017"  # every published number is on COCO train2017 -> val2017
 
 
 @cache
+def _content():
+    return read_yaml(PAPER_TABLES)
+
+
 def tables():
     """The published tables by id; the schema stands at the head of the file."""
-    return {table["id"]: table for table in read_yaml(PAPER_TABLES)["tables"]}
+    return {table["id"]: table for table in _content()["tables"]}
 
 
 def row(table_id, row_id):
@@ -23,6 +27,17 @@ def row(table_id, row_id):
     """
     rows = {row["id"]: row for row in _find(tables(), table_id, "table")["rows"]}
     return _find(rows, row_id, f"row of {table_id}")
+
+
+def statement(statement_id):
+    """A number stated in the text, such as {claim, setting, delta_mAP}. Raises ExperimentError for an unknown one."""
+    return _find({entry["id"]: entry for entry in _content()["statements"]}, statement_id, "statement")
+
+
+def tolerance():
+    """By how many points the authors say mAP wanders between repetitions, in either direction."""
+    (entry,) = (entry for entry in _content()["tolerances"] if entry["quantity"] == "mAP")
+    return entry["plus_minus"]
 
 
 def _find(section, name, what):

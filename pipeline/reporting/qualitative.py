@@ -1,183 +1,130 @@
-"""The strip of example images: chosen by a rule, ground truth beside predictions, base and novel told apart.
+"""Example images with masks: predictions beside the ground truth, and the novel objects that one run finds."""
 
-Masks are boolean arrays [H, W] in image pixels.
-"""
-
-import contextlib
-import io
-import textwrap
-
-import numpy as np
-from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.colors import to_rgba
 from matplotlib.patches import Patch
-from PIL import Image
 from pycocotools import mask as rle
-from pycocotools.coco import COCO
 
-from pipeline import paths
-from pipeline.errors import ExperimentError
-from pipeline.reporting import style
-from pipeline.reporting.style import plt
+from pipeline.reporting import examples, panels, style
 
-MIN_AREA = 0.02  # share of the image that an object covers to count in the selection
-FADE = 0.45  # share of white mixed into the grey picture below masks
-FILL = 0.45  # opacity of a mask
-MARGIN = 0.2  # inches above and below the pictures, for titles and legend
-TITLE_WIDTH = 22  # characters that fit above a column
+NAME_SIZE = 0.2, 0.12  # room for a name, as shares of the width and the height of the picture
+MIN_NAMED = 0.01  # share of the picture
+TRAINED_WITH = {"base": "masks", "novel": "boxes only"}
 
 
-def select_images(ground_truth, groups, count):
-    """Choose the images of the strip: the first ones by image id that show both a base and a novel object.
-
-    Args:
-        ground_truth: pycocotools COCO of the validation set.
-        groups: {"base": category names, "novel": category names}.
-        count: how many.
-
-    Returns:
-        Sorted list of at most `count` image ids. An object counts if it is no crowd and its mask covers at
-        least `MIN_AREA` of the image.
-    """
-    group_of = group_by_category_id(ground_truth, groups)
-    chosen = []
-    for image_id in sorted(ground_truth.imgs):
-        image = ground_truth.imgs[image_id]
-        shown = {
-            group_of.get(annotation["category_id"])
-            for annotation in ground_truth.imgToAnns[image_id]
-            if not annotation.get("iscrowd")
-            and annotation["area"] >= MIN_AREA * image["width"] * image["height"]
-        }
-        if {"base", "novel"} <= shown:
-            chosen.append(image_id)
-        if len(chosen) == count:
-            break
-    return chosen
-
-
-def group_by_category_id(ground_truth, groups):
-    """{category id: "base" or "novel"} from the names in the annotation file."""
-    return {
-        category["id"]: group
-        for category in ground_truth.cats.values()
-        for group, names in groups.items()
-        if category["name"] in names
-    }
-
-
-def draw_strip(dataset, groups, methods, count, min_score):
-    """Draw the strip.
+def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS, skip=0, across=1):
+    """Draw validation images with their ground truth and what each method predicts.
 
     Args:
         dataset: name of the dataset; its validation annotations and images are read.
         groups: {"base": category names, "novel": category names}.
-        methods: [(label, {image id: COCO result records}), ...], a column each.
-        count: number of images (rows).
+        methods: [(label, {image id: COCO result records}), ...], a panel each.
+        count, shows, skip: which images, see `examples.select_images` and `examples.skip_images`.
         min_score: predictions below this score are not drawn.
+        across: images side by side; if only one is, a panel has the image without masks.
 
     Returns:
         (matplotlib Figure, caption).
 
     Raises:
-        ExperimentError: no image fits the rule, or an image is missing.
+        NothingToShow: no image fits the rule.
+        ExperimentError: an image is missing.
     """
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground_truth = COCO(str(paths.annotations(dataset, "val2017")))
-    image_ids = select_images(ground_truth, groups, count)
-    if not image_ids:
-        raise ExperimentError(
-            f"{dataset}: no validation image shows both a base and a novel object that cover "
-            f"{MIN_AREA:.0%} of it; drop the figure for this dataset"
-        )
-    group_of = group_by_category_id(ground_truth, groups)
-    pictures = [read_image(dataset, ground_truth.imgs[image_id]) for image_id in image_ids]
-    columns = ["Image", "Ground truth", *(label for label, _ in methods)]
-    figure, axes = _grid(columns, pictures)
+    ground_truth, image_ids, pictures, rule = _examples(dataset, groups, count, shows, skip)
+    group_of = examples.group_by_category_id(ground_truth, groups)
+    titles = ["Image"] * (across == 1) + ["Ground truth", *(label for label, _ in methods)]
+    figure, axes = panels.grid(titles, [picture.shape[0] / picture.shape[1] for picture in pictures], across)
     for row, image_id, picture in zip(axes, image_ids, pictures, strict=True):
-        row[0].set_ylabel(str(image_id), fontsize=5.5, labelpad=1.5)
-        show(row[0], picture)
+        panels.label(row[0], str(image_id))
+        if across == 1:
+            panels.show(row[0], picture)
         truth = [a for a in ground_truth.imgToAnns[image_id] if not a.get("iscrowd")]
-        draw_masks(row[1], picture, _grouped(truth, ground_truth.annToMask, group_of))
-        for axis, (_, records) in zip(row[2:], methods, strict=True):
+        masked = row[-len(methods) - 1 :]
+        panels.draw_masks(masked[0], picture, _grouped(truth, ground_truth.annToMask, group_of))
+        for axis, (_, records) in zip(masked[1:], methods, strict=True):
             kept = [r for r in records.get(image_id, []) if r["score"] >= min_score]
-            draw_masks(axis, picture, _grouped(kept, lambda r: rle.decode(r["segmentation"]), group_of))
+            panels.draw_masks(axis, picture, _grouped(kept, _decoded, group_of))
+    handles = [
+        Patch(facecolor=to_rgba(colour, panels.FILL), edgecolor=colour, linestyle=style.GROUP_LINES[group],
+              label=f"{group} (trained with {TRAINED_WITH[group]})")
+        for group, colour in style.GROUP_COLOURS.items()
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="lower center", ncols=2, borderpad=0, borderaxespad=0.2)
     return figure, (
-        f"The first {len(image_ids)} validation images by image id that show a base and a novel object, each "
-        f"covering at least {MIN_AREA:.0%} of it: {', '.join(map(str, image_ids))}. Predictions with a "
-        f"score of at least {min_score:g}; blue, solid outline: base; orange, dashed outline: novel."
+        f"{rule} Predictions with a score of at least {min_score:g}; blue, solid outline: "
+        "base; orange, dashed outline: novel."
     )
+
+
+def draw_novel_results(dataset, groups, label, records, count, min_score, across, skip=0):
+    """Draw what one run predicts for the novel categories on a grid of images, each object with its category.
+
+    Args:
+        label: name of the run for the caption.
+        records: {image id: COCO result records} of the run.
+        across: images in a row of the grid.
+        dataset, groups, count, min_score, skip: as in `draw_strip`.
+
+    Returns, Raises: as `draw_strip`.
+    """
+    ground_truth, image_ids, pictures, rule = _examples(dataset, groups, count, ("novel",), skip)
+    novel = sorted(category for category in ground_truth.cats if ground_truth.cats[category]["name"] in groups["novel"])
+    shown = {image_id: [r for r in records.get(image_id, []) if r["score"] >= min_score and r["category_id"] in novel]
+             for image_id in image_ids}  # fmt: skip
+    found = sorted({r["category_id"] for kept in shown.values() for r in kept})
+    colour_of = {category: style.cycled(index) for index, category in enumerate(found)}
+    figure, axes = panels.grid([""], [picture.shape[0] / picture.shape[1] for picture in pictures], across,
+                               legend_lines=0)  # fmt: skip
+    for (axis,), image_id, picture in zip(axes, image_ids, pictures, strict=True):
+        panels.label(axis, str(image_id))
+        kept = [(r["category_id"], _decoded(r) > 0) for r in sorted(shown[image_id], key=lambda r: -r["score"])]
+        panels.draw_masks(axis, picture, [(mask, colour_of[category], "-") for category, mask in kept])
+        named = []
+        for category, mask in kept:
+            named = _name(axis, mask, ground_truth.cats[category]["name"], colour_of[category], named)
+    return figure, (
+        f"{rule} Shown is what {label} predicts for novel categories (trained with boxes only) with a score of at "
+        f"least {min_score:g}, and nothing else; a colour stands for a category, small and crowded ones have no name."
+    )
+
+
+def _examples(dataset, groups, count, shows, skip):
+    """The ground truth, the chosen image ids, their pictures, and the rule with the ids in words."""
+    ground_truth = examples.load_ground_truth(dataset)
+    fitting = examples.select_images(ground_truth, groups, skip + count, shows)
+    image_ids, skipped = examples.skip_images(fitting, count, skip)
+    if not image_ids:
+        what = "both a base and a novel object that cover" if len(shows) > 1 else f"a {shows[0]} object that covers"
+        raise examples.NothingToShow(f"no validation image of {dataset} shows {what} {examples.MIN_AREA:.0%} of it")
+    rule = f"{examples.rule(shows, len(image_ids), skipped)}: {', '.join(map(str, image_ids))}."
+    return ground_truth, image_ids, [panels.read_image(dataset, ground_truth.imgs[i]) for i in image_ids], rule
 
 
 def _grouped(objects, mask_of, group_of):
-    """[(mask, group), ...] of the objects whose category is base or novel."""
-    return [(mask_of(o) > 0, group_of[o["category_id"]]) for o in objects if o["category_id"] in group_of]
+    """[(mask, colour, line style), ...] of the objects whose category is base or novel."""
+    grouped = [(mask_of(o) > 0, group_of[o["category_id"]]) for o in objects if o["category_id"] in group_of]
+    return [(mask, style.GROUP_COLOURS[group], style.GROUP_LINES[group]) for mask, group in grouped]
 
 
-def _grid(columns, pictures):
-    """Axes [picture, column] without ticks, each as high as its picture asks, with titles and legend."""
-    width = style.PAGE_WIDTH / len(columns)
-    heights = [width * picture.shape[0] / picture.shape[1] for picture in pictures]
-    total = sum(heights) + 2 * MARGIN
-    figure, axes = plt.subplots(
-        len(pictures), len(columns), figsize=(style.PAGE_WIDTH, total), squeeze=False, height_ratios=heights
-    )
-    figure.subplots_adjust(
-        left=0, right=1, bottom=MARGIN / total, top=1 - MARGIN / total, wspace=0.03, hspace=0.03
-    )
-    for axis, title in zip(axes[0], columns, strict=True):
-        axis.set_title(textwrap.fill(title, TITLE_WIDTH))
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    handles = []
-    for group, training in (("base", "masks"), ("novel", "boxes only")):
-        colour = style.GROUP_COLOURS[group]
-        handles.append(
-            Patch(
-                facecolor=to_rgba(colour, FILL),
-                edgecolor=colour,
-                linestyle=style.GROUP_LINES[group],
-                label=f"{group} (trained with {training})",
-            )
-        )
-    figure.legend(handles=handles, loc="lower center", ncols=2, borderpad=0, borderaxespad=0.2)
-    return figure, axes
+def _decoded(record):
+    return rle.decode(record["segmentation"])
 
 
-def read_image(dataset, image):
-    """Read a validation image, uint8 RGB [H, W, 3]. Raises ExperimentError if it is missing or unreadable."""
-    path = paths.images(dataset, "val2017") / image["file_name"]
-    try:
-        return np.asarray(Image.open(path).convert("RGB"))
-    except OSError:
-        raise ExperimentError(
-            f"{path}: listed in instances_val2017.json but missing or not an image; "
-            "run `dvc repro --force download`"
-        ) from None
+def _name(axis, mask, name, colour, named):
+    """Write a category at the upper left corner of a mask, inside the picture.
 
-
-def show(axis, picture):
-    """Show a picture; pixels of small images stay sharp, photographs are smoothed as they shrink."""
-    shown_width = axis.get_position().width * axis.figure.get_figwidth() * plt.rcParams["savefig.dpi"]
-    axis.imshow(picture, interpolation="nearest" if picture.shape[1] < shown_width else "antialiased")
-
-
-def draw_masks(axis, picture, instances):
-    """Show the picture in faded grey and the masks [(mask, group), ...] on it, small ones on top."""
-    instances = sorted(instances, key=lambda instance: -instance[0].sum())
-    grey = picture.mean(axis=2, keepdims=True) / 255
-    faded = np.repeat(grey * (1 - FADE) + FADE, 3, axis=2)
-    canvas = faded.copy()
-    for mask, group in instances:
-        colour = np.array(to_rgb(style.GROUP_COLOURS[group]))
-        canvas[mask] = faded[mask] * (1 - FILL) + colour * FILL
-    show(axis, canvas)
-    for mask, group in instances:
-        padded = np.pad(mask, 1).astype(float)  # so that a mask at the border has a closed outline
-        y, x = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
-        for colour, width, line in (
-            ("white", 1.5, "-"),
-            (style.GROUP_COLOURS[group], 0.9, style.GROUP_LINES[group]),
-        ):
-            axis.contour(x, y, padded, levels=[0.5], colors=colour, linewidths=width, linestyles=[line])
-    axis.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))
+    Masks below `MIN_NAMED` have no name, nor has one whose name would fall on that of a better-scored mask. `named`
+    lists the (x, y) of the names written so far; the list with this one is returned.
+    """
+    height, width = mask.shape
+    if mask.mean() < MIN_NAMED:
+        return named
+    left, top = max(mask.any(0).argmax(), 0.03 * width), max(mask.any(1).argmax(), 0.06 * height)
+    if any(abs(left - x) < NAME_SIZE[0] * width and abs(top - y) < NAME_SIZE[1] * height for x, y in named):
+        return named
+    right = left > 0.65 * width  # there it would leave the picture
+    axis.text(
+        0.97 * width if right else left, top, name, fontsize=5,
+        ha="right" if right else "left", va="center", clip_on=True,
+        bbox={"facecolor": "white", "edgecolor": colour, "linewidth": 0.6, "pad": 0.7, "alpha": 0.85},
+    )  # fmt: skip
+    return [*named, (left, top)]

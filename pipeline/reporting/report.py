@@ -1,9 +1,12 @@
 """The page that shows what ran, the tables and the figures: reports/README.md and reports/index.html.
 
-Both are rendered from one description. index.html carries its pictures inside and needs no network.
+Both are rendered from one description. README.md is tracked, so the same results give the same bytes. index.html is
+not: it adds commit, machine, training hours and links to MLflow, carries its pictures inside and needs no network.
 """
 
 import base64
+import math
+import re
 from pathlib import Path
 
 import jinja2
@@ -12,38 +15,62 @@ from markupsafe import Markup
 
 from pipeline import experiments, paths
 from pipeline.errors import ExperimentError
-from pipeline.reporting import figures, measured, tables
+from pipeline.reporting import figures, measured, provenance, tables
+from pipeline.reporting.agreement import agreement
 from pipeline.reporting.files import write_text
 from pipeline.reporting.measured import GROUPS, KINDS, METRICS
 
 TEMPLATES = Path(__file__).with_name("templates")
+UNREADABLE = "result unreadable"
+NAMED_RUNS = 4  # more are not named one by one in a command
 
 
-def build_report():
-    """Write reports/README.md and reports/index.html for the chosen dataset.
+def build_report(links=None):
+    """Write reports/README.md and reports/index.html: the chosen tables, figures and runs on the chosen dataset.
 
     What is missing is stated with the command that makes it. A file that cannot be right is stated as well,
     the rest of the page is written, and then the error is raised.
 
+    Args:
+        links: addresses in MLflow, {run: {fingerprint: address}}, if known.
+
+    Returns:
+        {run: mAP of masks on novel categories} of the runs with a result.
+
     Raises:
-        ExperimentError: a result file is malformed.
+        ExperimentError: a result file is malformed, or selection.yaml is not up to date.
     """
     declared, dataset = experiments.load(), experiments.chosen_dataset()
-    results, problems = read_results(declared, dataset)
+    selection = experiments.selected(declared)
+    chosen = {name: declared.runs[name] for name in selection["runs"]}
+    results, problems = read_results(chosen, dataset)
+    sections = [table_section(name, declared, dataset) for name in selection["tables"]]
+    built = {section["name"]: section for section in sections if "frame" in section}
     content = {
         "dataset": dataset,
         "entry": declared.dataset(dataset),
+        "comparability": tables.comparability(declared, dataset),
         "problems": list(problems.values()),
-        "runs": run_frame(declared, results, problems),
-        "tables": [table_section(name, declared, dataset) for name in declared.tables],
-        "free": [free_section(run, declared, results) for run in declared.runs.values() if not run.pinned],
+        "runs": [run_line(run, declared, dataset, results, problems) for run in chosen.values()],
+        "tables": sections,
+        "unchosen": [name for name in declared.tables if name not in selection["tables"]],
+        "agreement": agreement(
+            {name: section["frame"] for name, section in built.items()},
+            {name: section["label"] for name, section in built.items()},
+            dataset,
+        ),
+        "free": [free_section(run, chosen, results) for run in chosen.values() if not run.pinned],
         "groups": group_frame(results),
-        "figures": [figure_section(name, entry, dataset) for name, entry in declared.figures.items()],
+        "figures": [figure_section(name, declared, dataset) for name in selection["figures"]],
     }
-    for template in ("README.md", "index.html"):
-        write_text(paths.ROOT / "reports" / template, render(template, content))
+    content["done"] = [line["run"] for line in content["runs"] if line["done"]]
+    content["waiting"] = absent({line["run"]: line["state"] for line in content["runs"] if not line["done"]})
+    write_text(paths.ROOT / "reports" / "README.md", render("README.md", content))
+    write_text(paths.ROOT / "reports" / "index.html", render("index.html", content | origin(dataset, content, links)))
     if problems:
         raise ExperimentError("; ".join(problems.values()))
+    scores = {name: result.ap()[0] for name, result in results.items()}
+    return {name: value for name, value in scores.items() if not math.isnan(value)}
 
 
 def render(template, content):
@@ -58,17 +85,21 @@ def render(template, content):
     )
     environment.filters["markdown"] = lambda frame: frame.to_markdown(index=False, disable_numparse=True)
     environment.filters["html"] = lambda frame: Markup(frame.to_html(index=False, border=0))
+    environment.filters["duration"] = provenance.duration
     return environment.get_template(f"{template}.j2").render(content)
 
 
-def read_results(declared, dataset):
+def read_results(runs, dataset):
     """Read the result of every run.
+
+    Args:
+        runs: {name: pipeline.experiments.Run}.
 
     Returns:
         ({run name: Result} of the evaluated runs, {run name: message} of the runs whose file is malformed).
     """
     results, problems = {}, {}
-    for name, run in declared.runs.items():
+    for name, run in runs.items():
         try:
             if (result := measured.result(dataset, run)) is not None:
                 results[name] = result
@@ -77,29 +108,84 @@ def read_results(declared, dataset):
     return results, problems
 
 
-def run_frame(declared, results, problems):
-    """One line a run: what it is, its seeds or why there is no result, and the command that makes it."""
-    rows = []
-    for name, run in declared.runs.items():
-        if name in problems:
-            status = "result unreadable"
-        else:
-            status = "seeds " + ", ".join(map(str, results[name].seeds)) if name in results else "not run"
-        rows.append(
-            (
-                name,
-                declared.methods[run.method]["label"],
-                declared.backbones[run.backbone]["label"],
-                run.schedule,
-                run.direction,
-                run.knobs,
-                status,
-                measured.evaluate_command(name),
-            )
-        )
-    return pd.DataFrame(
-        rows, columns=["Run", "Method", "Backbone", "Schedule", "Direction", "Knobs", "Status", "Command"]
-    )
+def run_line(run, declared, dataset, results, problems):
+    """What the page says of a run: its columns, whether it is done and otherwise why not, and its trainings."""
+    result = results.get(run.name)
+    if run.name in problems:
+        state = UNREADABLE
+    elif result is None:
+        state = measured.state(dataset, run)
+    else:
+        state = f"done (seed{'s' * (len(result.seeds) > 1)} {', '.join(map(str, result.seeds))})"
+    changes = [f"{knob} = {value}" for knob, value in run.overrides.items()]
+    return {
+        "run": run.name,
+        "method": declared.methods[run.method]["label"],
+        "backbone": declared.backbones[run.backbone]["label"],
+        "schedule": run.schedule,
+        "direction": run.direction,
+        "knobs": ", ".join(["pinned" if run.pinned else run.knobs, *changes]),
+        "done": result is not None,
+        "state": state,
+        "kind": kind_of(state),
+        "command": measured.evaluate_command(run.name),
+        "fingerprints": provenance.fingerprints(dataset, run.name, result),
+    }
+
+
+def kind_of(state):
+    """A state without error, progress and seeds: `done`, `not run`, `running`, `failed`, ..."""
+    return re.split(r":| at | \(", state)[0]
+
+
+def absent(states):
+    """Group runs without a result by their state, for one command each: [{state, kind, runs, command}]."""
+    groups = {}
+    for run, state in states.items():
+        groups.setdefault(state, []).append(run)
+    return [
+        {
+            "state": state,
+            "kind": kind_of(state),
+            "runs": runs,
+            # launching makes every chosen run that has no result
+            "command": measured.evaluate_command(*runs) if len(runs) <= NAMED_RUNS else "python -m stages.launch",
+        }
+        for state, runs in groups.items()
+    ]
+
+
+def origin(dataset, content, links):
+    """What index.html says beyond README.md: commit, machine, versions, training time and addresses in MLflow."""
+    trainings = {line["run"]: line["fingerprints"] for line in content["runs"]}
+    seconds = {
+        fingerprint: provenance.training_seconds(fingerprint)
+        for fingerprints in trainings.values()
+        for fingerprint in fingerprints.values()
+    }
+    known = {
+        run: [seconds[fingerprint] for fingerprint in fingerprints.values() if seconds[fingerprint] is not None]
+        for run, fingerprints in trainings.items()
+    }
+    return {
+        "commit": provenance.commit(),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+        "seconds": {run: sum(values) if values else None for run, values in known.items()},
+        # runs with equal settings share one training
+        "timed": sum(bool(values) for values in known.values()),
+        "total_seconds": sum(value for value in seconds.values() if value is not None),
+        "links": {
+            run: {
+                seed: links[run][fingerprint]
+                for seed, fingerprint in fingerprints.items()
+                if fingerprint in links.get(run, {})
+            }
+            for run, fingerprints in trainings.items()
+        }
+        if links
+        else {},
+    }
 
 
 def group_frame(results):
@@ -123,26 +209,42 @@ def _with_deviation(value, deviation):
     return tables.number(value) + ("" if pd.isna(deviation) else f" ± {tables.number(deviation)}")
 
 
+def label_of(name):
+    """How the page calls a table: its number in the paper, or else its name."""
+    return re.sub(r"^table(?=\d)", "table ", name).replace("_", " ").capitalize()
+
+
 def table_section(name, declared, dataset):
     """A table of the paper for the page; `problem` instead of cells if one of its files is malformed."""
-    section = {"name": name, "title": declared.tables[name]["title"], "command": f"dvc repro tables@{name}"}
+    title, label = declared.tables[name]["title"], label_of(name)
+    section = {
+        "name": name,
+        "label": label,
+        "heading": title if title.startswith(label) else f"{label}: {title}",
+        "runs": experiments.runs_of(declared.tables[name]),
+        "command": f"dvc repro tables@{name}",
+    }
     try:
         frame = tables.table_frame(name, declared, dataset)
     except ExperimentError as error:
         return section | {"problem": str(error)}
+    caption = tables.caption(name, frame, declared, dataset)
     return section | {
+        "frame": frame,
         "markdown": tables.markdown(name, frame, declared, dataset).strip(),
         "html": Markup(tables.html(frame)),
-        "caption": tables.caption(name, frame, declared, dataset),
+        # what the page says once and in the heading, the caption need not say again
+        "caption": caption.removeprefix(f"{title}. ").removesuffix(tables.comparability(declared, dataset)).strip(),
         "legend": tables.legend(frame),
-        "missing": [{"run": run, "command": measured.evaluate_command(run)} for run in tables.not_run(frame)],
+        "gain": tables.gain(name, frame, declared, dataset),
+        "absent": absent(tables.not_run(frame)),
     }
 
 
-def free_section(run, declared, results):
+def free_section(run, chosen, results):
     """The run that follows params.yaml beside its pinned twin, which differs in the knob file alone."""
     columns = ("method", "backbone", "schedule", "direction")
-    pinned = [other for other in declared.runs.values() if other.pinned and not other.overrides]
+    pinned = [other for other in chosen.values() if other.pinned and not other.overrides]
     twins = [
         other.name for other in pinned if all(getattr(other, name) == getattr(run, name) for name in columns)
     ]
@@ -169,9 +271,15 @@ def changed_knobs():
     return [(knob, value, free[knob]) for knob, value in pinned.items() if free.get(knob, value) != value]
 
 
-def figure_section(name, entry, dataset):
+def figure_section(name, declared, dataset):
     """A figure for the page; without `picture` if it has not been drawn for this dataset."""
-    section = {"name": name, "title": entry["title"], "command": f"dvc repro figures@{name}"}
+    entry = declared.figures[name]
+    section = {
+        "name": name,
+        "title": entry["title"],
+        "runs": list(dict.fromkeys(series.run.name for series in figures.series_of(entry, declared))),
+        "command": f"dvc repro figures@{name}",
+    }
     caption = figures.saved_caption(name, dataset)
     if caption is None:
         return section

@@ -19,6 +19,15 @@ METHOD_COLOURS = {"mask_rcnn": "#7f7f7f", "cam": "#009E73", "contrastmask": "#CC
 GROUP_COLOURS = {"base": "#0072B2", "novel": "#D55E00"}
 GROUP_LINES = {"base": "-", "novel": (0, (2.2, 1.0))}
 SAME_METHOD_LINES = ("-", "--", ":", "-.")  # runs of one method in one figure
+CYCLE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
+# The supplement's Fig. 1: yellow foreground, dark purple background; they are the ends of the colour map of the CAM.
+SIDE_COLOURS = {"foreground": "#FDE725", "background": "#440154", "unassigned": "#9e9e9e"}
+CAM_MAP = "viridis"
+
+
+def cycled(index):
+    """A colour for one of many things of a kind."""
+    return CYCLE[index % len(CYCLE)]
 
 
 def paper_style():

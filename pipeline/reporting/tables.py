@@ -1,10 +1,11 @@
 """Tables of the paper as views on runs: measured mask AP on novel categories beside the published value.
 
-One data frame holds a table; CSV keeps it at full precision, Markdown and LaTeX round to 0.1 when printed. A
-row whose run has no result on the chosen dataset says "not run", a cited method shows published values alone.
+One data frame holds a table; CSV keeps it at full precision, Markdown and LaTeX round to 0.1 when printed. A row
+without a result on the chosen dataset says why ("not run", "failed", ...), a cited method shows published values alone.
 """
 
 import json
+import re
 from html import escape as escape_html
 
 import pandas as pd
@@ -15,8 +16,9 @@ from pipeline.reporting import measured, published
 from pipeline.reporting.files import replacing, write_text
 from pipeline.reporting.measured import METRICS
 
-KEYS = ["row", "run", "dataset", "direction", "seeds"]
+KEYS = ["row", "backbone", "schedule", "run", "dataset", "direction", "state", "seeds", "agrees"]
 COLUMNS = KEYS + [f"{metric}{suffix}" for metric in METRICS for suffix in ("", "_std", "_published")]
+DONE = "done"
 LATEX_ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -58,11 +60,13 @@ def build_table(table_id):
 
 
 def table_frame(table_id, declared, dataset):
-    """Return the table as a data frame with the columns `COLUMNS`.
+    """Return the table as a data frame with the columns `COLUMNS`, a line for each row and direction.
 
-    APs are percentages at full precision, the mean over the seeds and (from two seeds on) their sample
-    standard deviation; NaN where not run, undefined or not published. `seeds` is the JSON list of the seeds
-    averaged. A cited row has no run and no dataset, and one line for each direction it was published for.
+    APs are percentages at full precision, the mean over the seeds and (from two seeds on) their sample standard
+    deviation; NaN where not run, undefined or not published. `seeds` is the JSON list of the seeds averaged, `state`
+    is `done` or why there is no result. `agrees` tells on the paper's dataset whether mAP is within the tolerance its
+    authors state, and is empty elsewhere. A cited row has no run and no dataset, and a line for each direction it was
+    published for.
     """
     table = lookup(declared.tables, table_id, "table")
     lines = [line for row in table["rows"] for line in _lines(row, table, declared, dataset)]
@@ -71,18 +75,28 @@ def table_frame(table_id, declared, dataset):
 
 
 def _lines(row, table, declared, dataset):
-    printed = published.row(table["published"], row["published"])["results"] if "published" in row else {}
-    if "run" not in row:
-        for direction in [row["direction"]] if "direction" in row else printed:
-            yield {"row": row["label"], "direction": direction} | _published(printed, direction)
-        return
-    run = declared.run(row["run"])
-    line = {"row": row["label"], "run": run.name, "dataset": dataset, "direction": run.direction}
-    if (result := measured.result(dataset, run)) is not None:
-        line["seeds"] = json.dumps(list(result.seeds))
-        for metric in METRICS:
-            line[metric], line[f"{metric}_std"] = result.ap(metric)
-    yield line | _published(printed, run.direction)
+    printed = published.row(table["published"], row["published"]) if "published" in row else {"results": {}}
+    for name in row.get("runs", []):
+        run = declared.runs[name]
+        line = {"row": row["label"], "backbone": declared.backbones[run.backbone]["label"], "schedule": run.schedule,
+                "run": name, "dataset": dataset, "direction": run.direction}  # fmt: skip
+        line |= _published(printed["results"], run.direction)
+        if (result := measured.result(dataset, run)) is None:
+            line["state"] = measured.state(dataset, run)
+        else:
+            line |= {"state": DONE, "seeds": json.dumps(list(result.seeds))}
+            for metric in METRICS:
+                line[metric], line[f"{metric}_std"] = result.ap(metric)
+            if dataset == published.DATASET and "mAP_published" in line:
+                # both are printed to 0.1, and so is the tolerance
+                line["agrees"] = round(abs(round(line["mAP"], 1) - line["mAP_published"]), 1) <= published.tolerance()
+        yield line
+    if "runs" not in row:
+        for direction in printed["results"]:
+            values = _published(printed["results"], direction)
+            if any(value is not None for value in values.values()):
+                yield {"row": row["label"], "backbone": printed["backbone"], "schedule": printed["schedule"],
+                       "direction": direction, "state": "cited", **values}  # fmt: skip
 
 
 def _published(printed, direction):
@@ -93,10 +107,14 @@ def comparability(declared, dataset):
     """The sentence that keeps numbers of another dataset from being read as COCO's; empty for COCO itself."""
     if dataset == published.DATASET:
         return ""
-    generated = declared.dataset(dataset)["kind"] == "generated"
-    what = "images drawn by a program" if generated else "not the COCO 2017 of the paper"
+    entry = declared.dataset(dataset)
+    what = "images drawn by a program" if entry["kind"] == "generated" else "not the COCO 2017 of the paper"
+    scale = "" if entry["profile"] == "full" else (
+        f"; backbones and schedules are those of the scaled-down profile {entry['profile']}, which only bear the names "
+        "of the paper's"
+    )
     return (
-        f"Measured numbers are on the dataset {dataset} ({what}), published ones on COCO val2017: "
+        f"Measured numbers are on the dataset {dataset} ({what}{scale}), published ones on COCO val2017: "
         "the two are not comparable, at most the order of the rows is."
     )
 
@@ -123,7 +141,7 @@ def difference(value):
 
 def is_run(frame):
     """Which lines have a result."""
-    return frame["seeds"].notna()
+    return frame["state"] == DONE
 
 
 def is_cited(frame):
@@ -142,25 +160,26 @@ def best(frame, metric):
 def display_frame(frame, bold):
     """Return the table as people read it, every cell a string `measured ± deviation (published, difference)`.
 
-    `bold` wraps a best value in the markup of the page.
+    `bold` wraps a best value in the markup of the page. Backbone, schedule and direction are shown where they vary.
     """
-    shown = pd.DataFrame(
-        {
-            "Row": [
-                f"{line.row} (cited)" if cited else line.row
-                for line, cited in zip(frame.itertuples(), is_cited(frame), strict=True)
-            ]
-        }
-    )
-    if frame["direction"].nunique() > 1:
-        shown["Direction"] = frame["direction"]
-    run, cited = is_run(frame), is_cited(frame)
+    cited = is_cited(frame)
+    shown = pd.DataFrame({"Row": [f"{row} (cited)" if c else row for row, c in zip(frame["row"], cited, strict=True)]})
+    for column in varying(frame):
+        shown[column.capitalize()] = frame[column]
+    run = is_run(frame)
     for metric in METRICS:
         marks = best(frame, metric)
         shown[metric] = [
             _cell(line, metric, run[i], cited[i], bold if marks[i] else str) for i, line in frame.iterrows()
         ]
+    if frame["agrees"].notna().any():
+        shown["within tolerance"] = frame["agrees"].map({True: "yes", False: "no"}).fillna("–")
     return shown
+
+
+def varying(frame):
+    """Which of backbone, schedule and direction tell the rows of a table apart."""
+    return [column for column in ("backbone", "schedule", "direction") if frame[column].nunique() > 1]
 
 
 def _cell(line, metric, run, cited, mark):
@@ -168,11 +187,16 @@ def _cell(line, metric, run, cited, mark):
     if run:
         text = mark(number(value)) + ("" if pd.isna(deviation) else f" ± {number(deviation)}")
     else:
-        text = "not run" if metric == METRICS[0] and not cited else "–"
+        text = _short(line["state"]) if metric == METRICS[0] and not cited else "–"
     if pd.isna(printed):
         return text
     gap = "" if pd.isna(value) else f", {difference(value - printed)}"
     return f"{text} ({number(printed)}{gap})"
+
+
+def _short(state):
+    """The state of a run without the text of an error, which stands below the table."""
+    return state.partition(":")[0]
 
 
 def legend(frame):
@@ -184,12 +208,27 @@ def legend(frame):
         text += " (published, difference)"
     if best(frame, METRICS[0]).any():
         text += "; bold: the best measured value of a column"
+    if frame["agrees"].notna().any():
+        text += f"; within tolerance: mAP differs by at most the ±{published.tolerance()} that the authors state"
     return f"{text}."
 
 
+def gain(table_id, frame, declared, dataset):
+    """A sentence on a difference between last and first row that the paper states in words; empty for other tables."""
+    if (name := declared.tables[table_id].get("gain")) is None:
+        return ""
+    claim = published.statement(name)
+    first, last = frame.iloc[0], frame.iloc[-1]
+    here = difference(last["mAP"] - first["mAP"]) if is_run(frame)[[0, len(frame) - 1]].all() else "not run"
+    return (
+        f"Last row minus first row, mAP: {here} measured on {dataset}; {difference(claim['delta_mAP'])} stated by the "
+        f"paper on COCO val2017 ({claim['setting']})."
+    )
+
+
 def not_run(frame):
-    """The runs without a result, each once, in the order of the table."""
-    return list(dict.fromkeys(frame["run"][~is_run(frame) & ~is_cited(frame)]))
+    """{run: state} of the runs without a result, in the order of the table."""
+    return {line.run: line.state for line in frame[~is_run(frame) & ~is_cited(frame)].itertuples()}
 
 
 def markdown(table_id, frame, declared, dataset):
@@ -199,10 +238,16 @@ def markdown(table_id, frame, declared, dataset):
         caption(table_id, frame, declared, dataset),
         shown.to_markdown(index=False, disable_numparse=True),
         legend(frame),
+        gain(table_id, frame, declared, dataset),
     ]
+    parts = [part for part in parts if part]
+    states = {}
+    for run, state in not_run(frame).items():
+        states.setdefault(state, []).append(run)
     parts += [
-        f"Not run on {dataset}: `{run}`; make it with `{measured.evaluate_command(run)}`."
-        for run in not_run(frame)
+        f"No result on {dataset}, {state}: {', '.join(f'`{run}`' for run in runs)}; make it with "
+        f"`{measured.evaluate_command(*runs)}`."
+        for state, runs in states.items()
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -220,39 +265,68 @@ def escape_latex(text):
 
 
 def latex(table_id, frame, declared, dataset):
-    """Render the table as a LaTeX float for `\\input`; needs `\\usepackage{booktabs}` alone."""
-    several = frame["direction"].nunique() > 1
-    run, cited = is_run(frame), is_cited(frame)
-    rows = {}
+    """Render the table as a LaTeX float for `\\input`; needs `\\usepackage{booktabs}` alone.
+
+    Directions stand side by side as in the paper's Table 1; every row has a line for what was measured, one for what
+    was published and one for the difference.
+    """
+    directions = list(dict.fromkeys(frame["direction"]))
+    labels = [column for column in varying(frame) if column != "direction"]
+    marks = {metric: best(frame, metric) for metric in METRICS}
+    cited, run = is_cited(frame), is_run(frame)
+    lines = {}
     for i, line in frame.iterrows():
-        label = escape_latex(line["row"]) + (f" ({line['direction']})" if several else "")
-        marks = {metric: best(frame, metric)[i] for metric in METRICS}
+        # rows of one name differ in backbone or schedule
+        key = (*(escape_latex(line[column]) for column in labels), escape_latex(line["row"]))
+        cells = {}
         if run[i]:
-            rows[label, "measured"] = [_latex_measured(line, metric, marks[metric]) for metric in METRICS]
+            cells["measured"] = [_latex_measured(line, metric, marks[metric][i]) for metric in METRICS]
         elif not cited[i]:
-            rows[label, "measured"] = ["not run"] + ["--"] * (len(METRICS) - 1)
+            cells["measured"] = [_short(line["state"])] + ["--"] * (len(METRICS) - 1)
         if pd.notna(line["mAP_published"]):
-            rows[label, "cited" if cited[i] else "published"] = [
+            cells["cited" if cited[i] else "published"] = [
                 number(line[f"{metric}_published"]).replace("–", "--") for metric in METRICS
             ]
             if run[i]:
                 gaps = [line[metric] - line[f"{metric}_published"] for metric in METRICS]
-                rows[label, "difference"] = ["--" if pd.isna(gap) else f"${gap:+.1f}$" for gap in gaps]
-    body = pd.DataFrame.from_dict(rows, orient="index", columns=[LATEX_METRICS[metric] for metric in METRICS])
-    body.index = pd.MultiIndex.from_tuples(rows)
+                cells["difference"] = ["--" if pd.isna(gap) else f"${gap:+.1f}$" for gap in gaps]
+        for kind, values in cells.items():
+            for metric, value in zip(METRICS, values, strict=True):
+                lines.setdefault((*key, kind), {})[line["direction"], LATEX_METRICS[metric]] = value
+    columns = pd.MultiIndex.from_product([directions, LATEX_METRICS.values()])
+    body = pd.DataFrame(list(lines.values()), index=pd.MultiIndex.from_tuples(lines), columns=columns).fillna("--")
+    if len(directions) == 1:
+        body.columns = body.columns.droplevel(0)
     text = body.style.to_latex(
         hrules=True,
         clines="skip-last;data",
         multirow_align="naive",
-        column_format="ll" + "r" * len(METRICS),
+        multicol_align="c",
+        column_format="l" * (len(labels) + 2) + "r" * len(columns),
+        environment="table*",
         position="tb",
         position_float="centering",
         label=f"tab:{table_id}",
         caption=escape_latex(caption(table_id, frame, declared, dataset)),
     )
+    size, gap = (r"\scriptsize", "2.5pt") if len(directions) > 1 else (r"\footnotesize", "4pt")
+    text = text.replace(r"\begin{tabular}", f"{size}\n\\setlength{{\\tabcolsep}}{{{gap}}}\n\\begin{{tabular}}")
+    if len(directions) > 1:
+        first, width = len(labels) + 3, len(METRICS)
+        starts = range(first, first + width * len(directions), width)
+        rules = "".join(rf"\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts)
+        head, newline, rest = text.partition("\\\\\n")
+        text = head + newline + rules + "\n" + rest
     # Space instead of rules between the rows, as booktabs recommends.
-    rule = rf"\cline{{1-{2 + len(METRICS)}}}"
-    return text.replace(f"{rule}\n\\bottomrule", r"\bottomrule").replace(rule, r"\addlinespace")
+    rule = re.compile(rf"\\cline{{\d+-{len(labels) + 2 + len(columns)}}}\n?")
+    lines = []
+    for line in text.splitlines():
+        if not rule.match(line):
+            lines.append(line)
+        elif lines[-1] != r"\addlinespace":
+            lines.append(r"\addlinespace")
+    text = "\n".join(lines) + "\n"
+    return text.replace("\\addlinespace\n\\bottomrule", r"\bottomrule")
 
 
 def _latex_measured(line, metric, mark):

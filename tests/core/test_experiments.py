@@ -58,7 +58,19 @@ MISTAKES = {
         lambda c: c["datasets"]["generated"].update(profile="tiny"),
         r"unknown profile .*'tiny'.*full",
     ),
-    "table": (lambda c: c["tables"]["table2"]["rows"][0].update(run="nope"), r"unknown run .*table2.*'nope'"),
+    "table": (lambda c: c["tables"]["table2"]["rows"][0].update(runs=["nope"]), r"unknown run .*table2.*'nope'"),
+    "row": (
+        lambda c: c["tables"]["table2"]["rows"][0].update(run="current"),
+        r"tables\.table2: row 'Baseline': unknown column 'run'; valid: label, published, runs",
+    ),
+    "same direction": (
+        lambda c: c["tables"]["table2"]["rows"][0]["runs"].append("current"),
+        r"tables\.table2: row 'Baseline' has two runs of one direction",
+    ),
+    "figure": (
+        lambda c: c["figures"]["loss_curves"].update(tables=["table9"]),
+        r"unknown table .*loss_curves.*'table9'",
+    ),
     "section": (lambda c: c.update(runns={}), r"unknown section 'runns'"),
     "no section": (lambda c: c.pop("tables"), r"section 'tables' is missing"),
 }
@@ -88,3 +100,66 @@ def test_unknown_dataset(tmp_path, monkeypatch):
     paths.PARAMS.write_text("sigma: 0.3\n")
     with pytest.raises(ExperimentError, match=r"params\.yaml: `dataset` is missing"):
         experiments.chosen_dataset()
+
+
+PAPER = {
+    "table1": 14, "table2": 3, "table3": 3, "table4": 4, "table5": 4, "table6": 3, "table7": 2, "oracle": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", PAPER)
+def test_a_table_needs_its_runs_and_the_free_one(table):
+    declared = experiments.load()
+    selection = declared.selection([table])
+    assert list(selection["tables"]) == [table]
+    assert len(selection["runs"]) == PAPER[table] + 1 and "current" in selection["runs"]
+    assert set(selection["runs"]) - {"current"} == set(experiments.runs_of(declared.tables[table]))
+
+
+def test_all_tables_need_every_run_once():
+    declared = experiments.load()
+    selection = declared.selection(list(declared.tables))
+    assert set(selection["runs"]) == set(declared.runs)
+    assert set(selection["backbones"]) == set(declared.backbones)
+    assert set(selection["figures"]) == set(declared.figures)
+
+
+def test_no_two_pinned_runs_are_the_same_training():
+    rows = [str({**vars(run), "name": None}) for run in experiments.load().runs.values()]
+    assert len(set(rows)) == len(rows)
+
+
+@pytest.fixture
+def selection_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "SELECTION", tmp_path / "selection.yaml")
+    return paths.SELECTION
+
+
+def test_a_selection_is_written_and_read_back(selection_file):
+    written = experiments.select(["table7", "table2"])
+    assert list(written["tables"]) == ["table2", "table7"]
+    assert experiments.selected() == written
+
+
+def test_priors_are_made_of_runs_that_chosen_figures_look_into(selection_file):
+    looked_into = {"contrastmask_r50_1x_nonvoc2voc": {"direction": "nonvoc2voc"}}
+    assert experiments.select(["table2"])["priors"] == looked_into
+    assert experiments.select(["table6"])["priors"] == {}  # the run is chosen, the figures that need it are not
+
+
+def test_a_stale_selection_is_refused(selection_file):
+    experiments.select(["table2"])
+    selection_file.write_text(selection_file.read_text().replace("schedule: 1x", "schedule: 3x", 1))
+    with pytest.raises(ExperimentError, match="run `python -m stages.select`"):
+        experiments.selected()
+
+
+def test_an_unknown_table_leaves_the_selection_alone(selection_file):
+    experiments.select(["table2"])
+    with pytest.raises(ExperimentError, match=r"unknown table 'table9'; valid: table1, table2"):
+        experiments.select(["table9"])
+    assert list(experiments.selected()["tables"]) == ["table2"]
+
+
+def test_the_committed_selection_is_up_to_date():
+    assert "table2" in experiments.selected()["tables"]

@@ -10,7 +10,8 @@ from pipeline import experiments, paths
 
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
-COMMANDS = {"verify", "import_checkpoint", "doctor"}  # command lines that are no node of the graph
+# command lines that are no node of the graph
+COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan"}
 
 # Lower layers never import higher ones. A module belongs to the longest prefix.
 LAYERS = [
@@ -19,14 +20,17 @@ LAYERS = [
         "pipeline.compat",
         "pipeline.machine",
         "pipeline.paths",
+        "pipeline.status",
         "pipeline.cli",
         "pipeline.doctor",
     },
     {"pipeline.experiments", "pipeline.knobs"},
     {"pipeline.models", "pipeline.datasets"},
     {"pipeline.config", "pipeline.tracking"},
-    {"pipeline.training", "pipeline.evaluation", "pipeline.reporting"},
-    {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor"},
+    {"pipeline.scoring_engines", "pipeline.prediction_file"},
+    {"pipeline.scoring"},
+    {"pipeline.training", "pipeline.evaluation", "pipeline.priors", "pipeline.reporting"},
+    {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor", "pipeline.launch", "pipeline.plan"},
 ]
 
 
@@ -112,6 +116,7 @@ def test_dvc_spells_the_paths_of_the_library():
         "train": {relative(paths.run("d", "k")), relative(paths.logs("d", "k"))},
         "evaluate": {relative(paths.run_predictions("d", "k")), relative(paths.results("d", "k"))},
         "headline": {relative(paths.metrics())},
+        "priors": {relative(paths.priors("d", "k"))},
         "tables": {relative(paths.table("k", extension)) for extension in ("csv", "md", "tex")},
     }
     for stage, paths_of_stage in expected.items():

@@ -60,12 +60,43 @@ def test_other_numbers_are_another_record(job):
 
 
 def test_the_report_keeps_only_the_newest(job, tmp_path):
-    (tmp_path / "reports" / "tables").mkdir(parents=True)
-    (tmp_path / "reports" / "tables" / "table2.csv").write_text("row\n")
+    for name in ("tables/table2.csv", "tables/table1.csv", "figures/loss_curves.png", "index.html"):
+        (tmp_path / "reports" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "reports" / name).write_text(name)
     for _ in range(2):
-        tracking.log_report("generated", tmp_path / "reports")
+        selection = {"tables": {"table2": {}, "oracle": {}}, "figures": {"loss_curves": {}}}
+        tracking.log_report("generated", tmp_path / "reports", selection, {"plain": 12.5})
     client, (run,) = stored("tags.stage = 'report'")
-    assert [item.path for item in client.list_artifacts(run.info.run_id, "tables")] == ["tables/table2.csv"]
+    folders = ("", "tables", "figures")
+    kept = {item.path for folder in folders for item in client.list_artifacts(run.info.run_id, folder)}
+    assert kept == {"tables", "tables/table2.csv", "figures", "figures/loss_curves.png", "index.html"}
+    assert run.data.metrics == {"plain_novel_mask_mAP": 12.5}
+    assert run.data.tags["tables"] == "table2,oracle"
+
+
+def test_links_lead_to_the_training_of_a_fingerprint(job):
+    assert tracking.run_links("generated") == {}
+    assert not paths.tracking_store().exists()
+    for fingerprint in ("f1", "f2"):
+        with tracking.track(job, fingerprint, "train", "SCHEDULED"):
+            pass
+    _, runs = stored()
+    expected = {
+        run.data.tags["fingerprint"]: f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        for run in runs
+    }
+    assert tracking.run_links("generated") == {job.name: expected}
+
+
+def test_links_hold_no_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host:81/mlflow/")
+    assert tracking._page() == "https://host:81/mlflow"
+
+
+def test_no_links_to_a_store_out_of_reach(job, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert tracking.run_links("generated") is None
 
 
 def test_a_store_out_of_reach_is_reported_once_and_stops_nothing(job, monkeypatch, caplog):
@@ -77,3 +108,10 @@ def test_a_store_out_of_reach_is_reported_once_and_stops_nothing(job, monkeypatc
             tracker.log_history(records(30))
     assert len(caplog.records) == 1 and "127.0.0.1:9" in caplog.text
     assert not (paths.tracking_store()).exists()
+
+
+def test_a_warning_does_not_show_the_password_of_the_store(monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@host/db")
+    with caplog.at_level("WARNING", logger="pipeline.tracking"):
+        tracking._warn(OSError("postgresql://user:secret@host/db refused"))
+    assert "host/db" in caplog.text and "secret" not in caplog.text

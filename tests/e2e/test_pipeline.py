@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -153,3 +154,50 @@ def test_bad_input_is_refused_and_leaves_nothing(clone, case):
     assert result.returncode != 0
     assert word in result.stdout + result.stderr and "Traceback" not in result.stderr
     assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
+def stages_to_run(clone):
+    """Names of the stages that `dvc repro` would execute now."""
+    return set(re.findall(r"^Running stage '(.*)'", clone.run("dvc", "repro", "--dry").stdout, re.MULTILINE))
+
+
+def test_plotting_code_retrains_nothing(clone):
+    clone.commit()
+    path = clone.folder / "pipeline/reporting/style.py"
+    path.write_text(path.read_text() + "\n# another colour\n")
+    stages = stages_to_run(clone)
+    clone.run("git", "checkout", "-q", ".")
+    assert "figures@loss_curves" in stages
+    assert not {name for name in stages if name.startswith(("train", "evaluate", "tables", "pretrain", "split"))}
+
+
+def test_more_tables_train_only_what_is_new_and_one_override_only_its_run(clone):
+    clone.run("python", "-m", "stages.select", "table2", "table7")
+    trained = {name for name in stages_to_run(clone) if name.startswith(("train", "pretrain"))}
+    assert trained == {"train@contrastmask_own_queries"}
+    clone.run("git", "checkout", "-q", ".")
+    clone.edit_experiments({("runs", "cam_r50_1x_nonvoc2voc"): {"overrides": {"delta": 0.2}}})
+    trained = {name for name in stages_to_run(clone) if name.startswith(("train", "pretrain"))}
+    clone.run("git", "checkout", "-q", ".")
+    assert trained == {"train@cam_r50_1x_nonvoc2voc"}
+
+
+def test_a_run_that_fails_is_shown_and_stops_nothing_else(clone):
+    clone.run("python", "-m", "stages.select", "table2", "table6")
+    clone.edit_experiments({("runs", "contrastmask_novel_only"): {"overrides": {"supervision": "novle"}}})
+    launched = clone.run("python", "-m", "stages.launch", "--jobs", "2", check=False)
+    assert launched.returncode == 1
+    (line,) = [line for line in launched.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: 1 of 6 runs have no result: contrastmask_novel_only (failed: ") and "novle" in line
+    with (clone.folder / "reports/tables/table6.csv").open() as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert rows["contrastmask_novel_only"]["state"].startswith("failed: ")
+    assert rows["contrastmask_base_only"]["state"] == "done"
+    page = (clone.folder / "reports/index.html").read_text()
+    assert "novle" in page and "table6" in page
+
+    clone.edit_experiments({("runs", "contrastmask_novel_only"): {"overrides": {"supervision": "novel"}}})
+    clone.run("python", "-m", "stages.launch", "--jobs", "2")
+    assert "novle" not in (clone.folder / "reports/index.html").read_text()
+    again = clone.run("python", "-m", "stages.launch")
+    assert "up to date" in again.stderr

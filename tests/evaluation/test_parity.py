@@ -1,4 +1,4 @@
-"""The evaluation gives the numbers of plain pycocotools."""
+"""The evaluation gives the numbers of plain pycocotools on real ground truth, whichever engine matches."""
 
 import json
 from pathlib import Path
@@ -7,41 +7,58 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from pipeline import evaluation
+from pipeline import scoring
+from pipeline.scoring_engines import ENGINES, VARIABLE, match
 
 CASE = Path(__file__).parent / "parity"
+TRUTH = CASE / "instances_val2017.json"
 EXPECTED = json.loads((CASE / "expected.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def ground_truth():
-    return COCO(str(CASE / "instances_val2017.json"))
-
-
-@pytest.fixture(scope="module")
 def detections():
-    """One list with mask and box in every record, as `predict` returns them."""
+    """One list with mask and box in every record, as `predict` writes them."""
     masks = json.loads((CASE / "detections_segm.json").read_text())
     boxes = json.loads((CASE / "detections_bbox.json").read_text())
     return [mask | {"bbox": box["bbox"]} for mask, box in zip(masks, boxes, strict=True)]
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request):
+    if request.param == "hotcoco":
+        pytest.importorskip("hotcoco")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, request.param)
+        yield request.param
+
+
+@pytest.fixture(scope="module", params=["paths", "objects"])
+def matched(request, engine, detections, tmp_path_factory):
+    if request.param == "objects":
+        return match(COCO(str(TRUTH)), detections)
+    saved = tmp_path_factory.mktemp("predictions") / "seed0.json"
+    saved.write_text(json.dumps(detections))
+    return match(TRUTH, saved)
+
+
 @pytest.mark.parametrize("iou_type", ["segm", "bbox"])
 @pytest.mark.parametrize("group", ["all", "voc", "nonvoc"])
-def test_twelve_statistics(ground_truth, detections, iou_type, group):
-    statistics, _ = evaluation.coco_statistics(ground_truth, detections, iou_type, EXPECTED["category_ids"][group])
+def test_twelve_statistics(matched, iou_type, group):
     expected = dict(zip(EXPECTED["stat_names"], EXPECTED["stats"][iou_type][group], strict=True))
-    assert statistics == pytest.approx(expected, abs=1e-9)
+    assert scoring.statistics(matched, iou_type, EXPECTED["category_ids"][group]) == pytest.approx(expected, abs=1e-9)
 
 
-def test_score_reports_percent_by_group_and_category(ground_truth, detections):
+def test_report_is_in_percent_by_group_and_category(matched):
     groups = {"novel": EXPECTED["category_ids"]["voc"], "base": EXPECTED["category_ids"]["nonvoc"]}
-    report = evaluation.score(ground_truth, detections, groups)
+    report = scoring.report(matched, groups)
+    assert list(report) == ["per_category", "segm", "bbox"]
     for iou_type in ("segm", "bbox"):
         for group, name in (("novel", "voc"), ("base", "nonvoc"), ("all", "all")):
             expected = EXPECTED["stats"][iou_type][name]
+            assert list(report[iou_type][group]) == list(scoring.METRICS)
             assert report[iou_type][group]["mAP"] == pytest.approx(100 * expected[0], abs=1e-7)
             assert report[iou_type][group]["APl"] == pytest.approx(100 * expected[5], abs=1e-7)
+        assert len(report["per_category"][iou_type]) == len(EXPECTED["per_category"][iou_type]) == 80
         for name, values in EXPECTED["per_category"][iou_type].items():
             measured = report["per_category"][iou_type][name]
             if values["AP"] < 0:
@@ -51,12 +68,17 @@ def test_score_reports_percent_by_group_and_category(ground_truth, detections):
                 assert measured["AP50"] == pytest.approx(100 * values["AP50"], abs=1e-7)
 
 
-def test_no_detections_score_zero(ground_truth):
-    statistics, _ = evaluation.coco_statistics(ground_truth, [], "segm")
-    assert statistics["AP"] == 0 and not np.isnan(statistics["AR100"])
+def test_no_detections_score_zero(engine, tmp_path):
+    saved = tmp_path / "seed0.json"
+    saved.write_text("[]\n")
+    for found in ([], saved):
+        matched = match(TRUTH, found)
+        for iou_type in ("segm", "bbox"):
+            statistics = scoring.statistics(matched, iou_type)
+            assert statistics["AP"] == 0 and not np.isnan(statistics["AR100"])
 
 
-def test_input_records_are_left_alone(ground_truth, detections):
-    before = json.dumps(detections[:5])
-    evaluation.coco_statistics(ground_truth, detections, "segm")
-    assert json.dumps(detections[:5]) == before
+def test_input_records_are_left_alone(engine, detections):
+    before = json.dumps(detections[:50])
+    match(TRUTH, detections[:50])
+    assert json.dumps(detections[:50]) == before

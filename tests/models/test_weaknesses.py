@@ -475,7 +475,7 @@ def test_w27_logged_numbers_are_no_part_of_the_loss_dictionary():
 def test_w28_base_novel_and_all_categories_are_scored_for_boxes_and_masks():
     from pycocotools import mask as rle
 
-    from pipeline.evaluation import score
+    from pipeline.scoring import score
 
     truth = {"images": [{"id": 1, "height": 32, "width": 32}], "annotations": [],
              "categories": [{"id": 17, "name": "cat"}, {"id": 24, "name": "zebra"}]}

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
-from pycocotools.coco import COCO
 
 from pipeline import experiments, paths
 from pipeline.errors import ExperimentError
-from pipeline.reporting import figures, qualitative, style
+from pipeline.reporting import examples, figures, panels, style
 from pipeline.reporting.figures import build_figure, saved_caption
 
 GROUPS = {"base": ("zebra",), "novel": ("person",)}
@@ -25,7 +24,16 @@ def drawn(name):
     entry = declared.figures[name]
     request = figures.Request(name, entry, dataset, declared, figures.series_of(entry, declared))
     with style.paper_style():
-        return figures.KINDS[name](request)
+        figure, caption = figures.KINDS[entry["kind"]](request)
+    style.plt.close(figure)
+    return figure, caption
+
+
+def declare(name, kind, **entry):
+    """Declare one more figure in the workspace; of the run `ours` unless it says otherwise."""
+    runs = [{"label": "Ours", "run": "ours"}]
+    experiments.load().figures[name] = {"kind": kind, "title": "One more", "tables": ["table2"], "runs": runs} | entry
+    return name
 
 
 def digests(name):
@@ -48,16 +56,23 @@ def test_a_missing_run_is_left_out_and_named(workspace, name):
     workspace.everything()
     for path in (paths.results("toy", "ours"), paths.log("toy", "ours", 0)):
         path.unlink()
-    assert "Not run on toy: ours (`dvc repro evaluate@ours`)." in drawn(name)[1]
+    assert "No result on toy, not run: ours (`dvc repro evaluate@ours`)." in drawn(name)[1]
 
 
-@pytest.mark.parametrize("name", ["loss_curves", "category_ap", "base_novel_gap"])
-def test_a_figure_without_any_run_is_an_error_and_not_a_file(workspace, name):
-    with pytest.raises(
-        ExperimentError, match="none of its runs has data on dataset 'toy'; run `dvc repro evaluate@plain`"
-    ):
-        build_figure(name)
-    assert not list(paths.figure(name, "png").parent.parent.rglob("*.png"))
+@pytest.mark.parametrize("name", ["loss_curves", "category_ap", "base_novel_gap", "qualitative"])
+def test_a_figure_of_which_no_run_has_data_says_so_and_how_to_make_it(workspace, name):
+    build_figure(name)
+    command = "run `dvc repro evaluate@plain evaluate@ours`"
+    assert saved_caption(name, "toy").endswith(f"Nothing to draw: none of its runs has data on toy; {command}.")
+    svg = " ".join(paths.figure(name, "svg").read_text().split())
+    assert "none of its runs has data" in svg and paths.figure(name, "pdf").exists()
+
+
+def test_a_file_that_cannot_be_right_is_an_error_and_not_a_picture(workspace):
+    workspace.write(paths.results("toy", "plain"), "{")
+    with pytest.raises(ExperimentError, match="results/toy/plain.json: not JSON"):
+        build_figure("category_ap")
+    assert not list(workspace.root.rglob("*.png"))
 
 
 def test_loss_curves_have_a_panel_for_each_term_and_units(workspace):
@@ -109,9 +124,27 @@ def test_images_are_the_first_with_a_base_and_a_novel_object_large_enough(worksp
         2: [(base, 0.2, 0), (base, 0.2, 0)],
         9: [(novel, 0.02, 0), (base, 0.02, 0)],
     })  # fmt: skip
-    ground_truth = COCO(str(paths.annotations("toy", "val2017")))
-    assert qualitative.select_images(ground_truth, GROUPS, 2) == [5, 7]
-    assert qualitative.select_images(ground_truth, GROUPS, 9) == [5, 7, 9]
+    ground_truth = examples.load_ground_truth("toy")
+    assert examples.select_images(ground_truth, GROUPS, 2) == [5, 7]
+    assert examples.select_images(ground_truth, GROUPS, 9) == [5, 7, 9]
+    assert examples.select_images(ground_truth, GROUPS, 9, shows=("base",)) == [2, 3, 4, 5, 7, 9]
+    assert examples.select_images(ground_truth, GROUPS, 9, shows=("novel",)) == [5, 7, 9]
+
+
+@pytest.mark.parametrize("count, skip, shown, skipped", [
+    (2, 0, [3, 5], 0), (2, 1, [5, 7], 1), (1, 2, [7], 2),
+    (2, 9, [5, 7], 1),  # too few images to pass over nine
+    (4, 1, [3, 5, 7], 0),
+])  # fmt: skip
+def test_images_of_other_figures_are_passed_over_as_far_as_there_are_more(count, skip, shown, skipped):
+    assert examples.skip_images([3, 5, 7][: skip + count], count, skip) == (shown, skipped)
+
+
+def test_objects_are_the_first_of_each_category_before_the_second_of_any():
+    assert examples.select_objects([7, 7, 7, 9, 8], 3) == [0, 3, 4]
+    assert examples.select_objects([7, 7, 7, 9, 8], 4) == [0, 1, 3, 4]
+    assert examples.select_objects([7, 7], 4) == [0, 1]
+    assert examples.select_objects([], 4) == []
 
 
 def test_base_and_novel_masks_differ_in_colour_and_low_scores_are_not_drawn(workspace):
@@ -130,6 +163,60 @@ def test_base_and_novel_masks_differ_in_colour_and_low_scores_are_not_drawn(work
     assert outlines == expected
 
 
+def test_images_side_by_side_leave_out_the_picture_without_masks(workspace):
+    workspace.everything()
+    workspace.validation_set({i: [(1, 0.2, 0), (24, 0.1, 0)] for i in (1, 2, 3)})
+    runs = [{"label": name, "run": run} for name, run in (("Baseline", "plain"), ("Ours", "ours"))]
+    declare("pairs", "qualitative", runs=runs, images=2, skip=1, across=2, min_score=0.5)
+    figure, caption = drawn("pairs")
+    assert caption.startswith("Validation images 2 to 3 by image id of those that show a base and a novel object")
+    assert [axis.get_title() for axis in figure.axes] == ["Ground truth", "Baseline", "Ours"] * 2
+    assert [axis.get_ylabel() for axis in figure.axes] == ["2", "", "", "3", "", ""]
+    assert len({round(axis.get_position().y0, 6) for axis in figure.axes}) == 1
+
+
+def test_novel_results_show_novel_categories_above_the_threshold_and_their_names(workspace):
+    workspace.everything()
+    workspace.validation_set({1: [(24, 0.2, 0)], 2: [(1, 0.2, 0)], 3: [(1, 0.02, 0)], 4: [(1, 0.01, 0)]})
+    workspace.predictions("ours", [1, 2], score=0.7)
+    declare("novel", "novel_results", images=5, across=2, min_score=0.6)
+    figure, caption = drawn("novel")
+    assert caption.startswith("The first 2 validation images by image id that show a novel object, covering at least")
+    assert ": 2, 3." in caption and "Ours" in caption
+    with_prediction, without = figure.axes
+    assert [text.get_text() for text in with_prediction.texts] == ["person"]  # and not the zebra
+    assert len(with_prediction.collections) == 2 and len(without.collections) == 0
+    experiments.load().figures["novel"]["min_score"] = 0.71
+    assert not drawn("novel")[0].axes[0].collections
+
+
+def test_equal_names_on_top_of_each_other_are_written_once(workspace):
+    workspace.everything()
+    workspace.predictions("ours", [1, 1])  # the same mask twice
+    declare("novel", "novel_results", images=1, across=1, min_score=0.5)
+    (axis,) = drawn("novel")[0].axes
+    assert len(axis.texts) == 1 and len(axis.collections) == 4
+
+
+def test_a_note_of_the_declaration_ends_the_caption(workspace):
+    workspace.everything()
+    declare("noted", "base_novel_gap", note="As in the paper.")
+    build_figure("noted")
+    assert saved_caption("noted", "toy").endswith(" As in the paper.")
+
+
+def test_outlines_keep_their_corners_and_nothing_else(workspace):
+    square = np.zeros((9, 9), dtype=bool)
+    square[2:6, 3:8] = True
+    with style.paper_style():
+        figure, axis = style.plt.subplots()
+        panels.outline(axis, square, "red")
+    style.plt.close(figure)
+    (path,) = axis.collections[1].get_paths()
+    assert len(path.vertices) == 2 * 4 + 1  # each corner is cut at half a pixel; the last point closes the line
+    assert path.vertices.min(0).tolist() == [2.5, 1.5] and path.vertices.max(0).tolist() == [7.5, 5.5]
+
+
 def test_missing_image_is_named(workspace):
     workspace.everything()
     (paths.images("toy", "val2017") / "2.png").unlink()
@@ -140,8 +227,10 @@ def test_missing_image_is_named(workspace):
 def test_no_image_fits_the_rule(workspace):
     workspace.everything()
     workspace.validation_set({1: [(1, 0.2, 0)]})
-    with pytest.raises(ExperimentError, match="no validation image shows both a base and a novel object"):
-        build_figure("qualitative")
+    build_figure("qualitative")
+    caption = saved_caption("qualitative", "toy")
+    assert caption.endswith("Nothing to draw: no validation image of toy shows both a base and a novel object that "
+                            "cover 2% of it.")  # fmt: skip
 
 
 def test_many_categories_wrap_into_rows(workspace):
@@ -160,6 +249,13 @@ def test_png_is_a_picture_of_page_width(workspace):
         assert image.width == pytest.approx(style.PAGE_WIDTH * 200, rel=0.03)
 
 
+def test_every_declared_figure_can_be_drawn_and_those_with_priors_are_known():
+    declared = experiments.load()
+    for name, entry in declared.figures.items():
+        assert entry["kind"] in figures.KINDS, name
+    assert set(experiments.PRIORS_FIGURES) <= set(figures.KINDS)
+
+
 def test_every_method_has_a_colour_of_its_own():
     root = Path(__file__).resolve().parents[2]
     methods = experiments.read_yaml(root / "pipeline" / "experiments.yaml")["methods"]
@@ -175,3 +271,18 @@ def test_reporting_needs_neither_torch_nor_mmdet():
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_rows_of_pictures_are_as_wide_as_the_page_and_their_panels_as_high_as_each_other():
+    with style.paper_style():
+        figure, axes = panels.grid(["A", "B"], [0.5, 2.0, 1.0], across=2)
+    style.plt.close(figure)
+    width, height = figure.get_size_inches()
+    boxes = [[axis.get_position() for axis in row] for row in axes]
+    for row, aspect in zip(boxes, [0.5, 2.0, 1.0], strict=True):
+        for box in row:
+            assert box.height * height / (box.width * width) == pytest.approx(aspect)
+    assert boxes[0][0].height == pytest.approx(boxes[1][1].height)
+    assert boxes[1][1].x1 == pytest.approx(1) and boxes[2][1].x1 < 0.51  # the last row has one picture of two
+    assert boxes[0][1].x0 - boxes[0][0].x1 == pytest.approx(panels.GAP / width)
+    assert boxes[1][0].x0 - boxes[0][1].x1 == pytest.approx(panels.BLOCK_GAP / width)

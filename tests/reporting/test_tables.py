@@ -1,17 +1,23 @@
 import csv
 import json
 import re
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
 
-from pipeline import paths
+from pipeline import experiments, paths
 from pipeline.errors import ExperimentError
 from pipeline.reporting import published
-from pipeline.reporting.tables import build_table, escape_latex
+from pipeline.reporting.tables import build_table, escape_latex, table_frame
+
+from .conftest import Workspace
+
+DECLARED = experiments.load()
 
 HEADER = (
-    "row,run,dataset,direction,seeds,mAP,mAP_std,mAP_published,AP50,AP50_std,AP50_published,AP75,AP75_std,"
+    "row,backbone,schedule,run,dataset,direction,state,seeds,agrees,mAP,mAP_std,mAP_published,AP50,AP50_std,AP50_published,AP75,AP75_std,"
     "AP75_published,APs,APs_std,APs_published,APm,APm_std,APm_published,APl,APl_std,APl_published"
 )
 
@@ -60,7 +66,7 @@ def test_undefined_metric_is_empty_and_a_dash(workspace):
 def test_row_that_was_not_run_says_so(workspace):
     workspace.result("plain")
     row = built()[1]
-    assert (row["run"], row["seeds"], row["mAP"], row["mAP_published"]) == ("ours", "", "", "35.1")
+    assert (row["run"], row["state"], row["mAP"], row["mAP_published"]) == ("ours", "not run", "", "35.1")
     markdown = paths.table("table2", "md").read_text()
     assert "not run (35.1)" in markdown
     assert "`dvc repro evaluate@ours`" in markdown
@@ -78,9 +84,11 @@ def test_cited_rows_have_published_values_only(workspace):
         ("Mask^X R-CNN", "", "", "nonvoc2voc"),
         ("Mask^X R-CNN", "", "", "voc2nonvoc"),
         ("CPMask", "", "", "voc2nonvoc"),
-        ("Unpublished <b>", "ours", "toy", "nonvoc2voc"),
+        ("Both", "ours", "toy", "nonvoc2voc"),
+        ("Both", "swapped", "toy", "voc2nonvoc"),
+        ("Unpublished <b>", "current", "toy", "nonvoc2voc"),
     ]
-    assert [row["mAP_published"] for row in rows] == ["28.9", "23.7", "28.8", ""]
+    assert [row["mAP_published"] for row in rows] == ["28.9", "23.7", "28.8", "35.1", "30.9", ""]
     markdown = paths.table("table1", "md").read_text()
     assert "Mask^X R-CNN (cited)" in markdown and "Make" not in markdown
 
@@ -126,9 +134,98 @@ def test_latex_is_escaped_and_every_line_has_all_columns(workspace):
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(lines) == 1 + 2 * 3  # header; measured, published and difference of each row
     assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {7}
+
+
+def latex_rows(name):
+    """[[label cells], [values]] of the lines of a table, labels as they read with what stands above them."""
+    lines = paths.table(name, "tex").read_text().split(r"\midrule")[1].splitlines()
+    return [[cell.strip() for cell in line.removesuffix(r"\\").split("&")] for line in lines if line.endswith(r"\\")]
+
+
+def test_latex_of_two_directions_puts_each_value_under_its_direction(workspace):
+    workspace.result("ours", novel=(20.0,))
+    workspace.result("swapped", novel=(11.0,))
     build_table("table1")
     text = paths.table("table1", "tex").read_text()
+    assert r"\multicolumn{6}{c}{nonvoc2voc} & \multicolumn{6}{c}{voc2nonvoc}" in text
     assert r"Mask\textasciicircum{}X R-CNN" in text and r"\textless{}b\textgreater{}" in text
+    rows = {tuple(row[:2]): row[2:] for row in latex_rows("table1")}
+    assert rows[r"Mask\textasciicircum{}X R-CNN", "cited"][::6] == ["28.9", "23.7"]
+    assert rows["CPMask", "cited"][::6] == ["--", "28.8"]
+    assert rows["Both", "measured"][::6] == ["20.0", "11.0"]
+    assert rows["", "published"][::6] == ["35.1", "30.9"]
+    assert rows["", "difference"][::6] == ["$-15.1$", "$-19.9$"]
+    assert rows[r"Unpublished \textless{}b\textgreater{}", "measured"][::6] == ["not run", "--"]
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
+def test_latex_compiles_and_fits_the_page(workspace, tmp_path):
+    workspace.result("plain", novel=(20.0, 21.0))
+    workspace.result("swapped", novel=(20.0, 21.0))
+    for name in ("table1", "table2"):
+        build_table(name)
+        shutil.copy(paths.table(name, "tex"), tmp_path)
+    (tmp_path / "all.tex").write_text(
+        r"\documentclass[twocolumn]{article}\usepackage[margin=2cm]{geometry}\usepackage{booktabs}"
+        r"\begin{document}\input{table1}\input{table2}\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "Overfull" not in done.stdout, done.stdout[-2000:]
+
+
+def attempt(name, state, **fields):
+    """Pretend that the latest attempt at a run ended this way."""
+    record = {"state": state, "stage": "train", "host": "elsewhere", "pid": 1, "process_started": 0.0, **fields}
+    Workspace.write(paths.statuses("toy") / f"{name}.json", json.dumps(record))
+
+
+def test_a_failed_run_says_why_and_the_rest_of_the_table_is_there(workspace):
+    workspace.result("plain", novel=(12.0,))
+    attempt("ours", "failed", error="loss is nan")
+    rows = built()
+    assert [row["state"] for row in rows] == ["done", "failed: loss is nan"]
+    markdown = paths.table("table2", "md").read_text()
+    assert "| failed (35.1)" in markdown and "12.0" in markdown
+    assert "failed: loss is nan: `ours`; make it with `dvc repro evaluate@ours`" in markdown
+
+
+def test_a_result_whose_training_was_begun_anew_and_broke_does_not_count(workspace):
+    workspace.result("ours", novel=(12.0,))
+    attempt("ours", "failed", error="loss is nan")
+    assert built()[1]["mAP"] == ""
+    Workspace.write(paths.checkpoint("toy", "ours", 0), "restored by DVC")
+    assert built()[1]["mAP"] == "12.0"
+
+
+def test_agreement_is_stated_for_coco_alone(workspace):
+    workspace.result("ours", novel=(35.25,))
+    assert built()[1]["agrees"] == ""
+    workspace.write(paths.PARAMS, "dataset: coco2017\n")
+    workspace.result("plain", novel=(24.16,), on="coco2017")  # 23.9 published: 24.2 is 0.3 away
+    workspace.result("ours", novel=(35.25,), on="coco2017")  # prints as 35.2
+    assert [row["agrees"] for row in built()] == ["False", "True"]
+    assert "within tolerance: mAP differs by at most the ±0.2" in paths.table("table2", "md").read_text()
+
+
+def test_every_declared_table_shows_the_published_numbers(workspace):
+    declared = DECLARED
+    for name, table in declared.tables.items():
+        frame = table_frame(name, declared, "generated")
+        for row in table["rows"]:
+            if "published" not in row:
+                continue
+            printed = published.row(table["published"], row["published"])
+            names = row.get("runs", [None])
+            for direction, values in printed["results"].items():
+                line = frame[(frame["row"] == row["label"]) & (frame["direction"] == direction)
+                             & (frame["backbone"] == printed["backbone"]) & (frame["schedule"] == printed["schedule"])]
+                if names == [None] and all(value is None for value in values.values()):
+                    assert line.empty
+                elif names == [None] or any(declared.runs[run].direction == direction for run in names):
+                    assert len(line) == 1, (name, row)
+                    shown = line.iloc[0]
+                    assert [shown[f"{m}_published"] for m in values] == [pytest.approx(v) for v in values.values()]
 
 
 def test_escape_latex_does_not_escape_twice():

@@ -1,0 +1,93 @@
+"""Ground-truth masks of novel objects as the prior of the contrastive loss alone: the oracle of the paper's Discussion.
+
+Only a run whose knob `supervision` is `oracle` has these steps. They leave `gt_masks`, which the mask loss reads, as
+they are: there novel objects stay without a mask.
+"""
+
+from pipeline import compat  # noqa: F401  # isort: skip  before anything that imports torchvision
+
+import contextlib
+import functools
+import io
+
+import numpy as np
+from mmcv.parallel import DataContainer
+from mmdet.core import BitmapMasks
+from mmdet.datasets.builder import PIPELINES
+from mmdet.datasets.pipelines import LoadAnnotations
+from pycocotools.coco import COCO
+
+from pipeline import paths
+from pipeline.errors import ExperimentError
+
+FIELD = "gt_prior_masks"
+
+
+def with_prior_masks(steps, dataset):
+    """Return the steps of a training pipeline with the masks of all objects added to its samples as `gt_prior_masks`.
+
+    Args:
+        steps: as `pipelines.train_pipeline` gives them.
+        dataset: name of the dataset, whose complete annotations are read.
+    """
+    extended = []
+    for step in steps:
+        extended.append(step | {"keys": [*step["keys"], FIELD]} if step["type"] == "Collect" else step)
+        if step["type"] == "LoadPartialAnnotations":
+            extended.append({"type": "LoadPriorMasks", "dataset": dataset})
+        elif step["type"] == "FormatPartialBundle":
+            extended.append({"type": "FormatPriorMasks"})
+    return extended
+
+
+@functools.cache
+def complete_annotations(dataset):
+    """pycocotools COCO of the training annotations with every mask; read once in a process."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(paths.annotations(dataset, "train2017")))
+
+
+@PIPELINES.register_module()
+class LoadPriorMasks:
+    """Load the mask of every object, bitmaps in the order of `gt_bboxes`; later steps treat them like `gt_masks`.
+
+    Raises ExperimentError for an object that the complete annotations do not have: they and the split differ.
+    """
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.rasterise = LoadAnnotations(with_mask=True)._poly2mask
+
+    def __call__(self, results):
+        coco = complete_annotations(self.dataset)
+        image = results["img_info"]
+        left = {}  # of the image's objects, by box; several can share one
+        for annotation in coco.imgToAnns[image["id"]]:
+            left.setdefault(_key(annotation["bbox"]), []).append(annotation)
+        masks = []
+        for box in results["ann_info"]["bboxes"]:
+            same = left.get(tuple(box.tolist()))
+            if not same:
+                complete = paths.annotations(self.dataset, "train2017")
+                raise ExperimentError(
+                    f"image {image['filename']}: a box of the split is not in {complete}; run `dvc repro split`"
+                )
+            masks.append(self.rasterise(same.pop(0)["segmentation"], image["height"], image["width"]))
+        results[FIELD] = BitmapMasks(masks, image["height"], image["width"])
+        results["mask_fields"].append(FIELD)
+        return results
+
+
+def _key(box):
+    """A COCO box [x, y, w, h] as CocoDataset turns it into corners, float32."""
+    x, y, width, height = box
+    return tuple(np.array([x, y, x + width, y + height], dtype=np.float32).tolist())
+
+
+@PIPELINES.register_module()
+class FormatPriorMasks:
+    """Keep `gt_prior_masks` on the CPU, as DefaultFormatBundle does with `gt_masks`."""
+
+    def __call__(self, results):
+        results[FIELD] = DataContainer(results[FIELD], cpu_only=True)
+        return results

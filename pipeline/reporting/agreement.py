@@ -1,0 +1,115 @@
+"""Where measured and published mAP agree: by value on the paper's dataset, on any other by the order of rows alone."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from pipeline.reporting import published, tables
+
+VERDICT = "Agrees"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The comparison over all tables.
+
+    Attributes:
+        by_value: whether values were compared; otherwise pairs of neighbouring rows.
+        lines: a data frame as people read it, one line for each comparison, `yes` or `no` in the column VERDICT.
+        missing: comparisons that wait for a result.
+    """
+
+    by_value: bool
+    lines: pd.DataFrame
+    missing: int
+
+    @property
+    def compared(self):
+        return len(self.lines)
+
+    @property
+    def agreeing(self):
+        return int((self.lines[VERDICT] == "yes").sum())
+
+    @property
+    def summary(self):
+        """A few words: how many of the comparisons agree."""
+        if not self.compared:
+            return "nothing to compare yet"
+        what = f"rows within ±{published.tolerance()}" if self.by_value else "pairs of rows in the paper's order"
+        return f"{self.agreeing} of {self.compared} {what}"
+
+    @property
+    def method(self):
+        """What was compared and how, as plain text."""
+        if self.by_value:
+            text = (
+                f"A row agrees if its mAP differs from the published one by at most {published.tolerance()} points, by "
+                "which the authors say that repetitions wander."
+            )
+        else:
+            text = (
+                "Order only: a pair of neighbouring published rows agrees if the measured mAP rises or falls from the "
+                "first to the second as the published one does. How far apart values are says nothing here."
+            )
+        rest = f" Not compared for want of a result: {self.missing}." if self.missing else ""
+        return f"{text} Compared as printed, to 0.1.{rest}"
+
+
+def agreement(frames, labels, dataset):
+    """Compare every row of our own that the paper prints an mAP for.
+
+    Args:
+        frames: {table id: data frame of tables.table_frame}.
+        labels: {table id: how the page calls it}.
+        dataset: name of the dataset of the results.
+    """
+    by_value = dataset == published.DATASET
+    compare = _values if by_value else _pairs
+    columns = ["Measured", "Published", "Difference"] if by_value else ["Published", "Measured"]
+    columns = ["Table", VERDICT, *columns, "Direction", *(["Row"] if by_value else ["First row", "Second row"])]
+    lines, missing = [], 0
+    for table, frame in frames.items():
+        ours = frame[~tables.is_cited(frame) & frame["mAP_published"].notna()]
+        for direction, rows in ours.groupby("direction", sort=False):
+            for line in compare(rows, [column for column in tables.varying(frame) if column != "direction"]):
+                if line is None:
+                    missing += 1
+                else:
+                    agrees, numbers, names = line
+                    lines.append((labels[table], "yes" if agrees else "no", *numbers, direction, *names))
+    return Agreement(by_value, pd.DataFrame(lines, columns=columns), missing)
+
+
+def _values(rows, telling):
+    """(verdict, numbers, names) for each row; None for one whose measured mAP is missing."""
+    for _, row in rows.iterrows():
+        if pd.isna(row["mAP"]):
+            yield None
+        else:
+            gap = tables.difference(_printed(row) - row["mAP_published"])
+            numbers = tables.number(row["mAP"]), tables.number(row["mAP_published"]), gap
+            yield row["agrees"], numbers, [_name(row, telling)]
+
+
+def _pairs(rows, telling):
+    """The same for each two neighbours that the paper tells apart."""
+    for first, second in zip(rows.index, rows.index[1:], strict=False):
+        first, second = rows.loc[first], rows.loc[second]
+        there = second["mAP_published"] - first["mAP_published"]
+        if there == 0:
+            continue
+        here = _printed(second) - _printed(first)
+        if pd.isna(here):
+            yield None
+        else:
+            numbers = tables.difference(there), tables.difference(here)
+            yield round(here, 1) * there > 0, numbers, [_name(first, telling), _name(second, telling)]
+
+
+def _printed(row):
+    return round(row["mAP"], 1)
+
+
+def _name(row, telling):
+    return row["row"] + (f" ({', '.join(row[column] for column in telling)})" if telling else "")

@@ -1,0 +1,115 @@
+"""Which validation images and objects the figures show: chosen by stated rules, never by hand.
+
+An object counts if it is no crowd and its mask covers at least `MIN_AREA` of its image.
+"""
+
+import contextlib
+import io
+from collections import Counter
+
+from pycocotools.coco import COCO
+
+from pipeline import paths
+from pipeline.errors import ExperimentError
+
+MIN_AREA = 0.02  # share of the image
+GROUPS = ("base", "novel")
+PRIORS_IMAGES = 24  # images whose objects stage `priors` looks at; figures show a few objects of them
+
+
+class NothingToShow(ExperimentError):
+    """A figure has nothing to draw on the chosen dataset: no run has data, or no image or object fits its rule."""
+
+
+def load_ground_truth(dataset):
+    """The validation annotations of a dataset as a pycocotools COCO."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(paths.annotations(dataset, "val2017")))
+
+
+def group_by_category_id(ground_truth, groups):
+    """{category id: "base" or "novel"} from the names in the annotation file."""
+    return {
+        category["id"]: group
+        for category in ground_truth.cats.values()
+        for group, names in groups.items()
+        if category["name"] in names
+    }
+
+
+def objects_of(ground_truth, groups, image_id):
+    """The annotations of an image that count and are base or novel, in the order of their ids."""
+    group_of = group_by_category_id(ground_truth, groups)
+    image = ground_truth.imgs[image_id]
+    least = MIN_AREA * image["width"] * image["height"]
+    found = [
+        annotation
+        for annotation in ground_truth.imgToAnns[image_id]
+        if not annotation.get("iscrowd") and annotation["area"] >= least and annotation["category_id"] in group_of
+    ]
+    return sorted(found, key=lambda annotation: annotation["id"])
+
+
+def select_images(ground_truth, groups, count, shows=GROUPS):
+    """Choose images: the first ones by image id that show an object of each of the groups in `shows`.
+
+    Args:
+        ground_truth: pycocotools COCO of the validation set.
+        groups: {"base": category names, "novel": category names}.
+        count: how many.
+        shows: groups of which an object must count.
+
+    Returns:
+        Sorted list of at most `count` image ids.
+    """
+    group_of = group_by_category_id(ground_truth, groups)
+    chosen = []
+    for image_id in sorted(ground_truth.imgs):
+        if len(chosen) == count:
+            break
+        shown = {group_of[annotation["category_id"]] for annotation in objects_of(ground_truth, groups, image_id)}
+        if set(shows) <= shown:
+            chosen.append(image_id)
+    return chosen
+
+
+def skip_images(image_ids, count, skip):
+    """Pass over images that another figure shows, but no more than leaves `count` to be shown.
+
+    Args:
+        image_ids: the first `skip + count` images that fit, or all if there are fewer.
+        count, skip: how many to show and to pass over.
+
+    Returns:
+        (image ids to show, how many were passed over).
+    """
+    skipped = max(0, min(skip, len(image_ids) - count))
+    return image_ids[skipped : skipped + count], skipped
+
+
+def select_objects(labels, count):
+    """Choose objects: the first of every category, then the second of every category, and so on.
+
+    Args:
+        labels: categories of the objects, in the order of image and annotation ids.
+        count: how many.
+
+    Returns:
+        At most `count` indices into `labels`, increasing.
+    """
+    seen = Counter()
+    ranked = []
+    for index, label in enumerate(labels):
+        ranked.append((seen[label], index))
+        seen[label] += 1
+    return sorted(index for _, index in sorted(ranked)[:count])
+
+
+def rule(shows, count, skip=0):
+    """The rule of `select_images` in words."""
+    what = " and ".join(f"a {group}" for group in shows)
+    each = "each covering" if len(shows) > 1 else "covering"
+    which = f"The first {count} validation images by image id" if not skip else (
+        f"Validation images {skip + 1} to {skip + count} by image id of those"
+    )
+    return f"{which} that show {what} object, {each} at least {MIN_AREA:.0%} of it"

@@ -1,0 +1,91 @@
+"""Where and from what a page was built: commit, machine, versions, hours. For index.html alone: it is not tracked."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+
+import psutil
+
+from pipeline import paths, status, tracking
+
+PACKAGES = ("torch", "mmdet", "mmcv-full", "numpy", "dvc", "mlflow")
+OUTPUTS = ("dvc.lock", "reports")  # tracked, but written by the stages: a change there is no change of the code
+
+
+def commit():
+    """Commit of the working copy, and which tracked files differ from it other than what the stages write."""
+    command = ["git", "diff", "--name-only", "HEAD", "--", ".", *(f":(exclude){name}" for name in OUTPUTS)]
+    try:
+        changed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError):
+        changed = []
+    return {"hash": tracking.git_commit().removesuffix("-dirty"), "changed": [name for name in changed if name]}
+
+
+def machine():
+    """Hardware of this machine, one string for each part."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory().total / 2**30
+    return {
+        "CPU": f"{_processor()}, {cores} core{'s' * (cores != 1)}, {memory:.0f} GiB of memory",
+        "GPU": ", ".join(_gpus()) or "none",
+        "System": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return (names or [platform.processor() or platform.machine()])[0]
+
+
+def _gpus():
+    """Models of the GPUs, equal ones counted; empty without nvidia-smi."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        names = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.split("\n")
+    except (OSError, subprocess.SubprocessError):
+        return []
+    names = [name.strip() for name in names if name.strip()]
+    return [name if names.count(name) == 1 else f"{names.count(name)} × {name}" for name in dict.fromkeys(names)]
+
+
+def versions():
+    """{package: version} of Python and of the installed ones among PACKAGES, without importing any."""
+    found = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def fingerprints(dataset, run, result):
+    """The trainings behind a run, as far as known: {seed: fingerprint}; the seed of an unfinished attempt is None."""
+    if result is not None:
+        return {seed["seed"]: seed["fingerprint"] for seed in result.per_seed if "fingerprint" in seed}
+    attempt = status.read(dataset, run)
+    return {None: attempt.fingerprint} if attempt and attempt.fingerprint else {}
+
+
+def training_seconds(fingerprint):
+    """Training time so far, start-up left out; None if it was not trained on this machine."""
+    try:
+        return json.loads((paths.scratch(fingerprint) / "progress.json").read_text())["seconds"]
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def duration(seconds):
+    """Format seconds in the two largest units that matter."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,160 @@
+"""Mask AP against one knob: measured points from the runs of a table, published ones from the rows beside them.
+
+The value of a knob is what a run resolves it to, never what a label says.
+"""
+
+import math
+from dataclasses import dataclass
+
+from matplotlib.ticker import MaxNLocator
+
+from pipeline import experiments, paths
+from pipeline.errors import ExperimentError
+from pipeline.knobs import Knobs
+from pipeline.reporting import published, style
+from pipeline.reporting.style import plt
+
+MARGIN = 0.15  # of the span of the values, above and below
+
+
+@dataclass(frozen=True)
+class Point:
+    """A knob value with the mask mAP on novel categories, in percent.
+
+    Attributes:
+        deviation: length of the error bar to either side, in points; NaN for none.
+        printed: whether the paper lists this value.
+    """
+
+    value: float
+    ap: float
+    deviation: float = math.nan
+    printed: bool = True
+
+
+def knob_value(run, knob):
+    """What a declared run resolves a knob to: its knob file, then its overrides, the word `recipe` by the recipe.
+
+    Raises:
+        ExperimentError: the knob is unknown or no number, or a value is bad.
+    """
+    values = dict(experiments.read_yaml(paths.ROOT / run.knobs))
+    values.pop("dataset", None)
+    knobs = Knobs.load(values | (run.overrides or {}), source=f"{run.knobs}, runs.{run.name}.overrides")
+    value = getattr(knobs, knob, None)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ExperimentError(f"knob {knob!r} cannot be drawn on an axis: run {run.name} has {value!r}")
+    return value
+
+
+def measured_points(knob, results, table):
+    """The measured curve.
+
+    Args:
+        knob: name of the knob.
+        results: [(run, measured.Result), ...].
+        table: the table whose rows name the runs.
+
+    Returns:
+        Points in the order of their values; the deviation is the standard deviation over seeds, NaN for one seed. A run
+        whose row has no published twin is not `printed`.
+    """
+    printed = {run for row in table["rows"] if "published" in row for run in row.get("runs", [])}
+    points = [Point(knob_value(run, knob), *result.ap(), run.name in printed) for run, result in results]
+    return sorted(points, key=lambda point: point.value)
+
+
+def published_points(knob, table, direction):
+    """The published curve of a direction: knob values from `factors` of the published rows beside those of the table.
+
+    The deviation is by how much the authors say that a repetition may differ.
+
+    Raises:
+        ExperimentError: a published row does not say its value of the knob.
+    """
+    points = []
+    for row in table["rows"]:
+        if "published" not in row:
+            continue
+        printed = published.row(table["published"], row["published"])
+        if knob not in printed["factors"]:
+            raise ExperimentError(f"pipeline/paper_tables.yaml: {printed['id']}: factors has no {knob!r}")
+        ap = printed["results"].get(direction, {}).get("mAP")
+        if ap is not None:
+            points.append(Point(printed["factors"][knob], ap, published.tolerance()))
+    return sorted(points, key=lambda point: point.value)
+
+
+def draw(dataset, measured, printed, entry):
+    """Draw both curves: in one panel on the dataset of the paper, else in a panel each with a scale of its own.
+
+    Args:
+        dataset: name of the dataset of the measured points.
+        measured, printed: lists of `Point`; `printed` may be empty.
+        entry: the figure's `axis` (label of the knob).
+
+    Returns:
+        (matplotlib Figure, caption).
+    """
+    comparable = dataset == published.DATASET or not printed  # nothing printed: no second panel to keep apart
+    figure, axes = plt.subplots(
+        1, 1 if comparable else 2, figsize=(style.COLUMN_WIDTH, 1.95), squeeze=False, sharex=True, layout="constrained"
+    )
+    left, right = axes[0, 0], axes[0, -1]
+    _curve(left, measured, style.METHOD_COLOURS["contrastmask"], "o", "-", "measured")
+    if printed:
+        _curve(right, printed, "black", "s", "--", "published")
+    ticks = sorted({point.value for point in (*measured, *printed)})
+    shown = [measured + printed] if comparable else [measured, printed]
+    span = max(_span(points) for points in shown)
+    for axis, points in zip(axes.flat, shown, strict=True):
+        low, high = _bounds(points)
+        axis.set_ylim((low + high - span) / 2 - MARGIN * span, (low + high + span) / 2 + MARGIN * span)
+        axis.set_xticks(ticks, [f"{value:g}" for value in ticks])
+        axis.margins(x=0.08)
+        axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axis.grid(axis="y")
+    left.set_ylabel("mask mAP, novel (%)")
+    figure.supxlabel(entry["axis"], fontsize=plt.rcParams["axes.labelsize"])
+    if not comparable:
+        left.set_title(f"measured\n{dataset}")
+        right.set_title("published\nCOCO val2017")
+    if comparable or not all(point.printed for point in measured):
+        handles = left.get_legend_handles_labels()[0]
+        if not comparable:
+            handles += right.get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=1.8)
+    where = "" if comparable else (
+        " Each panel has a scale of its own, of the same number of points: heights are not comparable between "
+        f"{dataset} and COCO, at most the order of the values is."
+    )
+    several = any(not math.isnan(point.deviation) for point in measured)
+    bars = "one standard deviation over the seeds" if several else "none, one seed each"
+    stated = f"; published: the ±{published.tolerance()} that the authors state" if printed else ""
+    return figure, (
+        f"Mask mAP on novel categories against {entry['axis']}. Error bars, measured: {bars}{stated}.{where}"
+    )
+
+
+def _curve(axis, points, colour, marker, line, label):
+    values, aps = [point.value for point in points], [point.ap for point in points]
+    axis.plot(values, aps, line, color=colour, linewidth=1, label="_", zorder=1)
+    for point in points:
+        face = colour if point.printed else "white"
+        bar = None if math.isnan(point.deviation) else point.deviation
+        axis.errorbar(point.value, point.ap, yerr=bar, fmt=marker, color=colour, markerfacecolor=face, markersize=4,
+                      elinewidth=0.9, capsize=2, zorder=2)  # fmt: skip
+    axis.plot([], [], line, marker=marker, color=colour, linewidth=1, markersize=4, label=label)
+    if not all(point.printed for point in points):
+        axis.plot([], [], marker, color=colour, markerfacecolor="white", markersize=4, label="not in the paper")
+
+
+def _bounds(points):
+    deviations = [0 if math.isnan(point.deviation) else point.deviation for point in points]
+    return (min(point.ap - d for point, d in zip(points, deviations, strict=True)),
+            max(point.ap + d for point, d in zip(points, deviations, strict=True)))  # fmt: skip
+
+
+def _span(points):
+    low, high = _bounds(points)
+    return max(high - low, 0.5)  # half a point, or a single value would stand on an axis of no height

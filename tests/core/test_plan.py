@@ -1,0 +1,75 @@
+import dataclasses
+import json
+
+import pytest
+
+from pipeline import config, experiments, paths, plan
+from pipeline.errors import ExperimentError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Nothing has been downloaded, trained or evaluated."""
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
+    for name in ("manifest", "results"):
+        declared = getattr(paths, name)
+        monkeypatch.setattr(paths, name, lambda *args, path=declared: tmp_path / path(*args).relative_to(paths.ROOT))
+    monkeypatch.setattr(paths, "SELECTION", tmp_path / "selection.yaml")
+    experiments.select(["table2"])
+    return tmp_path
+
+
+def attempt(home, dataset, name, **progress):
+    path = paths.statuses(dataset) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"state": "trained", "stage": "train", "host": "", "pid": 1, "process_started": 0, "fingerprint": name}
+    path.write_text(json.dumps(record))
+    scratch = paths.scratch(name)
+    scratch.mkdir(parents=True)
+    (scratch / "progress.json").write_text(json.dumps(progress))
+
+
+def test_images_of_the_paper_s_schedules():
+    job = config.resolve("contrastmask_r50_1x_nonvoc2voc", "coco2017", 0)
+    assert plan.images_drawn(job, 118287) == 12 * 7393 * 16  # 7393 steps of 16 see every image once
+    job = config.resolve("contrastmask_r50_3x_nonvoc2voc", "coco2017", 0)
+    assert plan.images_drawn(job, 118287) == 36 * 7393 * 16
+    assert plan.images_drawn(config.resolve("cam_r50_1x_nonvoc2voc", "generated", 0), 1500) == 200 * 8
+
+
+def test_no_throughput_no_hours():
+    items = plan.plan("generated")
+    assert [item.hours for item in items] == [None] * 4 and plan.wall_hours(items, 2) is None
+    assert [item.state for item in items] == ["not run"] * 4
+    given = plan.plan("generated", images_per_second=16)
+    assert [item.hours for item in given] == [pytest.approx(100 / 3600)] * 4
+
+
+def test_a_measured_throughput_counts_for_its_method_and_beats_a_given_one(home):
+    attempt(home, "generated_study1", "cam_r50_1x_nonvoc2voc", iteration=100, of=200, seconds=50)
+    items = {item.name: item for item in plan.plan("generated", images_per_second=1)}
+    assert items["cam_r50_1x_nonvoc2voc"].measured and not items["current"].measured
+    assert items["cam_r50_1x_nonvoc2voc"].hours == pytest.approx(1600 / 16 / 3600)
+    assert items["current"].hours == pytest.approx(1600 / 3600)
+
+
+def test_images_are_those_of_the_manifest_or_the_declaration(home):
+    declared = experiments.load()
+    assert plan.training_images("coco2017", declared) == 118287
+    paths.manifest("coco2017").parent.mkdir(parents=True)
+    paths.manifest("coco2017").write_text(json.dumps({"subsets": {"train2017": {"images": 7}}}))
+    assert plan.training_images("coco2017", declared) == 7
+    del declared.datasets["generated"]["train_images"]
+    with pytest.raises(ExperimentError, match="datasets.generated: how many training images"):
+        plan.training_images("generated", declared)
+
+
+def test_wall_time_packs_whole_runs():
+    item = plan.plan("generated", 1)[0]
+    items = [dataclasses.replace(item, hours=hours) for hours in (3.0, 2.0, 2.0, 1.0, 0.0)]
+    assert [plan.wall_hours(items, gpus) for gpus in (1, 2, 3, 9)] == [8, 4, 3, 3]
+
+
+def test_size_of_a_checkpoint_is_that_of_its_parameters():
+    job = config.resolve("mask_rcnn_r50_1x_nonvoc2voc", "generated", 0)
+    assert 0.9e6 < plan.parameters(job) < 2e6

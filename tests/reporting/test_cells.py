@@ -1,0 +1,147 @@
+"""Figures of CAM, partition and keys, from a made-up file of stage `priors`."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb, to_rgba
+
+from pipeline import experiments, paths
+from pipeline.errors import ExperimentError
+from pipeline.reporting import cells, style
+from pipeline.reporting.figures import build_figure, saved_caption
+
+from .test_figures import declare, drawn
+
+SIZE = 4
+
+
+@pytest.fixture
+def with_priors(workspace):
+    """Three objects of two images, the last base one left out of the loss; and two figures that show them."""
+    workspace.everything()
+    declare("partition", "partition", objects=2)
+    declare("keys", "keys", objects=2)
+    write(workspace)
+    return workspace
+
+
+def write(workspace, **changes):
+    sides = np.zeros((4, 2, SIZE, SIZE), dtype=bool)
+    sides[:, 0, 1:3, 1:3] = True
+    sides[:, 1, 0] = True
+    candidates = sides[:, [0, 1, 0, 1]]
+    keys = candidates.copy()
+    keys[..., 2:] = False
+    arrays = {
+        "image_ids": np.array([1, 1, 2, 2]),
+        "annotation_ids": np.array([1, 2, 3, 4]),
+        "boxes": np.array([[2, 2, 11, 11], [2, 2, 8, 8], [2, 2, 11, 11], [2, 2, 13, 13]], dtype=np.float32),
+        "labels": np.array([1, 24, 1, 24]),
+        "is_novel": np.array([True, False, True, False]),
+        "from_mask": np.array([False, True, False, True]),
+        "kept": np.array([True, True, True, False]),
+        "has_prior": np.ones(4, dtype=bool),
+        "cams": np.linspace(0, 1, 4 * SIZE**2, dtype=np.float32).reshape(4, SIZE, SIZE),
+        "sides": sides,
+        "candidates": candidates,
+        "keys": keys,
+    } | changes
+    path = paths.priors("toy", "ours")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def test_cells_are_coloured_by_their_side():
+    sides = np.zeros((2, 2, 2), dtype=bool)
+    sides[0, 0, 0] = sides[1, 0, 1] = True
+    colours = cells.partition_colours(sides)
+    assert colours[0, 0].tolist() == list(to_rgb(style.SIDE_COLOURS["foreground"]))
+    assert colours[0, 1].tolist() == list(to_rgb(style.SIDE_COLOURS["background"]))
+    assert colours[1, 0].tolist() == colours[1, 1].tolist() == list(to_rgb(style.SIDE_COLOURS["unassigned"]))
+
+
+def test_candidates_are_pale_sampled_keys_full_and_the_rest_transparent():
+    candidates = np.array([[[True, True, False]], [[False, False, True]]])
+    keys = np.array([[[True, False, False]], [[False, False, False]]])
+    sampled, positive, negative = cells.key_colours(candidates, keys)[0]
+    assert tuple(sampled) == to_rgba(style.SIDE_COLOURS["foreground"])
+    assert tuple(positive) == to_rgba(style.SIDE_COLOURS["foreground"], cells.CANDIDATE)
+    assert tuple(negative) == to_rgba(style.SIDE_COLOURS["background"], cells.CANDIDATE)
+    assert cells.key_colours(candidates & False, keys & False).max() == 0
+
+
+def test_the_three_sides_differ_in_lightness_too():
+    """Told apart in grey, so with any colour vision."""
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    lightness = sorted(weights @ np.array(to_rgb(colour)) for colour in style.SIDE_COLOURS.values())
+    assert lightness[1] - lightness[0] > 0.3 and lightness[2] - lightness[1] > 0.2
+
+
+def test_base_objects_stand_left_and_novel_ones_right(with_priors):
+    figure, caption = drawn("partition")
+    assert [text.get_text() for text in figure.texts] == [
+        "base: partition from the ground-truth mask", "novel: partition from the CAM",
+    ]  # fmt: skip
+    labels = [axis.get_ylabel() for axis in figure.axes[:12]]
+    assert labels == ["zebra", "", "", "person", "", ""] * 2
+    assert "images 1, 2 and 1, 2." in caption and "4×4 cells" in caption
+    partition = figure.axes[2].images[-1].get_array()
+    np.testing.assert_array_equal(partition, cells.partition_colours(np.load(paths.priors("toy", "ours"))["sides"][1]))
+    assert figure.axes[2].images[-1].get_extent() == [2, 8, 8, 2]  # the box of the object
+
+
+def test_objects_that_take_no_part_have_no_keys_to_show(with_priors):
+    figure, caption = drawn("keys")
+    assert [axis.get_ylabel() for axis in figure.axes[:9:3]] == ["zebra", "person", ""]
+    assert not figure.axes[6].axison and not figure.axes[6].images
+    assert "3 of 4 objects (75%) have enough candidates" in caption
+    frames = [len(collection.get_paths()) for collection in figure.axes[1].collections]
+    assert frames[0] == 4  # two positive and two negative keys are sampled
+
+
+def test_a_run_without_priors_is_named_with_the_command_that_makes_them(with_priors):
+    paths.priors("toy", "ours").unlink()
+    for name in ("partition", "keys"):
+        build_figure(name)
+        assert "run `dvc repro priors@ours`" in saved_caption(name, "toy")
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"keys": np.zeros((4, 4, 3, 3), dtype=bool)}, r"keys has the shape \(4, 4, 3, 3\), cams \(4, 4, 4\)"),
+    ({"labels": np.zeros(3)}, r"labels has the shape \(3,\)"),
+    ({"cams": np.array([None])}, "Object arrays cannot be loaded"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_right_is_named(with_priors, changes, message):
+    write(with_priors, **changes)
+    with pytest.raises(ExperimentError, match=rf"toy/priors/ours.npz: .*{message}.*run `dvc repro priors@ours`"):
+        cells.read("toy", experiments.load().runs["ours"])
+
+
+def test_a_truncated_file_is_named(with_priors):
+    path = paths.priors("toy", "ours")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ExperimentError, match="ours.npz: .*remove the file"):
+        drawn("keys")
+
+
+def test_a_group_without_an_object_is_said_to_have_none(with_priors):
+    write(with_priors, is_novel=np.zeros(4, dtype=bool))
+    build_figure("partition")
+    assert "Nothing to draw: no novel object to show among the 4" in saved_caption("partition", "toy")
+
+
+def test_crops_stay_inside_the_image_where_they_fit():
+    picture, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), dtype=bool)
+    corner = cells.Crop(picture, (0, 0, 10, 5), mask, "base")
+    assert (corner.left, corner.top, corner.right, corner.bottom) == (0, 0, 13, 13)
+    tall = cells.Crop(picture, (5, 0, 10, 20), mask, "base")
+    assert (tall.top, tall.bottom) == (-3, 23)  # as high as the image: centred, with white above and below
+    assert (tall.left, tall.right) == (0, 26) and tall.picture.shape == (20, 26, 3)
+
+
+@pytest.mark.parametrize("name", ["partition", "keys"])
+def test_same_input_gives_the_same_bytes(with_priors, name):
+    build_figure(name)
+    first = {e: paths.figure(name, e).read_bytes() for e in style.EXTENSIONS}
+    build_figure(name)
+    assert {e: paths.figure(name, e).read_bytes() for e in style.EXTENSIONS} == first
