@@ -55,7 +55,7 @@ format: setup ## sort imports and mend what ruff can
 	@$(ACTIVATE) python -m ruff check --fix .
 
 compare: setup ## print the free run's experiments side by side: changed knobs and headline numbers
-	@$(ACTIVATE) python -m dvc exp show --no-pager --only-changed --drop '^pipeline/|^stages|Executor|^data$$|^results'
+	@$(ACTIVATE) python -m dvc exp show --no-pager --only-changed --drop '^(pipeline|stages|data|runs|logs|predictions|results|reports)\b|Executor'
 
 ui: setup ## open the MLflow store on http://127.0.0.1:5000
 	@$(ACTIVATE) mkdir -p mlruns && python -m mlflow ui --host $(HOST) --port $(PORT) \

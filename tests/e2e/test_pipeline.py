@@ -157,8 +157,9 @@ def test_bad_input_is_refused_and_leaves_nothing(clone, case):
 
 
 def stages_to_run(clone):
-    """Names of the stages that `dvc repro` would execute now."""
-    return set(re.findall(r"^Running stage '(.*)'", clone.run("dvc", "repro", "--dry").stdout, re.MULTILINE))
+    """Names of the stages that `dvc repro` would execute now, up to the first whose inputs do not exist yet."""
+    output = clone.run("dvc", "repro", "--dry", check=False).stdout
+    return set(re.findall(r"^Running stage '(.*)'", output, re.MULTILINE))
 
 
 def test_plotting_code_retrains_nothing(clone):
