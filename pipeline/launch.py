@@ -4,6 +4,7 @@ A run is one process `dvc repro --single-item train@RUN evaluate@RUN`. DVC keeps
 of a training continues what was interrupted, so launching again is always safe.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -147,7 +148,7 @@ def _show(dataset, futures):
     began = time.monotonic()
     console = Console(stderr=True)
     told = set()
-    with Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else _Quiet() as live:
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
             table = Table("run", "state", "ETA", title=f"{dataset}: {_minutes(time.monotonic() - began)}")
             for name, future in futures.items():
@@ -155,23 +156,13 @@ def _show(dataset, futures):
                 table.add_row(name, state, eta)
                 if future.done() and name not in told:
                     told.add(name)
-                    if not console.is_terminal:
+                    if live is None:
                         logger.info("%s: %s (%d of %d)", name, state, len(told), len(futures))
-            live.update(table, refresh=True)
+            if live:
+                live.update(table, refresh=True)
             if len(told) == len(futures):
                 return
             time.sleep(REFRESH_SECONDS)
-
-
-class _Quiet:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def update(self, *args, **kwargs):
-        pass
 
 
 def _state(dataset, name, future):

@@ -16,15 +16,13 @@ import psutil
 from pipeline import paths
 from pipeline.errors import ExperimentError
 
-STATES = ("running", "interrupted", "failed", "trained", "evaluated")
-
 
 @dataclass(frozen=True)
 class Status:
     """The latest attempt at a run.
 
     Attributes:
-        state: one of STATES; 'interrupted' is an attempt that ended without saying how.
+        state: 'running', 'failed', 'trained', 'evaluated', or 'interrupted': ended without saying how.
         stage: 'train' or 'evaluate'.
         fingerprint: of the training that was attempted; None if it failed before that was known.
         error: one line, for a failed attempt.

@@ -158,13 +158,22 @@ def test_latex_of_two_directions_puts_each_value_under_its_direction(workspace):
     assert rows[r"Unpublished \textless{}b\textgreater{}", "measured"][::6] == ["not run", "--"]
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
 def test_latex_compiles_and_fits_the_page(workspace, tmp_path):
+    """With pdflatex at hand it is compiled; its braces, environments and columns are checked in any case."""
     workspace.result("plain", novel=(20.0, 21.0))
     workspace.result("swapped", novel=(20.0, 21.0))
     for name in ("table1", "table2"):
         build_table(name)
         shutil.copy(paths.table(name, "tex"), tmp_path)
+        text = paths.table(name, "tex").read_text()
+        bare = re.sub(r"\\[{}]", "", text)
+        assert bare.count("{") == bare.count("}") and text.isascii()
+        opened, closed = (re.findall(rf"\\{word}{{([a-z*]+)}}", text) for word in ("begin", "end"))
+        assert opened == closed[::-1] == ["table*", "tabular"]
+        (columns,) = re.findall(r"\\begin{tabular}{([lr]+)}", text)
+        assert {len(row) for row in latex_rows(name)} == {len(columns)}
+    if not shutil.which("pdflatex"):
+        return
     (tmp_path / "all.tex").write_text(
         r"\documentclass[twocolumn]{article}\usepackage[margin=2cm]{geometry}\usepackage{booktabs}"
         r"\begin{document}\input{table1}\input{table2}\end{document}"
