@@ -24,13 +24,20 @@ LAYERS = [
         "pipeline.cli",
         "pipeline.doctor",
     },
-    {"pipeline.experiments", "pipeline.knobs"},
+    {"pipeline.experiments", "pipeline.knobs", "pipeline.machine_settings"},
     {"pipeline.models", "pipeline.datasets"},
     {"pipeline.config", "pipeline.tracking"},
     {"pipeline.scoring_engines", "pipeline.prediction_file"},
     {"pipeline.scoring"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.priors", "pipeline.reporting"},
-    {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor", "pipeline.launch", "pipeline.plan"},
+    {
+        "pipeline.initial_weights",
+        "pipeline.runs",
+        "pipeline.doctor",
+        "pipeline.launchers",
+        "pipeline.launch",
+        "pipeline.plan",
+    },
 ]
 
 
