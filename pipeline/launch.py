@@ -154,7 +154,7 @@ def _show(dataset, launcher):
                         logger.info("%s: %s (%d of %d)", name, words, len(told), len(states))
             if live:
                 live.update(table, refresh=True)
-            if len(told) == len(states):
+            if all(state.over for state in states.values()):
                 return states
             time.sleep(launcher.REFRESH_SECONDS)
 

@@ -37,12 +37,13 @@ fi
 
 if [ "$status" -ne 0 ] && [ "$reason" = limit ] && [ "$start" -le "$restarts" ]; then
     tell "the time limit is near: back into the queue"
-    scontrol requeue "$SLURM_JOB_ID" && sleep 600
+    scontrol requeue "$SLURM_JOB_ID" && exit "$status"
 elif [ "$status" -ne 0 ] && [ "$reason" = limit ]; then
     tell "the time limit is near, and $start starts were not enough (machine.yaml: slurm.restarts)"
 elif [ "$status" -ne 0 ] && [ "$reason" = slurm ]; then
-    tell "ended by Slurm" # cancelled or preempted; a job that now ended by itself would not be started anew
-    sleep 600
+    tell "ended by Slurm" # cancelled or preempted: Slurm knows which; a job that ended by itself would not start anew
+    trap '' TERM
+    exec sleep 600
 fi
 record "$status"
 tell "exit status $status"

@@ -215,5 +215,6 @@ def _slurm(*command, **options):
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
         raise ExperimentError(f"{command[0]}: {type(error).__name__}") from None
     if done.returncode:
-        raise ExperimentError(f"{command[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+        last = (done.stderr.strip().splitlines() or ["failed"])[-1]
+        raise ExperimentError(f"{command[0]}: {last.removeprefix(f'{command[0]}: ')}")
     return done.stdout
