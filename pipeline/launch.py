@@ -45,10 +45,11 @@ def launch(jobs=None, dataset=None, launcher=None):
     selection = experiments.selected()
     steps = _steps(selection, dataset, settings)
     chosen = LAUNCHERS[launcher or settings.launcher](settings, jobs or settings.jobs, dataset, steps)
-    if _up_to_date():
+    changed = launchers.changed_stages()
+    if not changed and not _incomplete().exists():
         logger.info("data, runs and report are up to date")
         return
-    if launchers.dvc("download", "split", *chosen.here, echo=True):
+    if (first := _first(changed, chosen.here)) and launchers.dvc(*first, echo=True):
         raise ExperimentError("data or splits could not be made, see above; nothing was trained")
     chosen.start()
     try:
@@ -106,12 +107,23 @@ def _steps(selection, dataset, settings):
     ]
 
 
+def _first(changed, here):
+    """Targets to make before the steps; none if they are as they should be, for a training that runs has them open."""
+    data = ["download", "split"] if {stage.partition("@")[0] for stage in changed} & {"download", "split"} else []
+    return data + [target for target in here if data or target in changed]
+
+
+def _incomplete():
+    """A file that is there while the last report is not one of complete runs."""
+    return paths.launch_log("incomplete")
+
+
 def _report(failed, priors):
     """Build the report from what there is. Returns the exit status."""
     stages = ["headline"] * ("current" not in failed) + [f"priors@{name}" for name in priors if name not in failed]
     stages += ["tables", "figures", "report"]
     # A failure changes what the report says, and so does its end, but neither changes a file that DVC compares.
-    marker = paths.launch_log("incomplete")
+    marker = _incomplete()
     again = bool(failed) or marker.exists()
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
@@ -119,11 +131,6 @@ def _report(failed, priors):
     if not failed and not wrong:
         marker.unlink()
     return wrong
-
-
-def _up_to_date():
-    """Whether every stage is as its inputs say and the last report was of complete runs."""
-    return not paths.launch_log("incomplete").exists() and not launchers.changed_stages()
 
 
 def _reason(dataset, name, state):

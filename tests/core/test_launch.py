@@ -41,7 +41,7 @@ def dvc(tmp_path, monkeypatch):
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
     monkeypatch.setattr(paths, "SELECTION", tmp_path / "selection.yaml")
     monkeypatch.setattr(launchers, "dvc", fake)
-    monkeypatch.setattr(launch, "_up_to_date", lambda: False)
+    monkeypatch.setattr(launchers, "changed_stages", lambda: {"download", "train@current"})
     monkeypatch.setattr(local.Local, "REFRESH_SECONDS", 0.01)
     experiments.select(["table2", "table1"])
     return fake
@@ -157,9 +157,15 @@ def test_a_training_this_machine_is_too_small_for_is_refused(dvc, monkeypatch, t
 
 
 def test_nothing_is_started_if_all_is_there(dvc, monkeypatch):
-    monkeypatch.setattr(launch, "_up_to_date", lambda: True)
+    monkeypatch.setattr(launchers, "changed_stages", set)
     launch.launch(2, "generated")
     assert dvc.calls == []
+
+
+def test_data_that_is_there_is_not_touched(dvc, monkeypatch):
+    monkeypatch.setattr(launchers, "changed_stages", lambda: {"train@current"})
+    launch.launch(2, "generated")
+    assert "download" not in [target for targets, *_ in dvc.calls for target in targets]
 
 
 def test_jobs_must_be_positive(dvc):
