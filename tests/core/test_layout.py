@@ -22,6 +22,7 @@ LAYERS = [
         "pipeline.paths",
         "pipeline.status",
         "pipeline.cli",
+        "pipeline.distributed",
         "pipeline.doctor",
     },
     {"pipeline.experiments", "pipeline.knobs"},
@@ -30,7 +31,8 @@ LAYERS = [
     {"pipeline.scoring_engines", "pipeline.prediction_file"},
     {"pipeline.scoring"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.priors", "pipeline.reporting"},
-    {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor", "pipeline.launch", "pipeline.plan"},
+    {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor", "pipeline.launch", "pipeline.plan",
+     "pipeline.worker"},
 ]
 
 
