@@ -21,15 +21,14 @@ import torch
 from filelock import FileLock
 from mmcv.parallel import collate
 from mmdet.core import encode_mask_results
-from mmdet.datasets import build_dataset
 from mmdet.models import build_detector
 from mmdet.utils import build_dp
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-import pipeline.datasets.partial  # noqa: F401  # registers the loading steps
 import pipeline.models  # noqa: F401  # registers the model
 from pipeline import config, paths
+from pipeline.datasets.partial import validation_set
 from pipeline.machine import data_workers, use_device
 from pipeline.prediction_file import PredictionLines
 from pipeline.scoring import report
@@ -52,19 +51,11 @@ def predict(training, path):
         path: JSON array to write, complete or not at all.
     """
     device = use_device()
-    dataset = build_dataset(
-        dict(
-            type="CocoDataset",
-            ann_file=str(paths.annotations(training.dataset, "val2017")),
-            img_prefix=str(paths.images(training.dataset, "val2017")),
-            pipeline=training.data["test"],
-            test_mode=True,
-        )
-    )
+    dataset = validation_set(training.dataset, training.data["test"])
     checkpoint = paths.checkpoint(training.dataset, training.name, training.seed)
     content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     with _saved(content["meta"]["fingerprint"], _identity(training, device),
-                [info["id"] for info in dataset.data_infos]) as lines:  # fmt: skip
+                dataset.img_ids) as lines:  # fmt: skip
         if lines.done:
             logger.info("%s seed %d: %d of %d images are predicted already", training.name, training.seed,
                         lines.done, len(dataset))  # fmt: skip
@@ -87,7 +78,7 @@ def _infer(model, dataset, lines, title):
         for index, batch in zip(rest, tqdm(loader, desc=title, unit="image", mininterval=5), strict=True):
             with torch.no_grad():
                 boxes, masks = model(return_loss=False, rescale=True, **batch)[0]
-            image = dataset.data_infos[index]["id"]
+            image = dataset.img_ids[index]
             waiting.append(writer.submit(_save, lines, image, dataset.cat_ids, boxes, masks))
             while len(waiting) > BACKLOG:
                 waiting.popleft().result()
