@@ -17,8 +17,10 @@ from pipeline.models.architecture import Architecture
 from pipeline.models.precision import DTYPES as PRECISIONS
 
 # Code that changes the numbers of a training. config.py is not listed: its effect is the resolved configuration.
-TRAINING_CODE = ("pipeline/models", "pipeline/datasets/partial.py", "pipeline/datasets/pipelines.py",
-                 "pipeline/datasets/sampler.py", "pipeline/training.py")  # fmt: skip
+TRAINING_CODE = ("pipeline/models", "pipeline/datasets/partial.py", "pipeline/datasets/annotations.py",
+                 "pipeline/datasets/streamed_json.py", "pipeline/datasets/categories.py",
+                 "pipeline/datasets/pipelines.py", "pipeline/datasets/sampler.py", "pipeline/training.py",
+                 "pipeline/distributed.py")  # fmt: skip
 ORACLE_CODE = ("pipeline/datasets/oracle.py",)  # of a training with oracle supervision alone
 
 
