@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,13 +20,14 @@ def free_port():
         return sock.getsockname()[1]
 
 
-def wait_for(address, seconds=120):
+def wait_for(address, process, seconds=120):
+    """Wait until a server answers; its process must not end before."""
     end = time.monotonic() + seconds
     while True:
         try:
             return urllib.request.urlopen(f"{address}/health", timeout=5).read()
         except OSError:
-            assert time.monotonic() < end, f"{address} does not answer"
+            assert process.poll() is None and time.monotonic() < end, f"{address} does not answer, see its log"
             time.sleep(0.1)
 
 
@@ -39,7 +41,7 @@ class FaultyServer:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(command, cwd=paths.ROOT, env=environment, stdout=log, stderr=log)
-        wait_for(self.address)
+        wait_for(self.address, self.process)
 
     def kill(self):
         self.process.kill()
@@ -60,14 +62,18 @@ class FaultyServer:
 def running_server(tmp_path_factory):
     server = FaultyServer(tmp_path_factory.mktemp("mlflow"))
     server.start()
+    shutil.copy(server.folder / "mlflow.db", server.folder / "empty.db")
     yield server
     server.kill()
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(running_server, tmp_path, monkeypatch):
+    """Its local store is there already: creating the tables takes seconds."""
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    paths.tracking_store().parent.mkdir()
+    shutil.copy(running_server.folder / "empty.db", paths.tracking_store())
     return tmp_path
 
 
