@@ -11,7 +11,7 @@ from pipeline import experiments, paths
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
 # command lines that are no node of the graph
-COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan"}
+COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track"}
 
 # Lower layers never import higher ones. A module belongs to the longest prefix.
 LAYERS = [
@@ -27,7 +27,7 @@ LAYERS = [
     },
     {"pipeline.experiments", "pipeline.knobs"},
     {"pipeline.models", "pipeline.datasets"},
-    {"pipeline.config", "pipeline.tracking"},
+    {"pipeline.config", "pipeline.tracking", "pipeline.tracking_record"},
     {"pipeline.scoring_engines", "pipeline.prediction_file"},
     {"pipeline.scoring"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.priors", "pipeline.reporting"},
