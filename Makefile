@@ -9,6 +9,7 @@ JOBS ?=
 TABLE ?= reports/tables/table2.md
 # Further options of pytest, such as PYTEST='-m "not slow"' for a quick pass.
 PYTEST ?=
+FULL ?=
 HOST ?= 127.0.0.1
 PORT ?= 5000
 
@@ -23,10 +24,10 @@ CACHES := .pytest_cache .ruff_cache .hypothesis
 RESULTS := data runs logs predictions results metrics scratch mlruns .dvc/cache .dvc/tmp .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint format compare ui doctor clean
+.PHONY: help setup reproduce test test-slurm lint format compare ui doctor clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.stamp ## create the environment in .venv (compiles mmcv-full once for each torch)
 
@@ -47,6 +48,9 @@ reproduce: setup ## make the chosen tables and figures on the chosen dataset (TA
 
 test: lint ## lint, then run every test (quick pass: make test PYTEST='-m "not slow"')
 	@$(ACTIVATE) python -m pytest -n logical --maxprocesses 8 $(PYTEST)
+
+test-slurm: setup ## run Table 2 through a real two-node Slurm on this machine (as root; FULL=1: all of the embedded default)
+	@$(ACTIVATE) CONTRASTMASK_FULL="$(FULL)" python -m pytest -m slurm tests/slurm $(PYTEST)
 
 lint: setup ## check the code with ruff
 	@$(ACTIVATE) python -m ruff check .

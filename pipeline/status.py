@@ -1,4 +1,4 @@
-"""What became of the latest attempt at each run: a small file per run that every process of the machine can read.
+"""What became of the latest attempt at each run: a small file per run that every process of the project can read.
 
 The files lie below `paths.home()`, outside DVC: they tell a report why a result is absent, and `stages.launch` how far
 a training is. They are never an input of a number.
@@ -66,7 +66,7 @@ def read(dataset, run_name):
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     state = record["state"]
-    if state == "running" and record["host"] == socket.gethostname() and not _alive(record):
+    if state == "running" and record["host"] == _host() and not _alive(record):
         state = "interrupted"
     progress = {}
     if record.get("fingerprint"):
@@ -76,6 +76,19 @@ def read(dataset, run_name):
         state, record["stage"], record.get("fingerprint"), record.get("error"),
         *(progress.get(key) for key in ("iteration", "of", "seconds")), progress.get("processes", 1),
     )  # fmt: skip
+
+
+def settle(dataset, run_name):
+    """Record an attempt that says it runs as interrupted: for whoever knows, as a cluster does, that none runs."""
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        record = json.loads(_path(dataset, run_name).read_text())
+        if record["state"] == "running":
+            _write(dataset, run_name, record | {"state": "interrupted"})
+
+
+def _host():
+    """Name of the machine whose process numbers one's own are: on a cluster the node, as Slurm calls it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _alive(record):
@@ -93,19 +106,12 @@ def attempt(dataset, run_name, stage):
     Ends as 'trained' or 'evaluated', or as 'failed' with the error's last line, which is raised on.
     """
     process = psutil.Process()
-    record = {"state": "running", "stage": stage, "host": socket.gethostname(), "pid": process.pid,
+    record = {"state": "running", "stage": stage, "host": _host(), "pid": process.pid,
               "process_started": process.create_time(), "started": time.time()}  # fmt: skip
 
     def write(**changes):
         record.update(changes)
-        path = _path(dataset, run_name)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(record))
-            os.replace(temporary, path)
-        except OSError as error:  # a full disk: nothing depends on this file
-            logger.warning("%s: %s; status not recorded", path, error.strerror)
+        _write(dataset, run_name, record)
 
     write()
     try:
@@ -118,6 +124,17 @@ def attempt(dataset, run_name, stage):
         write(state="failed", error=line if isinstance(error, ExperimentError) else f"{type(error).__name__}: {line}")
         raise
     write(state={"train": "trained", "evaluate": "evaluated"}[stage])
+
+
+def _write(dataset, run_name, record):
+    path = _path(dataset, run_name)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record))
+        os.replace(temporary, path)
+    except OSError as error:  # a full disk: nothing depends on this file
+        logger.warning("%s: %s; status not recorded", path, error.strerror)
 
 
 def _path(dataset, run_name):

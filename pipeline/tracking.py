@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from pipeline import paths
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, Interrupted
 from pipeline.tracking_record import IDENTITY, Record
 
 logger = logging.getLogger("pipeline.tracking")
@@ -322,7 +322,8 @@ def track(training, fingerprint, stage, status, tags=None):
     try:
         yield tracker
     except BaseException as error:
-        tracker.end("FAILED" if isinstance(error, Exception) else "KILLED")
+        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
+        tracker.end("KILLED" if stopped else "FAILED")
         raise
     tracker.end(status)
     if tracker.reached:

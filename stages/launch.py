@@ -3,14 +3,20 @@
 import argparse
 
 from pipeline.cli import command
-from pipeline.launch import launch
+from pipeline.launch import LAUNCHERS, launch, report
 
 
 @command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, help="trainings at a time (default: one for each GPU; two without one)")
-    launch(parser.parse_args().jobs)
+    parser.add_argument("--launcher", choices=LAUNCHERS, help="where they run (default: as machine.yaml says)")
+    parser.add_argument("--report", action="store_true", help="only build the report from what there is")
+    args = parser.parse_args()
+    if args.report:
+        report()
+    else:
+        launch(args.jobs, launcher=args.launcher)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
-from pipeline import experiments, launch, paths
+from pipeline import experiments, launch, launchers, paths
 from pipeline.errors import ExperimentError
+from pipeline.launchers import local
 
 
 class Dvc:
@@ -14,7 +15,7 @@ class Dvc:
     def __init__(self):
         self.calls, self.failing, self.lock, self.running, self.most = [], set(), threading.Lock(), 0, 0
 
-    def __call__(self, *targets, single=False, force=False, echo=False, gpu=None):
+    def __call__(self, *targets, single=False, force=False, echo=False, environment=None):
         with self.lock:
             self.calls.append((targets, single, force))
             self.running += 1
@@ -39,9 +40,9 @@ def dvc(tmp_path, monkeypatch):
     fake = Dvc()
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
     monkeypatch.setattr(paths, "SELECTION", tmp_path / "selection.yaml")
-    monkeypatch.setattr(launch, "_dvc", fake)
+    monkeypatch.setattr(launchers, "dvc", fake)
     monkeypatch.setattr(launch, "_up_to_date", lambda: False)
-    monkeypatch.setattr(launch, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(local.Local, "REFRESH_SECONDS", 0.01)
     experiments.select(["table2", "table1"])
     return fake
 
@@ -106,21 +107,53 @@ def test_nothing_is_trained_without_data(dvc):
     assert len(dvc.calls) == 1
 
 
-def test_trainings_at_a_time_have_a_gpu_each(dvc, monkeypatch):
-    used, free = [], {"0", "1"}
+class Gpus:
+    """Stands in for `dvc repro` on a machine with GPUs: nobody may be given one that is taken."""
 
-    def on_gpu(*targets, gpu=None, **options):
-        if gpu is not None:
-            free.remove(gpu)
-            used.append(gpu)
+    def __init__(self, monkeypatch, *names):
+        self.names, self.free, self.given = names, set(names), []
+        monkeypatch.setattr(launchers, "dvc", self)
+        monkeypatch.setattr(local, "gpu_names", lambda: list(names))
+
+    def __call__(self, *targets, environment=None, **options):
+        if environment:
+            taken = environment["CUDA_VISIBLE_DEVICES"].split(",")
+            assert len(taken) == int(environment["CONTRASTMASK_PROCESSES"])
+            for gpu in taken:
+                self.free.remove(gpu)
+            self.given.append((targets[0], len(taken)))
             threading.Event().wait(0.02)
-            free.add(gpu)
+            self.free.update(taken)
         return 0
 
-    monkeypatch.setattr(launch, "_dvc", on_gpu)
-    monkeypatch.setattr(launch, "gpu_names", lambda: ["0", "1"])
+
+@pytest.mark.parametrize("jobs", [None, 7])
+def test_trainings_at_a_time_have_a_gpu_each_even_if_more_are_asked_for(dvc, monkeypatch, jobs):
+    gpus = Gpus(monkeypatch, "0", "1")
+    launch.launch(jobs, "generated")
+    assert gpus.free == {"0", "1"} and len(gpus.given) == len(dvc_steps())
+
+
+def dvc_steps():
+    selection = experiments.selected()
+    return [*selection["backbones"], *selection["runs"]]
+
+
+def test_a_training_of_several_processes_has_as_many_gpus(dvc, monkeypatch, tmp_path):
+    (tmp_path / "machine.yaml").write_text("processes: 2\nruns: {current: {processes: 3}}\n")
+    gpus = Gpus(monkeypatch, "0", "1", "2")
     launch.launch(None, "generated")
-    assert set(used) == {"0", "1"} and free == {"0", "1"}
+    assert dict(gpus.given)["train@current"] == 3 and dict(gpus.given)["pretrain@r50"] == 1
+    assert dict(gpus.given)["train@cam_r50_1x_nonvoc2voc"] == 2 and len(gpus.free) == 3
+
+
+@pytest.mark.parametrize(("line", "message"), [("processes: 4", "current has 4 processes, this machine 2 GPUs"),
+                                               ("nodes: 2", "current has 2 nodes; more than 1 needs")])  # fmt: skip
+def test_a_training_this_machine_is_too_small_for_is_refused(dvc, monkeypatch, tmp_path, line, message):
+    (tmp_path / "machine.yaml").write_text(f"runs: {{current: {{{line}}}}}\n")
+    Gpus(monkeypatch, "0", "1")
+    with pytest.raises(ExperimentError, match=message):
+        launch.launch(None, "generated")
 
 
 def test_nothing_is_started_if_all_is_there(dvc, monkeypatch):

@@ -25,14 +25,21 @@ LAYERS = [
         "pipeline.distributed",
         "pipeline.doctor",
     },
-    {"pipeline.experiments", "pipeline.knobs"},
+    {"pipeline.experiments", "pipeline.knobs", "pipeline.machine_settings"},
     {"pipeline.models", "pipeline.datasets"},
     {"pipeline.config", "pipeline.tracking", "pipeline.tracking_record"},
     {"pipeline.scoring_engines", "pipeline.prediction_file"},
     {"pipeline.scoring"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.priors", "pipeline.reporting"},
-    {"pipeline.initial_weights", "pipeline.runs", "pipeline.doctor", "pipeline.launch", "pipeline.plan",
-     "pipeline.worker"},
+    {
+        "pipeline.initial_weights",
+        "pipeline.runs",
+        "pipeline.doctor",
+        "pipeline.launchers",
+        "pipeline.launch",
+        "pipeline.plan",
+        "pipeline.worker",
+    },
 ]
 
 

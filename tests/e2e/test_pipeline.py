@@ -2,75 +2,15 @@
 
 import csv
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-from pipeline import paths
+from tests.e2e.clone import Clone
 
 pytestmark = pytest.mark.slow
 
-TINY = {
-    ("datasets", "generated"): {"train_images": 24, "val_images": 6},
-    ("profiles", "embedded", "initial_weights"): {"iterations": 6},
-    ("profiles", "embedded", "training"): {"batch_size": 2, "images_per_gpu": 2, "warmup_iterations": 2,
-                                           "log_interval": 2, "checkpoint_interval": 4},
-    ("profiles", "embedded", "schedules", "1x"): {"iterations": 6},
-}  # fmt: skip
 RUNS = ("mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc", "current")
-
-
-class Clone:
-    """A temporary clone of the working tree with the experiments shrunk and committed."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
-        self.environment = inherited | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
-            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
-            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
-        }  # fmt: skip
-        listing = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
-        files = subprocess.run(listing, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-        for name in filter(None, files):
-            if (paths.ROOT / name).is_file() and not name.startswith("reports/"):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(paths.ROOT / name, folder / name)
-        (folder / "dvc.lock").unlink(missing_ok=True)
-        self.edit_experiments(TINY)
-        self.run("git", "init", "-q", "-b", "main")
-        self.commit()
-
-    def edit_experiments(self, changes):
-        yaml, path = YAML(), self.folder / "pipeline" / "experiments.yaml"
-        content = yaml.load(path)
-        for keys, values in changes.items():
-            section = content
-            for key in keys:
-                section = section[key]
-            section.update(values)
-        yaml.dump(content, path)
-
-    def commit(self):
-        self.run("git", "add", "-A")
-        self.run("git", "commit", "-q", "--allow-empty", "-m", "state")
-
-    def run(self, *command, check=True):
-        result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
-        if check:
-            assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-6000:]}\n{result.stderr[-6000:]}"
-        return result
-
-    def json(self, path):
-        return json.loads((self.folder / path).read_text())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,95 @@
+"""Steps on this machine: as many at a time as there are GPUs for, each training with GPUs of its own."""
+
+import logging
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline import launchers
+from pipeline.errors import ExperimentError
+from pipeline.launchers import State
+from pipeline.machine import gpu_names
+
+logger = logging.getLogger("pipeline.launch")
+
+CPU_JOBS = 2  # trainings at a time without a GPU: each has data workers beside it and needs memory
+
+
+class Local:
+    """Threads that wait for GPUs and then for `dvc repro`.
+
+    Args:
+        jobs: steps at a time; None: as many as GPUs, or as cores up to CPU_JOBS without a GPU.
+
+    Raises:
+        ExperimentError: this machine is too small for a step.
+    """
+
+    REFRESH_SECONDS = 5
+    detached = False
+    here = ()
+
+    def __init__(self, settings, jobs, dataset, steps):
+        gpus = gpu_names()
+        for step in steps:
+            if step.nodes > 1:
+                raise ExperimentError(
+                    f"machine.yaml: {step.name} has {step.nodes} nodes; more than 1 needs `launcher: slurm`"
+                )
+            if gpus and step.processes > len(gpus):
+                raise ExperimentError(
+                    f"machine.yaml: {step.name} has {step.processes} processes, this machine {len(gpus)} GPUs; one each"
+                )
+        self.steps, self.gpus = steps, _Gpus(gpus)
+        self.jobs = jobs or len(gpus) or max(1, min(os.cpu_count() or 1, CPU_JOBS) // settings.processes)
+        if gpus and self.jobs > len(gpus):
+            logger.info("%d trainings at a time, one for each GPU, not %d", len(gpus), self.jobs)
+            self.jobs = len(gpus)
+        self.futures, self.started = {}, set()
+
+    def start(self):
+        pool = ThreadPoolExecutor(self.jobs)
+        for step in self.steps:
+            self.futures[step.name] = pool.submit(self._make, step, self.futures.get(step.after))
+        pool.shutdown(wait=False)
+
+    def states(self):
+        """{step: State}."""
+        return {name: self._state(name, future) for name, future in self.futures.items()}
+
+    def _state(self, name, future):
+        if future.done():
+            return State("failed", target=future.result()) if future.result() else State("done")
+        return State("running" if name in self.started else "queued")
+
+    def _make(self, step, before):
+        """Make a step once the one before it is there. Returns the target that failed, or None."""
+        if before and before.result():
+            return before.result()
+        gpus = self.gpus.take(step.processes)
+        self.started.add(step.name)
+        try:
+            visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+            failed = launchers.dvc(*step.targets, single=True, environment=step.environment | visible)
+        finally:
+            self.gpus.give(gpus)
+        return step.targets[0] if failed else None
+
+
+class _Gpus:
+    """The GPUs that no training has; none at all on a machine without."""
+
+    def __init__(self, names):
+        self.free, self.any, self.changed = list(names), bool(names), threading.Condition()
+
+    def take(self, count):
+        count *= self.any
+        with self.changed:
+            self.changed.wait_for(lambda: len(self.free) >= count)
+            taken, self.free = self.free[:count], self.free[count:]
+        return taken
+
+    def give(self, gpus):
+        with self.changed:
+            self.free += gpus
+            self.changed.notify_all()

@@ -1,0 +1,339 @@
+"""Jobs as `stages.launch` hands them to Slurm, watches and finds them again; Slurm and DVC are pretended.
+
+A real Slurm has its turn in tests/slurm.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import experiments, launch, launchers, paths
+from pipeline.errors import ExperimentError
+from pipeline.launchers import slurm, step
+
+TOOL = """#!{python}
+import json, os, pathlib, sys
+path = pathlib.Path(os.environ["FAKE_SLURM"])
+known = json.loads(path.read_text())
+name, arguments = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
+if known["broken"]:
+    sys.exit(f"{{name}}: error: no answer")
+if name == "sbatch":
+    options = dict(word[2:].split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
+    if options.get("partition") == "gone":
+        sys.exit("sbatch: error: invalid partition specified: gone")
+    rest = [argument for argument in arguments if not argument.startswith("-")]
+    number = len(known["jobs"]) + 1
+    environment = {{key: os.environ.get(key) for key in ("CONTRASTMASK_NODES", "CONTRASTMASK_PROCESSES")}}
+    known["jobs"].append(dict(id=number, state="PENDING", options=options, rest=rest, environment=environment))
+    print(number)
+elif name == "squeue":
+    print("999|RUNNING|None|of somebody else")
+    for job in known["jobs"]:
+        if job["state"]:
+            reason = "None" if job["state"] == "RUNNING" else "Priority"
+            print(job["id"], job["state"], reason, job["options"]["job-name"], sep="|")
+elif name == "scancel":
+    known["jobs"][int(arguments[0]) - 1]["state"] = ""
+elif name == "scontrol":
+    print(f"JobId={{arguments[-1]}} JobState=CANCELLED Reason=None")
+path.write_text(json.dumps(known))
+"""
+
+
+class Cluster:
+    """Programs named as Slurm's on PATH, and their memory: a list of jobs."""
+
+    def __init__(self, folder):
+        self.memory = folder / "jobs.json"
+        self.memory.write_text(json.dumps({"jobs": [], "broken": False}))
+        for name in ("sbatch", "squeue", "scancel", "scontrol"):
+            (folder / name).write_text(TOOL.format(python=sys.executable))
+            (folder / name).chmod(0o755)
+
+    def __enter__(self):
+        self.content = json.loads(self.memory.read_text())
+        return self.content["jobs"]
+
+    def __exit__(self, *error):
+        self.memory.write_text(json.dumps(self.content))
+
+    def jobs(self):
+        """Live ones: {step: job}, the latest of a name."""
+        with self as jobs:
+            return {job["options"]["job-name"].split("/")[-1]: job for job in jobs if job["state"]}
+
+    def set(self, name, state):
+        number = self.jobs()[name]["id"]
+        with self as jobs:
+            jobs[number - 1]["state"] = state
+
+    def end(self, name, status):
+        """A job ends by itself: what job.sh leaves."""
+        job = self.jobs()[name]
+        with open(job["rest"][2], "w") as record:
+            record.write(f"{job['id']} {status}\n")
+        self.set(name, "")
+
+    def end_all(self, failing=()):
+        for name in self.jobs():
+            self.end(name, 1 if name in failing else 0)
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(tools / "jobs.json"))
+    return Cluster(tools)
+
+
+class Dvc:
+    """Stands in for DVC on the login node: what it was asked to make, and what it says has changed."""
+
+    def __init__(self):
+        self.made, self.changed = [], set()
+
+    def __call__(self, *targets, **options):
+        self.made.append(targets)
+        return 0
+
+
+@pytest.fixture
+def dvc(tmp_path, monkeypatch):
+    fake = Dvc()
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
+    monkeypatch.setattr(paths, "SELECTION", tmp_path / "selection.yaml")
+    monkeypatch.setattr(launchers, "dvc", fake)
+    monkeypatch.setattr(launchers, "changed_stages", lambda: fake.changed)
+    monkeypatch.setattr(slurm.Slurm, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(slurm, "GRACE_SECONDS", 0)
+    experiments.select(["table2"])
+    runs = experiments.selected()["runs"]
+    fake.changed = {"pretrain@r50", *(f"{stage}@{run}" for run in runs for stage in ("train", "evaluate"))}
+    (tmp_path / "machine.yaml").write_text("launcher: slurm\n")
+    return fake
+
+
+@pytest.fixture
+def after_each_poll(monkeypatch):
+    """A function that is called instead of sleeping, with the number of the call."""
+    calls = []
+
+    def pretend(action):
+        def sleep(seconds):
+            calls.append(seconds)
+            action(len(calls))
+
+        monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+        monkeypatch.setitem(slurm.DEFAULTS, "poll_seconds", 0)
+
+    return pretend
+
+
+RUNS = ("mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc", "current")
+
+
+def settings(tmp_path, text):
+    (tmp_path / "machine.yaml").write_text("launcher: slurm\n" + text)
+
+
+def leave(number):
+    raise KeyboardInterrupt
+
+
+def test_a_job_for_each_step_behind_the_one_it_needs_and_the_report_behind_all(cluster, dvc, tmp_path, after_each_poll):
+    options = "{partition: gpu, time: '24:00:00', gres: gpu:a100, extra: [--qos=long]}"
+    settings(tmp_path, f"processes: 4\nruns: {{current: {{nodes: 2}}}}\nslurm: {options}\n")
+    after_each_poll(leave)
+    with pytest.raises(ExperimentError, match="the jobs go on"):
+        launch.launch(dataset="generated")
+    assert dvc.made == [("download", "split")]
+    jobs = cluster.jobs()
+    assert set(jobs) == {"pretrain@r50", *RUNS, "report"}
+    weights = jobs["pretrain@r50"]["id"]
+    for name in RUNS:
+        assert jobs[name]["options"]["dependency"] == f"afterok:{weights}"
+        assert jobs[name]["rest"][5:] == ["pipeline.launchers.step", "generated", f"train@{name}", f"evaluate@{name}"]
+    ids = [str(job["id"]) for name, job in jobs.items() if name != "report"]
+    assert jobs["report"]["options"]["dependency"] == "afterany:" + ":".join(ids)
+    options = jobs["current"]["options"]
+    assert (options["nodes"], options["ntasks-per-node"], options["gres"]) == ("2", "1", "gpu:a100:4")
+    assert (options["partition"], options["time"], options["qos"]) == ("gpu", "24:00:00", "long")
+    assert options["signal"] == "B:USR1@120" and options["open-mode"] == "append"
+    assert jobs["current"]["environment"] == {"CONTRASTMASK_NODES": "2", "CONTRASTMASK_PROCESSES": "4"}
+    assert jobs["pretrain@r50"]["environment"] == {"CONTRASTMASK_NODES": "1", "CONTRASTMASK_PROCESSES": "1"}
+    assert jobs["pretrain@r50"]["options"]["gres"] == "gpu:a100:1"
+    assert paths.ROOT.name in options["job-name"] and "/generated/" in options["job-name"]
+
+
+def test_launching_again_adopts_what_is_queued_and_submits_what_failed(cluster, dvc, after_each_poll):
+    after_each_poll(leave)
+    with pytest.raises(ExperimentError, match="the jobs go on"):
+        launch.launch(dataset="generated")
+    first = cluster.jobs()
+    with pytest.raises(ExperimentError, match="the jobs go on"):
+        launch.launch(dataset="generated")
+    assert cluster.jobs() == first
+    cluster.end("pretrain@r50", 0)
+    cluster.end(RUNS[0], 0)
+    cluster.end(RUNS[1], 1)
+    dvc.changed -= {"pretrain@r50", f"train@{RUNS[0]}", f"evaluate@{RUNS[0]}"}
+    with pytest.raises(ExperimentError, match="the jobs go on"):
+        launch.launch(dataset="generated")
+    jobs = cluster.jobs()
+    assert set(jobs) == {*RUNS[1:], "report"} and "dependency" not in jobs[RUNS[1]]["options"]
+    assert [jobs[name]["id"] for name in RUNS[2:]] == [first[name]["id"] for name in RUNS[2:]]
+    assert jobs[RUNS[1]]["id"] not in [job["id"] for job in first.values()]
+    behind = {int(number) for number in jobs["report"]["options"]["dependency"].split(":")[1:]}
+    assert behind == {jobs[name]["id"] for name in RUNS[1:]}
+    with cluster as all_jobs:
+        assert len(all_jobs) == len(first) + 2  # and the first report is cancelled
+
+
+def test_the_watch_ends_with_the_report_and_names_what_failed(cluster, dvc, after_each_poll):
+    after_each_poll(lambda number: cluster.end_all(failing=["current"]))
+    with pytest.raises(ExperimentError, match=r"1 of 4 runs have no result: current \(train@current failed, see"):
+        launch.launch(dataset="generated")
+
+
+def test_all_well(cluster, dvc, after_each_poll):
+    after_each_poll(lambda number: cluster.end_all())
+    launch.launch(dataset="generated")
+
+
+def test_a_requeued_job_is_waited_for_and_a_vanished_one_is_not(cluster, dvc, after_each_poll, monkeypatch):
+    seen = []
+    describe = launch._describe
+
+    def spy(dataset, name, state):
+        seen.append((name, describe(dataset, name, state)[0]))
+        return describe(dataset, name, state)
+
+    def act(number):
+        if number == 1:
+            cluster.set("pretrain@r50", "RUNNING")
+        elif number == 2:
+            cluster.set("pretrain@r50", "PENDING")
+        elif number == 3:
+            cluster.set("current", "")  # scancel
+        else:
+            cluster.end_all()
+
+    monkeypatch.setattr(launch, "_describe", spy)
+    after_each_poll(act)
+    with pytest.raises(ExperimentError, match=r"current \(job 5 ended as CANCELLED, see .*train_current.log\)"):
+        launch.launch(dataset="generated")
+    weights = [words for name, words in seen if name == "pretrain@r50"]
+    assert weights[:3] == ["queued (Priority)", "running", "queued (Priority)"] and weights[-1] == "done"
+
+
+def test_runs_without_weights_are_named_by_what_they_lack(cluster, dvc, after_each_poll):
+    def act(number):
+        cluster.end("pretrain@r50", 1) if number == 1 else None
+        for name in RUNS:
+            cluster.set(name, "") if name in cluster.jobs() else None  # --kill-on-invalid-dep
+        cluster.end_all()
+
+    after_each_poll(act)
+    with pytest.raises(ExperimentError, match=r"4 of 4 runs have no result: .*current \(pretrain@r50 failed, see"):
+        launch.launch(dataset="generated")
+
+
+def test_no_more_jobs_at_a_time_than_asked_for(cluster, dvc, after_each_poll):
+    after_each_poll(leave)
+    with pytest.raises(ExperimentError, match="the jobs go on"):
+        launch.launch(2, dataset="generated")
+    jobs = cluster.jobs()
+    order = ["pretrain@r50", *RUNS]
+    for place, name in enumerate(order[2:], 2):
+        assert f"afterany:{jobs[order[place - 2]]['id']}" in jobs[name]["options"]["dependency"].split(",")
+
+
+def test_weights_that_take_no_training_are_made_here(cluster, dvc, after_each_poll, monkeypatch):
+    dvc.changed -= {"pretrain@r50"}
+    after_each_poll(leave)
+    with pytest.raises(ExperimentError, match="the jobs go on"):
+        launch.launch(dataset="coco2017")
+    assert dvc.made == [("download", "split", "pretrain@r50")]
+    assert "pretrain@r50" not in cluster.jobs()
+
+
+def test_a_refused_job_is_one_line(cluster, dvc, tmp_path):
+    settings(tmp_path, "slurm: {partition: gone}\n")
+    with pytest.raises(ExperimentError, match="^sbatch: .*invalid partition specified: gone$"):
+        launch.launch(dataset="generated")
+
+
+def test_a_controller_that_does_not_answer_is_asked_again(cluster, dvc, after_each_poll):
+    def act(number):
+        with cluster:
+            cluster.content["broken"] = number == 1
+        if number == 2:
+            cluster.end_all()
+
+    after_each_poll(act)
+    launch.launch(dataset="generated")
+
+
+def test_without_slurm_it_says_so(dvc, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ExperimentError, match="sbatch is not on PATH"):
+        launch.launch(dataset="generated")
+
+
+def test_the_report_job_says_what_has_no_result(dvc, monkeypatch):
+    dvc.changed = {"train@current", "evaluate@current", "tables@table2"}
+    launch.report()
+    (stages,) = dvc.made
+    assert "headline" not in stages and stages[-3:] == ("tables", "figures", "report")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("launchr: slurm", "machine.yaml: unknown key 'launchr'; did you mean 'launcher'"),
+        ("launcher: pbs", "machine.yaml: launcher is 'pbs'; valid: local or slurm"),
+        ("jobs: 0", "jobs is 0; valid: a whole number of at least 1"),
+        ("processes: true", "processes is True"),
+        ("slurm: {partitoin: gpu}", "slurm: unknown key 'partitoin'; did you mean 'partition'"),
+        ("slurm: {extra: --qos=long}", "extra is '--qos=long'; valid: a list of texts"),
+        ("slurm: gpu", "slurm is 'gpu'; valid: a mapping"),
+        ("runs: {curent: {nodes: 2}}", "unknown run 'curent'; did you mean 'current'"),
+        ("runs: {current: {node: 2}}", "runs.current: unknown key 'node'; did you mean 'nodes'"),
+        ("runs: {current: 2}", "runs.current: expected a mapping, found 2"),
+    ],
+)
+def test_a_mistake_in_machine_yaml_is_one_line(cluster, dvc, tmp_path, text, message):
+    (tmp_path / "machine.yaml").write_text(text + "\n")
+    with pytest.raises(ExperimentError) as raised:
+        launch.launch(dataset="generated")
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_example_is_valid_and_ignored_by_git():
+    from pipeline import machine_settings
+
+    known = machine_settings.load(paths.ROOT / "machine.example.yaml")
+    assert known.launcher == "slurm" and set(known.slurm) == set(machine_settings.SLURM)
+    asked = subprocess.run(["git", "check-ignore", "-q", "machine.yaml"], cwd=paths.ROOT, check=False)
+    assert asked.returncode in (0, 128)  # 128: no repository
+
+
+def test_what_a_killed_attempt_left_in_the_way_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    (tmp_path / ".dvc" / "config").touch()
+    ours = {"pid": 1, "cmd": "dvc/__main__.py --wait-for-lock repro --single-item train@a evaluate@a"}
+    others = {"pid": 1, "cmd": "dvc/__main__.py --wait-for-lock repro --single-item train@aa evaluate@aa"}
+    lock = tmp_path / ".dvc" / "tmp" / "rwlock"
+    write, read = {"/runs/a": ours, "/runs/aa": others}, {"/x": [ours, others], "/y": [ours]}
+    lock.write_text(json.dumps({"write": write, "read": read}))
+    step.forget_killed(["train@a", "evaluate@a"])
+    assert json.loads(lock.read_text()) == {"write": {"/runs/aa": others}, "read": {"/x": [others]}}

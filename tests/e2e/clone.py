@@ -1,0 +1,71 @@
+"""A copy of the working tree to run the pipeline in, on a few generated images and trainings of a few iterations."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from pipeline import paths
+
+TINY = {
+    ("datasets", "generated"): {"train_images": 24, "val_images": 6},
+    ("profiles", "embedded", "initial_weights"): {"iterations": 6},
+    ("profiles", "embedded", "training"): {"batch_size": 2, "images_per_gpu": 2, "warmup_iterations": 2,
+                                           "log_interval": 2, "checkpoint_interval": 4},
+    ("profiles", "embedded", "schedules", "1x"): {"iterations": 6},
+}  # fmt: skip
+
+
+class Clone:
+    """A temporary clone of the working tree, committed.
+
+    Args:
+        changes: what is shrunk in experiments.yaml, as for `edit_experiments`.
+    """
+
+    def __init__(self, folder, changes=TINY):
+        self.folder = folder
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
+        self.environment = inherited | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
+            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
+        }  # fmt: skip
+        listing = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+        files = subprocess.run(listing, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+        for name in filter(None, files):
+            if (paths.ROOT / name).is_file() and not name.startswith("reports/"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(paths.ROOT / name, folder / name)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        self.edit_experiments(changes)
+        self.run("git", "init", "-q", "-b", "main")
+        self.commit()
+
+    def edit_experiments(self, changes):
+        yaml, path = YAML(), self.folder / "pipeline" / "experiments.yaml"
+        content = yaml.load(path)
+        for keys, values in changes.items():
+            section = content
+            for key in keys:
+                section = section[key]
+            section.update(values)
+        yaml.dump(content, path)
+
+    def commit(self):
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "--allow-empty", "-m", "state")
+
+    def run(self, *command, check=True):
+        result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        if check:
+            assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-6000:]}\n{result.stderr[-6000:]}"
+        return result
+
+    def json(self, path):
+        return json.loads((self.folder / path).read_text())

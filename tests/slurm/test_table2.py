@@ -1,0 +1,162 @@
+"""Table 2 through a real Slurm of two nodes, with the accidents of a cluster, beside the same without any of it.
+
+The default form is small; with CONTRASTMASK_FULL set it is the embedded default as it is.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import time
+
+import pytest
+
+from tests.e2e.clone import TINY, Clone
+from tests.slurm.cluster import Cluster, missing
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+
+FULL = bool(os.environ.get("CONTRASTMASK_FULL"))
+ITERATIONS = 200 if FULL else 40
+STATE = 50 if FULL else 4  # iterations between two resumable states
+CHANGES = {} if FULL else TINY | {("profiles", "embedded", "schedules", "1x"): {"iterations": ITERATIONS}}
+PATIENCE = 3600 if FULL else 600  # seconds for any one thing to happen
+CRASHED, REQUEUED, OVER_NODES, LIMITED = RUNS = (
+    "mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc", "current",
+)  # fmt: skip
+MACHINE = f"launcher: slurm\nruns: {{{OVER_NODES}: {{nodes: 2}}}}\nslurm: {{poll_seconds: 2}}\n"
+
+
+class Login:
+    """A login node's shell in the working copy, and what can be seen from there."""
+
+    def __init__(self, clone, cluster):
+        self.clone, self.cluster = clone, cluster
+        self.environment = clone.environment | {"SLURM_CONF": cluster.environment["SLURM_CONF"]}
+        self.output = clone.folder / "scratch" / "login.log"
+
+    def launch(self):
+        self.output.parent.mkdir(exist_ok=True)
+        with self.output.open("a") as file:
+            return subprocess.Popen(
+                ["python", "-m", "stages.launch"],
+                cwd=self.clone.folder, env=self.environment, stdout=file, stderr=file, start_new_session=True,
+            )  # fmt: skip
+
+    def jobs(self):
+        """{step: (job, state, node)} of what is queued or running."""
+        lines = self.cluster.run("squeue", "--noheader", "--format=%j|%i|%T|%N").stdout.splitlines()
+        return {name.split("/")[-1]: rest for name, *rest in (line.split("|") for line in lines)}
+
+    def iteration(self, run):
+        """How far a training is."""
+        try:
+            fingerprint = self.clone.json(f"scratch/status/generated/{run}.json")["fingerprint"]
+            return self.clone.json(f"scratch/{fingerprint}/progress.json")["iteration"]
+        except (FileNotFoundError, KeyError, json.JSONDecodeError):
+            return 0
+
+    def wait(self, what, ready):
+        until = time.monotonic() + PATIENCE
+        while not ready():
+            told = f"{what}: not within {PATIENCE} s; {self.jobs()}\n{self.output.read_text()}"
+            assert time.monotonic() < until, told
+            time.sleep(0.5)
+
+    def wait_midway(self, run):
+        """Until a training has left a state and runs on. Returns its (job, node)."""
+        def midway():
+            assert self.iteration(run) < ITERATIONS, f"{run} was too fast to be caught midway"
+            return self.iteration(run) > STATE and self.jobs()[run][1] == "RUNNING"
+
+        self.wait(f"{run} midway", midway)
+        job, _, node = self.jobs()[run]
+        return job, node
+
+    def log(self, run):
+        return (self.clone.folder / "scratch" / "launch" / f"train_{run}.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def through_slurm(tmp_path_factory):
+    """The clone after everything, and the Login."""
+    clone = Clone(tmp_path_factory.mktemp("cluster"), CHANGES)
+    (clone.folder / "machine.yaml").write_text(MACHINE)
+    with Cluster(tmp_path_factory.mktemp("slurm") / "etc") as cluster:
+        login = Login(clone, cluster)
+        shell = login.launch()
+        try:
+            login.wait("all jobs are submitted", lambda: shell.poll() is not None or "report" in login.jobs())
+            submitted = {name: job for name, (job, *_) in login.jobs().items()}
+            assert set(submitted) == {"pretrain@r50", *RUNS, "report"}
+            shell.kill()  # the login shell is lost
+            shell.wait()
+
+            _, node = login.wait_midway(CRASHED)
+            cluster.kill_node(node)
+            job, _ = login.wait_midway(REQUEUED)
+            cluster.run("scontrol", "requeue", job)
+            login.wait("the crash is noticed", lambda: login.jobs()[CRASHED][1] == "PENDING")
+            cluster.start_node(node)
+
+            shell = login.launch()  # another one watches on
+            job, _ = login.wait_midway(LIMITED)
+            cluster.run("scancel", "--batch", "--signal=USR1", job)  # as Slurm does shortly before the time limit
+            login.wait("the end", lambda: shell.poll() is not None)
+            assert shell.returncode == 0, login.output.read_text()
+            assert {name: job for name, job in numbers(login).items()} == submitted  # none was submitted twice
+            again = clone.run("env", f"SLURM_CONF={login.environment['SLURM_CONF']}", "python", "-m", "stages.launch")
+            assert "up to date" in again.stderr
+            yield clone, login
+        finally:
+            shell.kill()
+            shell.wait()
+
+
+def numbers(login):
+    """{step: job} by what the jobs recorded."""
+    records = (login.clone.folder / "scratch" / "launch").glob("generated_*.job")
+    return {path.stem.removeprefix("generated_").replace("pretrain_", "pretrain@"): path.read_text().split()[0]
+            for path in records}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same in one process after the other, without Slurm and without accidents."""
+    clone = Clone(tmp_path_factory.mktemp("alone"), CHANGES)
+    clone.run("python", "-m", "stages.launch", "--jobs", "2")
+    return clone
+
+
+def rows(clone):
+    with (clone.folder / "reports/tables/table2.csv").open() as file:
+        return {row["run"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("run", [CRASHED, REQUEUED, LIMITED])
+def test_an_interrupted_job_goes_on_from_its_last_state(through_slurm, run):
+    _, login = through_slurm
+    assert login.log(run).count(": fresh, ") == 1 and ": resumed at iteration " in login.log(run)
+
+
+def test_the_time_limit_sends_a_job_back_into_the_queue(through_slurm):
+    _, login = through_slurm
+    assert "the time limit is near: back into the queue" in login.log(LIMITED)
+
+
+def test_every_run_has_a_result_and_the_report_shows_it(through_slurm):
+    clone, _ = through_slurm
+    for run in RUNS:
+        records = [json.loads(line) for line in (clone.folder / f"logs/generated/{run}/seed0.jsonl").open()]
+        assert records[-1]["iter"] == ITERATIONS
+    assert {row["state"] for row in rows(clone).values()} == {"done"}
+    page = (clone.folder / "reports/index.html").read_text()
+    assert "table2" in page and "interrupted" not in page
+
+
+def test_what_one_process_trained_is_what_it_is_without_slurm(through_slurm, alone):
+    clone, _ = through_slurm
+    for run in (CRASHED, REQUEUED, LIMITED):
+        assert clone.json(f"results/generated/{run}.json") == alone.json(f"results/generated/{run}.json")
+    for run in (CRASHED, REQUEUED):
+        assert rows(clone)[run] == rows(alone)[run]
