@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import io
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from benchmarks.measuring import exponent, peak_mb
 from pipeline import scoring
 from pipeline.datasets.categories import CATEGORIES, VOC
 from pipeline.scoring_engines import IOU_TYPES, match
@@ -60,8 +60,7 @@ def main():
         if f"{who}_s" in rows[0]:
             for quantity in ("s", "mb"):
                 values = [row[f"{who}_{quantity}"] for row in rows]
-                slope = np.polyfit(np.log(args.scale), np.log(values), 1)[0]
-                rows[0][f"{who}_{quantity}_exponent"] = f"{slope:.2f}"
+                rows[0][f"{who}_{quantity}_exponent"] = f"{exponent(args.scale, values):.2f}"
     print(" ".join(f"{key}={value}" for key, value in rows[0].items()))
 
 
@@ -142,11 +141,6 @@ def largest_difference(ours, theirs):
     pairs = [np.array([side[iou_type][group] for side in (ours, theirs)]) for iou_type in theirs for group in GROUPS]
     return float(max(np.where(np.isnan(a) & np.isnan(b), 0, np.nan_to_num(abs(a - b), nan=np.inf)).max()
                      for a, b in pairs))  # fmt: skip
-
-
-def peak_mb():
-    """Peak resident memory of this process in MB; getrusage would count the parent's pages from before exec."""
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
 
 
 def draw(truth, found, images, detections, seed):

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from benchmarks.measuring import exponent, peak_mb
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.categories import CATEGORIES, base_and_novel
 from pipeline.datasets.split import IMAGE_FIELDS, NOVEL_FIELDS, split
@@ -73,8 +73,7 @@ def child(way, source, direction, folder):
         split(source, DIRECTIONS[direction], out)
     else:
         straightforward(source, DIRECTIONS[direction], out, index=way == "pycocotools")
-    seconds, cpu = time.perf_counter() - start, time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts in KiB
+    seconds, cpu, peak = time.perf_counter() - start, time.process_time(), peak_mb()
     digest = ""
     if way != "check":
         digest = hashlib.sha256((out / "train.json").read_bytes() + (out / "split.json").read_bytes()).hexdigest()
@@ -96,12 +95,8 @@ def growth(measured):
     """Exponents of time and memory of `ours` over the scale, from a straight line through the logarithms."""
     if len(measured) < 2 or "ours" not in next(iter(measured.values())):
         return
-    x = [math.log(scale) for scale in measured]
-    mean = sum(x) / len(x)
     for key, name in (("seconds", "time"), ("mb", "memory")):
-        y = [math.log(result["ours"][key]) for result in measured.values()]
-        slope = sum((a - mean) * b for a, b in zip(x, y, strict=True)) / sum((a - mean) ** 2 for a in x)
-        yield f"{name}_exponent={slope:.2f}"
+        yield f"{name}_exponent={exponent(list(measured), [each['ours'][key] for each in measured.values()]):.2f}"
 
 
 def straightforward(source, direction, out_dir, index=False):

@@ -14,10 +14,13 @@ from pipeline.errors import ExperimentError
 from pipeline.knobs import Knobs
 from pipeline.models import model_config
 from pipeline.models.architecture import Architecture
+from pipeline.models.precision import DTYPES as PRECISIONS
 
 # Code that changes the numbers of a training. config.py is not listed: its effect is the resolved configuration.
-TRAINING_CODE = ("pipeline/models", "pipeline/datasets/partial.py", "pipeline/datasets/pipelines.py",
-                 "pipeline/datasets/sampler.py", "pipeline/training.py")  # fmt: skip
+TRAINING_CODE = ("pipeline/models", "pipeline/datasets/partial.py", "pipeline/datasets/annotations.py",
+                 "pipeline/datasets/streamed_json.py", "pipeline/datasets/categories.py",
+                 "pipeline/datasets/pipelines.py", "pipeline/datasets/sampler.py", "pipeline/training.py",
+                 "pipeline/distributed.py")  # fmt: skip
 ORACLE_CODE = ("pipeline/datasets/oracle.py",)  # of a training with oracle supervision alone
 
 
@@ -31,9 +34,11 @@ class Training:
         seed: of initialisation, sampling and augmentation.
         knobs: resolved knob values. method: row of `methods:` without its label.
         model: MMDetection model configuration.
-        data: `train` and `test` pipelines, `batch_size` (images per optimiser step), `images_per_gpu`.
+        data: `train` and `test` pipelines, `batch_size` (images per optimiser step), `images_per_gpu` (in
+            one iteration, at most).
         schedule: {epochs | iterations, milestones} in optimiser steps' unit.
-        optimisation: optimiser, learning-rate policy, warm-up, log and checkpoint intervals (in iterations).
+        optimisation: optimiser, learning-rate policy, warm-up, log and checkpoint intervals (in optimiser steps),
+            precision.
         initial_weights: whether training starts from runs/<dataset>/init/<backbone>.pth.
     """
 
@@ -106,8 +111,7 @@ def resolve_pretraining(backbone, dataset, declared=None):
     recipe = profile["initial_weights"]
     knobs = _knobs("pipeline/paper.yaml", {}, "")
     method = {"cam": False, "cl_head": False}
-    optimisation = _optimisation(profile)
-    optimisation["optimizer"]["lr"] = recipe["lr"]
+    optimisation = _optimisation(profile, recipe["lr"])
     return Training(
         name=f"init_{backbone}",
         dataset=dataset,
@@ -156,9 +160,24 @@ def _with_oracle(data, dataset):
     return data | {"train": oracle.with_prior_masks(data["train"], dataset)}
 
 
-def _optimisation(profile):
-    keys = ("optimizer", "lr_policy", "warmup_iterations", "log_interval", "checkpoint_interval")
-    return json.loads(json.dumps({key: profile["training"][key] for key in keys}))
+def _optimisation(profile, lr=None):
+    """Optimiser and learning-rate policy, scaled to the batch by the linear rule: k times the images in a step, k times
+    the learning rate and a k-th of the warm-up steps (Goyal et al., arXiv 1706.02677).
+
+    Args:
+        lr: instead of the profile's.
+    """
+    training = profile["training"]
+    experiments.lookup(PRECISIONS, training["precision"], "precision (profiles.<profile>.training.precision):")
+    keys = ("optimizer", "lr_policy", "warmup_iterations", "log_interval", "checkpoint_interval", "precision")
+    optimisation = json.loads(json.dumps({key: training[key] for key in keys}))
+    if lr is not None:
+        optimisation["optimizer"]["lr"] = lr
+    if training["lr_batch_size"] is not None:
+        factor = training["batch_size"] / training["lr_batch_size"]
+        optimisation["optimizer"]["lr"] *= factor
+        optimisation["warmup_iterations"] = round(optimisation["warmup_iterations"] / factor)
+    return optimisation
 
 
 def fingerprint(training):

@@ -3,3 +3,7 @@
 
 class ExperimentError(Exception):
     """Something the user can mend: the message names what, the offending value, the valid ones and the remedy."""
+
+
+class Interrupted(ExperimentError):
+    """A training was asked to stop and saved its state: the same command continues it."""

@@ -15,22 +15,22 @@ import logging
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import mmcv
 import torch
 from filelock import FileLock
 from mmcv.parallel import collate
 from mmdet.core import encode_mask_results
-from mmdet.datasets import build_dataset
 from mmdet.models import build_detector
 from mmdet.utils import build_dp
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import pipeline.datasets.partial  # noqa: F401  # registers the loading steps
 import pipeline.models  # noqa: F401  # registers the model
 from pipeline import config, paths
-from pipeline.machine import data_workers, use_device
+from pipeline.datasets.partial import validation_set
+from pipeline.machine import data_workers, test_batch, use_device
 from pipeline.prediction_file import PredictionLines
 from pipeline.scoring import report
 from pipeline.scoring_engines import match
@@ -38,33 +38,26 @@ from pipeline.scoring_engines import match
 logger = logging.getLogger("pipeline.evaluation")
 
 BACKLOG = 4  # images whose masks wait for their encoding; 100 masks of 640x480 are 31 MB
+WINDOW = 64  # images among which those of one size make batches; as many detections at most wait for their turn
 
 
 def predict(training, path):
     """Write the detections of a trained run on the whole validation set: COCO result records in image order.
 
-    They are saved after every image below `paths.scratch`: a killed inference goes on behind the last saved image,
-    and a repetition infers nothing, as long as checkpoint, annotations, code, device and torch are the same. Images
-    are predicted one at a time, so where an inference was cut does not show in the numbers.
+    They are saved image by image below `paths.scratch`: a killed inference goes on behind the last saved image, and a
+    repetition infers nothing, as long as checkpoint, annotations, code, device, torch and the number of images
+    predicted at a time are the same. Where an inference was cut does not show in the numbers.
 
     Args:
         training: pipeline.config.Training of the run.
         path: JSON array to write, complete or not at all.
     """
-    device = use_device()
-    dataset = build_dataset(
-        dict(
-            type="CocoDataset",
-            ann_file=str(paths.annotations(training.dataset, "val2017")),
-            img_prefix=str(paths.images(training.dataset, "val2017")),
-            pipeline=training.data["test"],
-            test_mode=True,
-        )
-    )
+    device, batch_size = use_device(), test_batch()
+    dataset = validation_set(training.dataset, training.data["test"])
     checkpoint = paths.checkpoint(training.dataset, training.name, training.seed)
     content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    with _saved(content["meta"]["fingerprint"], _identity(training, device),
-                [info["id"] for info in dataset.data_infos]) as lines:  # fmt: skip
+    with _saved(content["meta"]["fingerprint"], _identity(training, device, batch_size),
+                dataset.img_ids) as lines:  # fmt: skip
         if lines.done:
             logger.info("%s seed %d: %d of %d images are predicted already", training.name, training.seed,
                         lines.done, len(dataset))  # fmt: skip
@@ -72,30 +65,60 @@ def predict(training, path):
             model = build_detector(mmcv.ConfigDict(training.model))
             model.load_state_dict(content["state_dict"])
             model.CLASSES = dataset.CLASSES
-            _infer(build_dp(model, device, device_ids=range(1)).eval(), dataset, lines,
+            _infer(build_dp(model, device, device_ids=range(1)).eval(), dataset, lines, batch_size,
                    f"evaluate {training.name} seed {training.seed}")  # fmt: skip
         lines.publish(path)
 
 
-def _infer(model, dataset, lines, title):
-    """Predict the images that are not saved. A thread encodes masks and writes while the next image is computed."""
-    rest = range(lines.done, len(dataset))
-    loader = DataLoader(Subset(dataset, rest), num_workers=data_workers(), collate_fn=collate,
-                        multiprocessing_context="fork")  # fmt: skip
+def _infer(model, dataset, lines, batch_size, title):
+    """Predict the images that are not saved. A thread encodes masks and writes while the next ones are computed."""
+    done, unordered = lines.done, {}
+    sizes = [(info["width"], info["height"]) for info in dataset.data_infos]
+    # Batches are those of an inference from the first image on, wherever this one begins: the same noise.
+    batches = [batch for batch in _batches(sizes, batch_size) if batch[-1] >= done]
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=data_workers(), multiprocessing_context="fork",
+                        collate_fn=partial(collate, samples_per_gpu=batch_size))  # fmt: skip
+
+    def save(index, boxes, masks):
+        unordered[index] = _records(dataset.img_ids[index], dataset.cat_ids, boxes, masks)
+        while lines.done in unordered:
+            lines.add(dataset.img_ids[lines.done], unordered.pop(lines.done))
+
     waiting = deque()
-    with ThreadPoolExecutor(max_workers=1) as writer:  # one: lines are in image order
-        for index, batch in zip(rest, tqdm(loader, desc=title, unit="image", mininterval=5), strict=True):
+    with (
+        ThreadPoolExecutor(max_workers=1) as writer,
+        tqdm(total=len(dataset), initial=done, desc=title, unit="image", mininterval=5) as progress,
+    ):
+        for batch, images in zip(batches, loader, strict=True):
             with torch.no_grad():
-                boxes, masks = model(return_loss=False, rescale=True, **batch)[0]
-            image = dataset.data_infos[index]["id"]
-            waiting.append(writer.submit(_save, lines, image, dataset.cat_ids, boxes, masks))
+                detected = model(return_loss=False, rescale=True, **images)
+            for index, (boxes, masks) in zip(batch, detected, strict=True):
+                if index >= done:
+                    waiting.append(writer.submit(save, index, boxes, masks))
+                    progress.update()
             while len(waiting) > BACKLOG:
                 waiting.popleft().result()
         while waiting:
             waiting.popleft().result()
 
 
-def _save(lines, image, category_ids, boxes, masks):
+def _batches(sizes, batch_size):
+    """Positions of images in batches of one size each, so that no image is padded for the sake of another.
+
+    Args:
+        sizes: of the images, in their order.
+        batch_size: images in a batch, or less where no other image of that size is among the next `WINDOW` ones.
+    """
+    window = WINDOW if batch_size > 1 else 1
+    for start in range(0, len(sizes), window):
+        alike = {}
+        for index in range(start, min(start + window, len(sizes))):
+            alike.setdefault(sizes[index], []).append(index)
+        for indices in alike.values():
+            yield from (indices[at : at + batch_size] for at in range(0, len(indices), batch_size))
+
+
+def _records(image, category_ids, boxes, masks):
     records = []
     for category, box, mask in zip(category_ids, boxes, encode_mask_results(masks), strict=True):
         for (x1, y1, x2, y2, confidence), rle in zip(box.tolist(), mask, strict=True):
@@ -104,7 +127,7 @@ def _save(lines, image, category_ids, boxes, masks):
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
             })  # fmt: skip
-    lines.add(image, records)
+    return records
 
 
 @contextlib.contextmanager
@@ -124,7 +147,7 @@ def forget(fingerprint):
             path.unlink(missing_ok=True)
 
 
-def _identity(training, device):
+def _identity(training, device, batch_size):
     """All that detections depend on; scoring is left out, so that mending it does not cost an inference."""
     entries = [paths.ROOT / entry for entry in (*config.TRAINING_CODE, "pipeline/evaluation.py")]
     code = [path for entry in entries for path in (sorted(entry.rglob("*.py")) if entry.is_dir() else [entry])]
@@ -135,7 +158,7 @@ def _identity(training, device):
     }
     settings = json.dumps([training.model, training.data["test"]], sort_keys=True, default=str)
     return {"settings": hashlib.sha256(settings.encode()).hexdigest(), "torch": torch.__version__, "device": device,
-            **{name: _digest(members) for name, members in files.items()}}  # fmt: skip
+            "batch": batch_size, **{name: _digest(members) for name, members in files.items()}}  # fmt: skip
 
 
 def _digest(files):

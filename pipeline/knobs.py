@@ -66,13 +66,14 @@ class Knobs:
         lambda_warmup_epochs: epochs until lambda is 1; 0 starts at 1 (D9b).
         key_pooling: keys contrasted within a RoI, or over the batch (D10).
         query_rois: RoIs in the shared queries: all, or the kept ones (D11).
+        exchange_queries: shared queries average over the images of all GPUs, or of each (D12).
         cam_threshold: inclusive or strict comparison with delta (D13).
         tiny_mask_fallback: masks with fewer than 2 cells on a side take that side from the CAM (D14).
         min_keys: smallest key set for a RoI to take part (D16).
         sample_rounding: exact ceiling, or the ceiling of the float32 product (D17).
         hard_easy_rule: which cells are hard (D18).
         sampling_order: sample_first or split_first (D18b).
-        projector_norm: batch or none (D19).
+        projector_norm: batch, sync (batch over all GPUs) or none (D19).
         mask_loss_rois: base_positives or base_gt (D22).
         cam_normalise: after_upsample or before_upsample (D24).
         cam_frame: CAM of a detection's proposal, or of its refined box (D25).
@@ -106,13 +107,14 @@ class Knobs:
     lambda_warmup_epochs: float = _at_least(0)
     key_pooling: str = _choice("roi", "batch")
     query_rois: str = _choice("all", "kept")
+    exchange_queries: bool
     cam_threshold: str = _choice("inclusive", "strict")
     tiny_mask_fallback: bool
     min_keys: int = _at_least(1)
     sample_rounding: str = _choice("ceil", "ceil_float32")
     hard_easy_rule: str = _choice("paper", "band")
     sampling_order: str = _choice("sample_first", "split_first")
-    projector_norm: str = _choice("batch", "none")
+    projector_norm: str = _choice("batch", "sync", "none")
     mask_loss_rois: str = _choice("base_positives", "base_gt")
     cam_normalise: str = _choice("after_upsample", "before_upsample")
     cam_frame: str = _choice("proposal", "refined")

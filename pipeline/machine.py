@@ -1,9 +1,11 @@
-"""Settings of the machine: they change how fast a number is computed, never the number."""
+"""Settings of the machine: they change how fast a number is computed, and not the number beyond rounding."""
 
 import os
 
 import cv2
 import torch
+
+from pipeline.errors import ExperimentError
 
 
 def use_device():
@@ -25,3 +27,15 @@ def gpu_names():
 def data_workers():
     """Loader processes: CONTRASTMASK_WORKERS, or one for every two cores."""
     return max(1, int(os.environ.get("CONTRASTMASK_WORKERS", (os.cpu_count() or 2) // 2)))
+
+
+def test_batch():
+    """Images that are predicted at a time: CONTRASTMASK_TEST_BATCH, or one. More change scores by rounding alone.
+
+    Raises:
+        ExperimentError: the variable is not a positive integer.
+    """
+    value = os.environ.get("CONTRASTMASK_TEST_BATCH") or "1"
+    if not (value.isdecimal() and int(value)):
+        raise ExperimentError(f"CONTRASTMASK_TEST_BATCH={value!r}: not a number of images; valid: 1, 2, ...")
+    return int(value)

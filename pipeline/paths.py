@@ -134,6 +134,11 @@ def statuses(dataset):
     return home() / "scratch" / "status" / dataset
 
 
+def tracking_records():
+    """What MLflow is to hold of each training, see pipeline.tracking_record."""
+    return home() / "scratch" / "tracking"
+
+
 def launch_log(name):
     """Output of one step of `stages.launch`."""
     return home() / "scratch" / "launch" / f"{name}.log"

@@ -99,15 +99,15 @@ def images_drawn(job, images):
 
 
 def throughputs(dataset, declared):
-    """{(method, backbone): images per second} of the trainings of this dataset's profile that ran on this machine."""
+    """{(method, backbone): images per second and GPU} of trainings with this dataset's profile on this machine."""
     profile = declared.dataset(dataset)["profile"]
     found = {}
     for other, entry in declared.datasets.items():
         for name, run in declared.runs.items():
             known = status.read(other, name) if entry["profile"] == profile else None
             if known and known.seconds and known.iteration:
-                batch = declared.profiles[profile]["training"]["images_per_gpu"]
-                found[run.method, run.backbone] = known.iteration * batch / known.seconds
+                batch = declared.profiles[profile]["training"]["batch_size"]
+                found[run.method, run.backbone] = known.iteration * batch / known.seconds / known.processes
     return found
 
 

@@ -18,12 +18,11 @@ import mmcv
 import numpy as np
 import torch
 from mmdet.core import BitmapMasks, bbox2roi, mask_target
-from mmdet.datasets import build_dataset
 from mmdet.models import build_detector
 
-import pipeline.datasets.partial  # noqa: F401  # registers the loading steps
 import pipeline.models  # noqa: F401  # registers the model
 from pipeline import paths
+from pipeline.datasets.partial import validation_set
 from pipeline.errors import ExperimentError
 from pipeline.machine import use_device
 from pipeline.models.contrastmask import partition, sampling
@@ -59,7 +58,7 @@ def write(training, base, novel):
         )
     device = use_device()
     model = load_model(training).to(device)
-    data = _validation_set(training)
+    data = validation_set(training.dataset, training.data["test"])
     novel_ids = {category["id"] for category in ground_truth.cats.values() if category["name"] in novel}
     rows = []
     for image_id in image_ids:
@@ -142,19 +141,6 @@ def load_model(training):
     model = build_detector(mmcv.ConfigDict(training.model))
     model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     return model.eval()
-
-
-def _validation_set(training):
-    """The validation images through the run's test pipeline, as in evaluation."""
-    return build_dataset(
-        dict(
-            type="CocoDataset",
-            ann_file=str(paths.annotations(training.dataset, "val2017")),
-            img_prefix=str(paths.images(training.dataset, "val2017")),
-            pipeline=training.data["test"],
-            test_mode=True,
-        )
-    )
 
 
 def _network_input(data, image_id, boxes, masks):

@@ -1,13 +1,16 @@
 """What the stages do with a declared run: train it, evaluate it, state its headline numbers."""
 
 import json
+import logging
 
 import torch
 
-from pipeline import config, evaluation, experiments, paths, status, tracking, training
+from pipeline import config, evaluation, experiments, paths, status, tracking, tracking_record, training
 from pipeline.datasets import prepare
 from pipeline.datasets.categories import base_and_novel
 from pipeline.errors import ExperimentError
+
+logger = logging.getLogger("pipeline.runs")
 
 
 def resolve_seeds(run_name, dataset):
@@ -46,7 +49,7 @@ def train(run_name, dataset):
             with tracking.track(job, fingerprint, "train", "SCHEDULED", tags(run_name)) as tracker:
                 scratch = training.train(job, tracker)
                 training.publish(scratch, dataset, run_name, job.seed)
-                tracker.log_files(paths.config(dataset, run_name, job.seed))
+                tracker.log_files(scratch / "config.py")
 
 
 def evaluate(run_name, dataset):
@@ -67,6 +70,7 @@ def _evaluate(run_name, dataset, working_on):
         fingerprint = trained_fingerprint(job)
         working_on(fingerprint)
         with tracking.track(job, fingerprint, "evaluate", "FINISHED", tags(run_name)) as tracker:
+            tracker.log_history(_published_log(job))  # of a training whose folder is elsewhere or gone
             scores = evaluation.evaluate(job, base, novel)
             tracker.log_scores(scores)
             per_seed.append({"seed": job.seed, "fingerprint": fingerprint, **scores})
@@ -77,6 +81,35 @@ def _evaluate(run_name, dataset, working_on):
     )  # fmt: skip
     for scores in per_seed:
         evaluation.forget(scores["fingerprint"])
+
+
+def _published_log(job):
+    log = paths.log(job.dataset, job.name, job.seed)
+    return tracking_record.read_log(log) if log.exists() else []
+
+
+def track_results(dataset):
+    """Track the results of this working copy that no tracking files are left of, from logs/, results/ and checkpoint.
+
+    Left out, with a message, is a result whose run is no longer declared, configured or trained as when it was made.
+    """
+    for path in sorted(paths.results(dataset, "").parent.glob("*.json")):
+        content = json.loads(path.read_text())
+        for scores in content["per_seed"]:
+            if tracking_record.Record(dataset, content["run"], scores["seed"], scores["fingerprint"]).exists:
+                continue
+            try:
+                job = config.resolve(content["run"], dataset, scores["seed"])
+                same = scores["fingerprint"] == trained_fingerprint(job) == config.fingerprint(job)
+            except ExperimentError:
+                same = False
+            if not same:
+                logger.warning("%s seed %s: trained with other settings or code than now, not tracked again",
+                               content["run"], scores["seed"])  # fmt: skip
+                continue
+            with tracking.track(job, scores["fingerprint"], "evaluate", "FINISHED", tags(content["run"])) as tracker:
+                tracker.log_history(_published_log(job))
+                tracker.log_scores(scores)
 
 
 def trained_fingerprint(job):

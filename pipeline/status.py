@@ -6,6 +6,7 @@ a training is. They are never an input of a number.
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import time
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 import psutil
 
 from pipeline import paths
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, Interrupted
+
+logger = logging.getLogger("pipeline.status")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Status:
         fingerprint: of the training that was attempted; None if it failed before that was known.
         error: one line, for a failed attempt.
         iteration, of: progress of the training; None before its first report.
-        seconds: training time so far, all processes that continued it included, start-up left out; None likewise.
+        seconds: training time so far, all attempts that continued it included, start-up left out; None likewise.
+        processes: GPUs, or processes without one, that share the training.
     """
 
     state: str
@@ -37,6 +41,7 @@ class Status:
     iteration: int | None
     of: int | None
     seconds: float | None
+    processes: int = 1
 
     @property
     def eta(self):
@@ -69,7 +74,7 @@ def read(dataset, run_name):
             progress = json.loads((paths.scratch(record["fingerprint"]) / "progress.json").read_text())
     return Status(
         state, record["stage"], record.get("fingerprint"), record.get("error"),
-        *(progress.get(key) for key in ("iteration", "of", "seconds")),
+        *(progress.get(key) for key in ("iteration", "of", "seconds")), progress.get("processes", 1),
     )  # fmt: skip
 
 
@@ -111,6 +116,9 @@ def attempt(dataset, run_name, stage):
     write()
     try:
         yield lambda fingerprint: write(fingerprint=fingerprint)
+    except Interrupted:
+        write(state="interrupted")
+        raise
     except (Exception, KeyboardInterrupt) as error:
         line = (str(error).strip().splitlines() or [""])[-1]
         write(state="failed", error=line if isinstance(error, ExperimentError) else f"{type(error).__name__}: {line}")
@@ -120,10 +128,13 @@ def attempt(dataset, run_name, stage):
 
 def _write(dataset, run_name, record):
     path = _path(dataset, run_name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(record))
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record))
+        os.replace(temporary, path)
+    except OSError as error:  # a full disk: nothing depends on this file
+        logger.warning("%s: %s; status not recorded", path, error.strerror)
 
 
 def _path(dataset, run_name):

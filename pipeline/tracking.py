@@ -3,11 +3,17 @@
 The store is a SQLite file below `paths.home()` unless MLFLOW_TRACKING_URI names a server. A run is identified by its
 dataset, name, seed and fingerprint: a resumed training continues its record, a repeated one does not add a second.
 The status tells how far it came: RUNNING while training or evaluating, SCHEDULED when trained and not yet evaluated,
-FINISHED after the evaluation, FAILED on an error. An unreachable store is reported once and never stops the work.
+FINISHED after the evaluation, FAILED on an error, KILLED when interrupted.
+
+The truth are files: the training log and pipeline.tracking_record. Each step is written there first; then the store is
+brought to it. A store out of reach is reported once and holds the work up for at most a twentieth of its time; what it
+lacks follows when it answers, with the next stage that tracks or with `python -m stages.track`. After any failure the
+store is read back, and a point is sent with the same time again, so that it is stored exactly once.
 """
 
 import contextlib
-import functools
+import hashlib
+import json
 import logging
 import os
 import re
@@ -19,11 +25,23 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from pipeline import paths
+from pipeline.errors import ExperimentError, Interrupted
+from pipeline.tracking_record import IDENTITY, Record
 
 logger = logging.getLogger("pipeline.tracking")
 
-for _name, _value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
-    os.environ.setdefault(_name, _value)  # mlflow's own defaults wait for an absent server for minutes
+REQUEST_SECONDS = "5"  # for one answer of a server; mlflow itself waits for minutes
+for _name, _value in {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": REQUEST_SECONDS,
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # repeated here, later
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the address may hold a password
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+SETTLE_SECONDS = 15.0  # after which bringing the store up to date is put off while a stage works
+PAUSE = 20  # the store is left alone this many times as long as it kept us
+PAUSE_SECONDS = 5.0  # and at least this long after a failure
 
 
 def store_uri():
@@ -47,6 +65,11 @@ def git_commit():
         return "unknown"
 
 
+def _store_name():
+    """The store without what may change between two commands, such as a password."""
+    return _without_password(os.environ.get("MLFLOW_TRACKING_URI") or "local")
+
+
 def connect(experiment):
     """Return (client, experiment id), creating store and experiment if need be.
 
@@ -65,22 +88,6 @@ def connect(experiment):
         return client, client.create_experiment(experiment, artifact_location=location)
 
 
-def _guarded(method):
-    """Let a failure of the store end the tracking of this run, not the run."""
-
-    @functools.wraps(method)
-    def guarded(self, *args, **kwargs):
-        if self.broken:
-            return
-        try:
-            method(self, *args, **kwargs)
-        except Exception as error:  # whatever the store, the database driver or the network raises
-            self.broken = True
-            _warn(error)
-
-    return guarded
-
-
 class Tracker:
     """The MLflow run of one training. Every method is safe to call when the store is out of reach."""
 
@@ -92,103 +99,293 @@ class Tracker:
             stage: `train` or `evaluate`, recorded as a tag.
             tags: further tags, strings.
         """
-        self.broken = False
-        self.last_iteration = 0
-        self._start(training, fingerprint, stage, tags or {})
+        self.reached = False  # the store held all there was to hold, and every write since then succeeded
+        self._client = None  # while reached
+        self._known = set()  # (metric, step) that the store holds; of use while reached
+        self._waiting = {}  # records by iteration that the store may lack
+        self._next = 0.0  # when the store may be bothered again, on the monotonic clock
+        self._told = False
+        self.record = Record(training.dataset, training.name, training.seed, fingerprint)
+        self.record.change(
+            store=_store_name(),
+            status="RUNNING",
+            parameters=_parameters(training),
+            tags=(tags or {}) | {
+                "dataset": training.dataset,
+                "direction": training.split,
+                "stage": stage,
+                "mlflow.source.git.commit": git_commit(),
+                "dvc_stage": os.environ.get("DVC_STAGE", ""),
+                "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
+            },
+        )  # fmt: skip
+        self._push(settle=True)
+        if self.reached:
+            self._next = 0.0  # imports and the creation of a store are no measure of what a point costs
 
-    @_guarded
-    def _start(self, training, fingerprint, stage, tags):
-        self.client, experiment = connect(training.dataset)
-        identity = {"run": training.name, "seed": str(training.seed), "fingerprint": fingerprint}
-        query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items())
-        found = self.client.search_runs([experiment], query, max_results=1)
-        tags = identity | tags | {
-            "dataset": training.dataset,
-            "direction": training.split,
-            "stage": stage,
-            "mlflow.source.git.commit": git_commit(),
-            "dvc_stage": os.environ.get("DVC_STAGE", ""),
-            "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
-        }  # fmt: skip
-        if found:
-            self.id = found[0].info.run_id
-            points = self.client.get_metric_history(self.id, "loss")
-            self.last_iteration = max((point.step for point in points), default=0)
-            for key, value in tags.items():
-                self.client.set_tag(self.id, key, value)
-        else:
-            created = self.client.create_run(experiment, tags=tags, run_name=f"{training.name}_seed{training.seed}")
-            self.id = created.info.run_id
-            self._log_parameters(training)
-        self.client.update_run(self.id, status="RUNNING")
-
-    def _log_parameters(self, training):
-        from dataclasses import asdict
-
-        from mlflow.entities import Param
-
-        parameters = {key: value for key, value in asdict(training.knobs).items() if key != "seeds"}
-        parameters |= {"dataset": training.dataset, "direction": training.split, "backbone": training.backbone,
-                       "seed": training.seed, "batch_size": training.data["batch_size"]}  # fmt: skip
-        for section in (
-            training.method,
-            training.schedule,
-            training.optimisation,
-            training.optimisation["optimizer"],
-        ):
-            parameters |= {key: value for key, value in section.items() if not isinstance(value, dict)}
-        parameters |= {package: metadata.version(package) for package in ("torch", "mmdet", "mmcv-full")}
-        self.client.log_batch(self.id, params=[Param(key, str(value)) for key, value in parameters.items()])
-
-    @_guarded
     def log_history(self, records):
-        """Log the records of a log.jsonl that are not in the store yet."""
-        from mlflow.entities import Metric
+        """Log the records of a log.jsonl that are not in the store yet, now or when the store can be had."""
+        self._waiting.update((record["iter"], record) for record in records)
+        if self.record.owned:
+            self.record.times(self._waiting)
+        self._push()
 
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(key, float(value), now, record["iter"])
-            for record in records
-            if record["iter"] > self.last_iteration
-            for key, value in record.items()
-            if key != "iter"
-        ]
-        for start in range(0, len(metrics), 1000):  # the store's limit for one batch
-            self.client.log_batch(self.id, metrics[start : start + 1000])
-        if records:
-            self.last_iteration = max(self.last_iteration, records[-1]["iter"])
-
-    @_guarded
     def log_scores(self, scores):
-        """Log one seed's results: `novel_mask_mAP`, `base_box_AP50`, ... and AP by category as an artifact."""
-        from mlflow.entities import Metric
-
+        """Log one seed's results at its end: `novel_mask_mAP`, ... and AP by category as an artifact."""
         now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, 0) for key, value in headline(scores).items()]
-        self.client.log_batch(self.id, metrics)
-        self.client.log_dict(self.id, scores["per_category"], "per_category.json")
+        scores = {"metrics": headline(scores), "per_category": scores["per_category"], "time": now}
+        self.record.change(scores=scores)
 
-    @_guarded
     def log_files(self, *files):
-        for path in files:
-            self.client.log_artifact(self.id, str(path))
+        """Log files as artifacts at its end."""
+        self.record.change(files={path.name: str(path) for path in files})
 
-    @_guarded
     def end(self, status):
-        """Set the final status of this stage: SCHEDULED (trained), FINISHED (evaluated), FAILED."""
-        self.client.set_terminated(self.id, status)
+        """Set the final status of this stage: SCHEDULED (trained), FINISHED (evaluated), FAILED, KILLED.
+
+        The store is read back and completed first. If that cannot be done now, `sync` does it later.
+        """
+        self.record.change(status=status, ended=int(time.time() * 1000))
+        self._next = 0.0
+        if self.record.own(SETTLE_SECONDS + 2 * PAUSE_SECONDS):  # a `sync` may have it
+            self._push(settle=True)
+        else:
+            logger.warning("%s is held by another process; `python -m stages.track --all` completes it", self.record)
+        self.record.release()
+
+    def _push(self, settle=False):
+        """Bring the store to the files unless it is to be left alone; with `settle` by reading back what it holds."""
+        if time.monotonic() < self._next or not self.record.own():
+            return
+        began = time.monotonic()
+        try:
+            if settle or not self.reached:
+                self._client, self._known = _settle(self.record, self._waiting.values(), SETTLE_SECONDS)
+            else:
+                points = _points(self.record, self._waiting.values(), self._known)
+                _log_points(self._client, self.record.content["id"], points)
+                self._known.update((point.key, point.step) for point in points)
+        except Exception as error:  # whatever the store, the database driver or the network raises
+            self.reached = False
+            if not self._told:
+                _warn(error, "what it lacks follows when it answers, or with `python -m stages.track`")
+            self._told = True
+        else:
+            if self._told:
+                logger.info("MLflow store %s answers again and is complete", _store_name())
+            self.reached, self._told = True, False
+            self._waiting.clear()
+        now = time.monotonic()
+        self._next = now + max(PAUSE * (now - began), 0 if self.reached else PAUSE_SECONDS)
+
+
+def _parameters(training):
+    from dataclasses import asdict
+
+    parameters = {key: value for key, value in asdict(training.knobs).items() if key != "seeds"}
+    parameters |= {"dataset": training.dataset, "direction": training.split, "backbone": training.backbone,
+                   "seed": training.seed, "batch_size": training.data["batch_size"]}  # fmt: skip
+    for section in (
+        training.method,
+        training.schedule,
+        training.optimisation,
+        training.optimisation["optimizer"],
+    ):
+        parameters |= {key: value for key, value in section.items() if not isinstance(value, dict)}
+    parameters |= {package: metadata.version(package) for package in ("torch", "mmdet", "mmcv-full")}
+    return {key: str(value) for key, value in parameters.items()}
+
+
+class _Patience:
+    """A client that raises TimeoutError instead of calling the store once its seconds are over."""
+
+    def __init__(self, client, seconds):
+        self._client, self._end = client, time.monotonic() + seconds
+
+    def __getattr__(self, name):
+        if time.monotonic() > self._end:
+            raise TimeoutError("answers too slowly")
+        return getattr(self._client, name)
+
+
+def _settle(record, passed, seconds):
+    """Bring the MLflow run of an owned record to what its files say, the final status last.
+
+    Args:
+        passed: records of the training log beside those in its folder.
+        seconds: after which to give up, with TimeoutError; what was stored until then remains.
+
+    Returns:
+        (client, {(metric, step)} of every point that the store holds).
+
+    Raises:
+        Exception: the store is out of reach or refuses; of whatever type it, its driver or the network chooses.
+    """
+    from mlflow.entities import Param, RunTag
+
+    content = record.content
+    connected, experiment = connect(content["dataset"])
+    client = _Patience(connected, seconds)
+    run = _find_or_create(client, experiment, content)
+    if content.get("id") != run.info.run_id:
+        record.change(id=run.info.run_id)
+    if content["status"] == "RUNNING" and run.info.status != "RUNNING":
+        client.update_run(run.info.run_id, status="RUNNING")
+
+    tags = [RunTag(key, value) for key, value in content["tags"].items() if run.data.tags.get(key) != value]
+    parameters = [Param(key, value) for key, value in content["parameters"].items() if key not in run.data.params]
+    client.log_batch(run.info.run_id, tags=tags, params=parameters)
+
+    newest = {}  # {(metric, step): value}
+    for key in run.data.metrics:
+        for point in sorted(client.get_metric_history(run.info.run_id, key), key=lambda point: point.timestamp):
+            newest[key, point.step] = point.value
+    log = {entry["iter"]: entry for entry in [*record.log(), *passed]}
+    missing = _points(record, log.values(), newest)
+    missing += [point for point in _scores(record) if newest.get((point.key, 0)) != point.value]
+    _log_points(client, run.info.run_id, missing)
+
+    _log_artifacts(client, run.info.run_id, record)
+    if content["status"] != "RUNNING":
+        if content["status"] != run.info.status:
+            client.set_terminated(run.info.run_id, content["status"], content["ended"])
+        record.settled()
+    return connected, {*newest, *((point.key, point.step) for point in missing)}
+
+
+def _find_or_create(client, experiment, content):
+    """The one MLflow run of a training. Of several, made by writers that could not see each other, the first is kept.
+
+    Everybody keeps the same one, and who finds his run deleted settles again, so nothing is lost with the others.
+    """
+    identity = {key: str(content[key]) for key in IDENTITY if key != "dataset"}
+    query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items())
+    runs = client.search_runs([experiment], query)
+    if not runs:
+        name = f"{content['run']}_seed{content['seed']}"
+        client.create_run(experiment, tags=content["tags"] | identity, run_name=name)
+        runs = client.search_runs([experiment], query)
+    first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+    for run in others:
+        client.delete_run(run.info.run_id)
+    return first
+
+
+def _points(record, log, known):
+    """The metrics of records of a training log that are not `known`, with the time kept for each iteration."""
+    from mlflow.entities import Metric
+
+    log = list(log)
+    times = record.times([entry["iter"] for entry in log])
+    return [Metric(key, float(value), times[entry["iter"]], entry["iter"])
+            for entry in log for key, value in entry.items()
+            if key != "iter" and (key, entry["iter"]) not in known]  # fmt: skip
+
+
+def _scores(record):
+    """The scores of a training as metrics at step 0; an evaluation with other results adds a later point there."""
+    from mlflow.entities import Metric
+
+    scores = record.content.get("scores", {"metrics": {}})
+    return [Metric(key, float(value), scores["time"], 0) for key, value in scores["metrics"].items()]
+
+
+def _log_points(client, run, points):
+    for start in range(0, len(points), 1000):  # the store's limit for one batch
+        client.log_batch(run, points[start : start + 1000])
+
+
+def _log_artifacts(client, run, record):
+    """Upload what is absent or has changed since it was uploaded."""
+    texts = {name: open(path).read() for name, path in record.content.get("files", {}).items() if os.path.exists(path)}
+    if "scores" in record.content:
+        texts["per_category.json"] = json.dumps(record.content["scores"]["per_category"], indent=2)
+    if not texts:
+        return
+    there = {item.path for item in client.list_artifacts(run)}
+    for name, text in texts.items():
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if name not in there or record.content.get("uploaded", {}).get(name) != digest:
+            client.log_text(run, text, name)
+            record.change(uploaded={name: digest})
 
 
 @contextlib.contextmanager
 def track(training, fingerprint, stage, status, tags=None):
-    """Track a stage: yields a Tracker, ends it with `status`, or with FAILED if the body raises."""
+    """Track a stage: yields a Tracker, ends it with `status`, with FAILED on an error, with KILLED when interrupted.
+
+    Before and after, other trainings that the store lacks something of are brought up to date.
+    """
     tracker = Tracker(training, fingerprint, stage, tags)
+    if tracker.reached:
+        sync(SETTLE_SECONDS)
     try:
         yield tracker
-    except BaseException:
-        tracker.end("FAILED")
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
+        tracker.end("KILLED" if stopped else "FAILED")
         raise
     tracker.end(status)
+    if tracker.reached:
+        sync(SETTLE_SECONDS)
+
+
+def sync(seconds, everything=False):
+    """Bring the store to what the files of this machine say, for all trainings that no living process tracks.
+
+    One that is RUNNING in its files while nobody tracks it was interrupted: it becomes KILLED. With nothing pending
+    this reads one folder.
+
+    Args:
+        seconds: for all of them together; what is left then stays pending.
+        everything: also those of other stores and those that the store was found to hold, as after a change of store.
+
+    Returns:
+        (settled, busy, elsewhere, errors): numbers of trainings settled now, tracked by a living process, and pending
+        for another store; and the error of each one that could not be settled.
+    """
+    end = time.monotonic() + seconds
+    settled, busy, elsewhere, errors = 0, 0, 0, []
+    for record in Record.found(pending_only=not everything):
+        if record.content["store"] != _store_name() and not everything:
+            elsewhere += 1
+            continue
+        record.content = {}  # read again when owned
+        if not record.own():
+            busy += 1
+            continue
+        try:
+            if not (everything or record.pending):
+                continue  # settled by another process in the meantime
+            if time.monotonic() > end:
+                raise TimeoutError("answers too slowly")
+            if record.content["status"] == "RUNNING":
+                record.change(status="KILLED", ended=record.last_sign())
+            record.change(store=_store_name())
+            _settle(record, [], end - time.monotonic())
+            settled += 1
+        except Exception as error:  # as in Tracker._push
+            errors.append(error)
+        finally:
+            record.release()
+    return settled, busy, elsewhere, errors
+
+
+def complete(everything):
+    """`sync` with patience. Returns what it did in a line.
+
+    Raises:
+        ExperimentError: the store does not hold all of it now, and why.
+    """
+    if os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == REQUEST_SECONDS:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "60"  # nobody's training waits
+    settled, busy, elsewhere, errors = sync(float("inf"), everything)
+    if errors:
+        raise ExperimentError(f"MLflow store {describe(errors[0])}; {len(errors)} trainings are not complete in it: "
+                              "start it and repeat `python -m stages.track`")  # fmt: skip
+    line = f"MLflow store {_store_name()}: {settled} trainings brought up to date"
+    line += f", {busy} left to the processes that track them" * bool(busy)
+    return line + f", {elsewhere} wait for another store: set MLFLOW_TRACKING_URI" * bool(elsewhere)
 
 
 def headline(scores):
@@ -218,8 +415,8 @@ def run_links(dataset):
                 address = f"{_page()}/#/experiments/{experiment}/runs/{run.info.run_id}"
                 links.setdefault(run.data.tags["run"], {})[run.data.tags["fingerprint"]] = address
         return links
-    except Exception as error:  # as in _guarded
-        _warn(error)
+    except Exception as error:  # as in Tracker._push
+        _warn(error, "going on without it")
         return None
 
 
@@ -258,14 +455,18 @@ def log_report(dataset, directory, selection, scores):
             if (directory / page).exists():
                 client.log_artifact(run, str(directory / page))
         client.set_terminated(run)
-    except Exception as error:  # as in _guarded
-        _warn(error)
+    except Exception as error:  # as in Tracker._push
+        _warn(error, "going on without it")
 
 
-def _warn(error):
+def _warn(error, consequence):
+    logger.warning("MLflow store %s; %s", describe(error), consequence)
+
+
+def describe(error):
+    """The store and the first line of what went wrong, without passwords."""
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    what = _without_password(f"{store_uri()}: {first_line[:200]}")
-    logger.warning("MLflow store %s; going on without tracking", what)
+    return _without_password(f"{store_uri()}: {first_line[:200]}")
 
 
 def _without_password(text):

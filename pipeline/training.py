@@ -1,44 +1,54 @@
 """Train one resolved run with mmcv's iteration-based runner, resumable at any time.
 
 All state lives in `scratch/<fingerprint>/`, outside DVC (which deletes outputs when a stage starts):
-`state_<iteration>.pth` (model, optimiser, random generators; the last two are kept), `log.jsonl`, `progress.json`, and
-at the end `checkpoint.pth`. A finished fingerprint is never trained twice. The stage copies the result to its DVC
-outputs.
+`state_<step>.pth` (model, optimiser, random generators; the last two are kept), `log.jsonl`, `progress.json`, and at
+the end `checkpoint.pth`. A finished fingerprint is never trained twice. The stage copies the result to its DVC outputs.
+
+A step is one update of the weights by `batch_size` images. Each of the processes that share a training makes it in as
+many iterations (forward passes) as its share of the images needs. States, log and progress count steps, so that none
+of them depends on how a step was divided.
 """
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
 
 # isort: split
 
+import contextlib
+import errno
 import functools
+import hashlib
 import io
 import json
 import logging
 import os
 import random
 import shutil
+import signal
+import threading
 import time
 from pathlib import Path
 
 import mmcv
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from mmcv.parallel import collate
-from mmcv.runner import HOOKS, Hook, TextLoggerHook, build_optimizer, build_runner
+from mmcv.runner import HOOKS, GradientCumulativeFp16OptimizerHook, Hook, TextLoggerHook, build_optimizer, build_runner
 from mmdet.datasets import build_dataset
 from mmdet.models import build_detector
 from mmdet.utils import build_dp
 from torch.utils.data import DataLoader
 
 import pipeline.datasets.partial  # noqa: F401  # registers the dataset and its steps
-from pipeline import paths
+from pipeline import distributed, paths
 from pipeline.config import fingerprint
 from pipeline.datasets.sampler import IterationBatchSampler
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, Interrupted
 from pipeline.machine import data_workers, use_device
+from pipeline.models.precision import use_autocast
 
 logger = logging.getLogger("pipeline.training")
+
+LOG_KEPT = 1000  # iterations of the log that a state keeps; no logging interval is longer
 
 
 def seed_everything(seed):
@@ -50,15 +60,48 @@ def seed_everything(seed):
 
 
 def save_atomically(content, path):
-    """Write a checkpoint under a temporary name, then rename it: a killed write never looks complete."""
+    """Write a checkpoint under a temporary name, then rename: a killed write never looks complete.
+
+    Raises ExperimentError if the disk is full.
+    """
     buffer = io.BytesIO()  # torch.save names the archive after the file; a buffer keeps the bytes the same everywhere
     torch.save(content, buffer)
+    save_bytes(buffer.getbuffer(), path)
+
+
+def save_bytes(content, path):
+    """As `save_atomically`, for bytes."""
     temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with _room_for(path):
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder):
+    """Make the names in a folder outlive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _room_for(path):
+    """Turn a full disk into one line; what was written of the new file goes, so that it takes no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        path.with_name(path.name + ".part").unlink(missing_ok=True)
+        raise ExperimentError(
+            f"{path}: {error.strerror}; free some space and run again: it goes on from the last state saved"
+        ) from None
 
 
 def train(training, tracker=None):
@@ -69,29 +112,44 @@ def train(training, tracker=None):
         tracker: pipeline.tracking.Tracker or None; a mirror, never an input.
 
     Raises:
-        ExperimentError: missing inputs, another process training the same thing, non-finite loss, bad data.
+        ExperimentError: missing inputs, non-finite loss, bad data, full disk.
+        Interrupted: stopped by SIGTERM; the state is saved.
     """
     identity = fingerprint(training)
     scratch = paths.scratch(identity)
     scratch.mkdir(parents=True, exist_ok=True)
-    with _locked(scratch, training.name):
+    with distributed.exclusive(scratch / "lock", training.name):
         if (scratch / "checkpoint.pth").exists():
             logger.info("%s seed %d: already trained, reusing %s", training.name, training.seed, identity)
+        elif distributed.processes() == (1, 1):
+            work(training, scratch, tracker)
         else:
-            _train(training, identity, scratch, tracker)
+            with _follow(scratch / "log.jsonl", tracker):
+                distributed.train_in_processes(training, scratch)
         if tracker:
             tracker.log_history(read_log(scratch / "log.jsonl"))
     return scratch
 
 
-def _locked(scratch, name):
-    """Hold the folder of a training, waiting with a message for another process that has it."""
-    lock = FileLock(scratch / "lock")
+@contextlib.contextmanager
+def _follow(log, tracker, seconds=10):
+    """Mirror the log that other processes write."""
+    over = threading.Event()
+
+    def follow():
+        while not over.wait(seconds):
+            if log.exists():
+                tracker.log_history(read_log(log))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    if tracker:
+        thread.start()
     try:
-        return lock.acquire(timeout=1)
-    except Timeout:
-        logger.info("%s: another process trains %s; waiting for it", name, scratch.name)
-        return lock.acquire()
+        yield
+    finally:
+        over.set()
+        if tracker:
+            thread.join()
 
 
 def read_log(path):
@@ -105,7 +163,17 @@ def read_log(path):
     return records
 
 
-def _train(training, identity, scratch, tracker):
+def work(training, scratch, tracker=None):
+    """Train in this process, alone or as one of several; the first one writes everything.
+
+    Args:
+        training: pipeline.config.Training.
+        scratch: its folder; its name is the fingerprint.
+        tracker: as in `train`.
+    """
+    if distributed.agree((scratch / "checkpoint.pth").exists()):
+        return
+    first = distributed.rank() == 0
     device = use_device()
     seed_everything(training.seed)
     dataset = build_dataset(
@@ -116,11 +184,13 @@ def _train(training, identity, scratch, tracker):
             pipeline=training.data["train"],
         )
     )
-    epoch = IterationBatchSampler(
-        dataset.flag, training.data["images_per_gpu"], training.seed, 0, 0
-    ).iterations_per_epoch
-    config = runner_config(training, epoch)
-    (scratch / "config.py").write_text(mmcv.Config(config).pretty_text + "\n")
+    images, accumulate = distributed.divide(training.data["batch_size"], training.data["images_per_gpu"])
+    batches = functools.partial(
+        IterationBatchSampler, dataset.flag, images, training.seed, rank=distributed.rank(),
+        world_size=distributed.world_size(), accumulate=accumulate,
+    )  # fmt: skip
+    config = runner_config(training, batches(0, 0).iterations_per_epoch, accumulate)
+    iterations = config["runner"]["max_iters"]
 
     model = build_detector(mmcv.ConfigDict(training.model))
     logging.disable(logging.INFO)  # mmcv logs a paragraph for every parameter it initialises
@@ -129,34 +199,13 @@ def _train(training, identity, scratch, tracker):
     if training.initial_weights:
         load_initial_weights(model, paths.initial_weights(training.dataset, training.backbone))
     model.CLASSES = dataset.CLASSES
-    model = build_dp(model, device, device_ids=range(1))
+    use_autocast(model, device, training.optimisation["precision"])
+    model = distributed.DataParallel(model.to(device)) if distributed.world_size() > 1 else build_dp(
+        model, device, device_ids=range(1))  # fmt: skip
     optimizer = build_optimizer(model, config["optimizer"])
+    if not first:  # the others draw RoIs of their own
+        seed_everything(int(np.random.SeedSequence([training.seed, distributed.rank()]).generate_state(1)[0]))
 
-    start = 0
-    state = latest_state(scratch)
-    if state:
-        start = state["iteration"]
-        model.module.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        restore_generators(state["generators"])
-    logger.info(
-        "%s seed %d: %s, %d iterations of %d images, %d training images, %s, state in %s",
-        training.name, training.seed, f"resumed at iteration {start}" if start else "fresh",
-        config["runner"]["max_iters"], training.data["images_per_gpu"], len(dataset), device, scratch,
-    )  # fmt: skip
-
-    loader = DataLoader(
-        dataset,
-        batch_sampler=IterationBatchSampler(
-            dataset.flag, training.data["images_per_gpu"], seed=training.seed, start_iteration=start,
-            max_iterations=config["runner"]["max_iters"],
-        ),
-        num_workers=data_workers(),
-        multiprocessing_context="fork",
-        generator=torch.Generator(),  # else starting the workers would draw from the restored global generator
-        collate_fn=functools.partial(collate, samples_per_gpu=training.data["images_per_gpu"]),
-        pin_memory=device == "cuda",
-    )  # fmt: skip
     runner = build_runner(
         config["runner"],
         default_args=dict(
@@ -164,21 +213,51 @@ def _train(training, identity, scratch, tracker):
         ),
     )  # fmt: skip
     runner.timestamp = "mmcv"
-    runner._iter = runner._inner_iter = start
     runner.register_training_hooks(
         config["lr_config"], config["optimizer_config"], None, config["log_config"],
         custom_hooks_config=config["custom_hooks"],
     )  # fmt: skip
-    runner.register_hook(StateHook(scratch, training.optimisation["checkpoint_interval"]), priority="LOWEST")
-    runner.register_hook(ProgressHook(scratch, training.optimisation["log_interval"], start), priority="LOWEST")
-    if tracker:
-        runner.register_hook(TrackerHook(tracker), priority="LOWEST")
-    cut_log(scratch / "log.jsonl", start)
+    state = latest_state(scratch)
+    step = state["step"] if state else 0
+    if state:
+        restore(runner, state)
+    runner._iter = runner._inner_iter = start = step * accumulate
+    logger.info(
+        "%s seed %d: %s, %d steps of %d images (%d processes, %d iterations of %d images), %d training images, %s, "
+        "state in %s",
+        training.name, training.seed, f"resumed at step {step}" if step else "fresh", iterations // accumulate,
+        training.data["batch_size"], distributed.world_size(), accumulate, images, len(dataset), device, scratch,
+    )  # fmt: skip
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches(start, iterations),
+        num_workers=data_workers(),
+        multiprocessing_context="fork",
+        generator=torch.Generator(),  # else starting the workers would draw from the restored global generator
+        collate_fn=functools.partial(collate, samples_per_gpu=images),
+        pin_memory=device == "cuda",
+        worker_init_fn=spare_from_sigterm,
+    )  # fmt: skip
+    interval = training.optimisation["checkpoint_interval"]
+    runner.register_hook(StateHook(scratch, interval, accumulate, state and state["log"]), priority="LOWEST")
+    if first:
+        for leftover in scratch.glob("*.part"):
+            leftover.unlink()
+        (scratch / "config.py").write_text(mmcv.Config(config).pretty_text + "\n")
+        cut_log(scratch / "log.jsonl", step)
+        log_interval = training.optimisation["log_interval"]
+        runner.register_hook(ProgressHook(scratch, log_interval, step, accumulate), priority="LOWEST")
+        if tracker:
+            runner.register_hook(TrackerHook(tracker), priority="LOWEST")
     began = time.monotonic()
-    runner.run([loader], [("train", 1)])
+    with _room_for(scratch / "log.jsonl"):
+        runner.run([loader], [("train", 1)])
+    if not first:
+        return
+    model = runner.model.module
     save_atomically(
-        {"state_dict": {key: value.cpu() for key, value in model.module.state_dict().items()},
-         "meta": {"fingerprint": identity, "CLASSES": list(dataset.CLASSES)}},
+        {"state_dict": {key: value.cpu() for key, value in model.state_dict().items()},
+         "meta": {"fingerprint": scratch.name, "CLASSES": list(dataset.CLASSES)}},
         scratch / "checkpoint.pth",
     )  # fmt: skip
     for leftover in scratch.glob("state_*.pth*"):
@@ -186,20 +265,10 @@ def _train(training, identity, scratch, tracker):
     logger.info("%s seed %d: trained in %.0f s", training.name, training.seed, time.monotonic() - began)
 
 
-def runner_config(training, iterations_per_epoch):
-    """mmcv configuration of the training loop, for as many iterations per epoch as the batch sampler has.
-
-    Iterations are forward passes: where a step's batch is larger than what one process loads, gradients accumulate.
-    """
-    data, optimisation, schedule = training.data, training.optimisation, training.schedule
-    accumulate, rest = divmod(data["batch_size"], data["images_per_gpu"])
-    if rest:
-        raise ExperimentError(
-            f"batch_size {data['batch_size']} is not a multiple of images_per_gpu {data['images_per_gpu']} "
-            "(pipeline/experiments.yaml, profiles.<profile>.training)"
-        )
-    epoch = -(-iterations_per_epoch // accumulate) * accumulate
-    unit = epoch if "epochs" in schedule else accumulate
+def runner_config(training, iterations_per_epoch, accumulate):
+    """mmcv configuration of the training loop, with as many iterations per epoch as the batch sampler has."""
+    optimisation, schedule = training.optimisation, training.schedule
+    unit = iterations_per_epoch if "epochs" in schedule else accumulate
     length = schedule.get("epochs", schedule.get("iterations")) * unit
     lr = {"by_epoch": False, "warmup": "linear", "warmup_ratio": 0.001,
           "warmup_iters": optimisation["warmup_iterations"] * accumulate}  # fmt: skip
@@ -209,19 +278,23 @@ def runner_config(training, iterations_per_epoch):
         lr |= {"policy": "CosineAnnealing", "min_lr": 0.0}
     masks = training.model["type"] == "MaskRCNN"
     step = {"type": "GradientCumulativeOptimizerHook", "cumulative_iters": accumulate} if accumulate > 1 else {}
+    if optimisation["precision"] == "fp16":
+        step = {"type": "ScaledOptimizerHook", "cumulative_iters": accumulate}
     return {
         "model": training.model,
-        "data": data,
+        "data": training.data,
         "seed": training.seed,
         "runner": {"type": "IterBasedRunner", "max_iters": length},
         "optimizer": optimisation["optimizer"],
         "optimizer_config": {"grad_clip": None, **step},
         "lr_config": lr,
         "log_config": {
-            "interval": optimisation["log_interval"],
-            "hooks": [{"type": "RunLogHook", "run": training.name}],
+            "interval": optimisation["log_interval"] * accumulate,
+            "hooks": [{"type": "RunLogHook", "run": training.name, "accumulate": accumulate}],
         },
-        "custom_hooks": [{"type": "TrainingProgressHook", "seed": training.seed, "iters_per_epoch": epoch}]
+        "custom_hooks": [
+            {"type": "TrainingProgressHook", "seed": training.seed, "iters_per_epoch": iterations_per_epoch}
+        ]
         if masks
         else [],
     }
@@ -257,51 +330,122 @@ def restore_generators(state):
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def restore(runner, state):
+    """Put a training's state into a runner whose hooks are registered."""
+    model = runner.model.module
+    model.load_state_dict(state["model"])
+    runner.optimizer.load_state_dict(state["optimizer"])
+    for hook in runner.hooks:
+        if isinstance(hook, ScaledOptimizerHook):
+            hook.loss_scaler.load_state_dict(state["scaler"])
+    if len(state["generators"]) == distributed.world_size():
+        restore_generators(state["generators"][distributed.rank()])
+    else:
+        logger.warning("the state is of %d processes, these are %d: random numbers from here on are others",
+                       len(state["generators"]), distributed.world_size())  # fmt: skip
+
+
+def save_state(runner, scratch, step):
+    """Write the resumable state after a step; keep the last two. Every process calls it, the first one writes."""
+    states = distributed.gather(generators())
+    if distributed.rank():
+        return
+    # What was not averaged into a record yet belongs to the next one.
+    log = [{key: values[-LOG_KEPT:] for key, values in history.items()}
+           for history in (runner.log_buffer.val_history, runner.log_buffer.n_history)]  # fmt: skip
+    scaler = [hook.loss_scaler.state_dict() for hook in runner.hooks if isinstance(hook, ScaledOptimizerHook)]
+    content = {"step": step, "model": runner.model.module.state_dict(), "optimizer": runner.optimizer.state_dict(),
+               "generators": states, "scaler": scaler[0] if scaler else None, "log": json.dumps(log)}  # fmt: skip
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    save_bytes(buffer.getbuffer(), scratch / f"state_{step:08d}_{digest(buffer.getbuffer())}.pth")
+    for old in states_of(scratch)[:-2]:
+        old.unlink()
+
+
+def states_of(scratch):
+    """Saved states of a training, oldest first."""
+    return sorted(scratch.glob("state_*.pth"))
+
+
+def digest(content):
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def latest_state(scratch):
-    """The newest readable state of a training, or None. An unreadable one is reported and the one before it used."""
-    for path in sorted(scratch.glob("state_*.pth"), reverse=True):
+    """The newest undamaged state of a training, or None. A damaged one is reported and the one before it used.
+
+    A state's name ends in a digest of its content: torch itself does not notice a changed byte.
+    """
+    for path in reversed(states_of(scratch)):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = path.read_bytes()
+            if not path.stem.endswith(f"_{digest(content)}"):
+                raise ValueError("its content is not what was written")
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file may fail in any way; the state before it is as good
-            logger.warning("%s cannot be read (%s); using the state before it", path, type(error).__name__)
+            logger.warning("%s cannot be read (%s); using the state before it", path, error)
+            path.unlink(missing_ok=True)
     return None
 
 
-def cut_log(path, iteration):
-    """Keep the records up to `iteration`; later ones will be written again."""
-    kept = [record for record in read_log(path) if record["iter"] <= iteration] if path.exists() else []
+def cut_log(path, step):
+    """Keep the records up to `step`; later ones will be written again."""
+    kept = [record for record in read_log(path) if record["iter"] <= step] if path.exists() else []
     temporary = path.with_name(path.name + ".part")
     temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
     os.replace(temporary, path)
 
 
 class StateHook(Hook):
-    """Write the resumable state every `interval` iterations; keep the last two."""
+    """Write the resumable state every `interval` steps, and when SIGTERM asks this process to end.
 
-    def __init__(self, scratch, interval):
-        self.scratch, self.interval = scratch, interval
+    Where several processes share a training the signal ends it at once and what was done since the last state is done
+    again: the processes would have to agree on where to stop in every iteration.
+    """
+
+    def __init__(self, scratch, interval, accumulate, log=None):
+        self.scratch, self.interval, self.accumulate, self.log = scratch, interval, accumulate, log
+        self.asked_to_stop = False
+
+    def before_run(self, runner):
+        if distributed.world_size() == 1 and threading.current_thread() is threading.main_thread():
+            self.former = signal.signal(signal.SIGTERM, self._ask_to_stop)
+
+    def _ask_to_stop(self, *_):
+        self.asked_to_stop = True
+
+    def before_epoch(self, runner):
+        """Put back what was logged and not averaged yet; the logger has cleared its buffer."""
+        if self.log:
+            values, counts = json.loads(self.log)
+            runner.log_buffer.val_history.update(values)
+            runner.log_buffer.n_history.update(counts)
 
     def after_train_iter(self, runner):
-        if not self.every_n_iters(runner, self.interval):
+        step, rest = divmod(runner.iter + 1, self.accumulate)
+        if rest or not (step % self.interval == 0 or self.asked_to_stop):
             return
-        iteration = runner.iter + 1
-        save_atomically(
-            {"iteration": iteration, "model": runner.model.module.state_dict(),
-             "optimizer": runner.optimizer.state_dict(), "generators": generators()},
-            self.scratch / f"state_{iteration:08d}.pth",
-        )  # fmt: skip
-        for old in sorted(self.scratch.glob("state_*.pth"))[:-2]:
-            old.unlink()
+        save_state(runner, self.scratch, step)
+        if self.asked_to_stop:
+            signal.signal(signal.SIGTERM, self.former)
+            raise Interrupted(f"stopped by SIGTERM at step {step}; the state is saved, run again to continue")
+
+
+def spare_from_sigterm(_):
+    """Let a data worker go on when its whole process group is told to end: the trainer needs it to finish its step."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class ProgressHook(Hook):
     """Tell other processes how far this training is and how fast: scratch/progress.json.
 
-    `seconds` is the training time of this and earlier processes up to `iteration`, start-up left out.
+    `iteration` and `of` count steps; `seconds` is the training time of this and earlier attempts up to `iteration`,
+    start-up left out; `processes` share it.
     """
 
-    def __init__(self, scratch, interval, start):
-        self.path, self.interval, self.start = scratch / "progress.json", interval, start
+    def __init__(self, scratch, interval, start, accumulate):
+        self.path, self.interval, self.start, self.accumulate = scratch / "progress.json", interval, start, accumulate
         try:
             earlier = json.loads(self.path.read_text())
             self.before = earlier["seconds"] * min(1.0, start / max(earlier["iteration"], 1))
@@ -312,12 +456,21 @@ class ProgressHook(Hook):
         self.began = time.monotonic()
 
     def after_train_iter(self, runner):
-        if self.every_n_iters(runner, self.interval) or self.is_last_iter(runner):
-            progress = {"iteration": runner.iter + 1, "of": runner.max_iters,
-                        "seconds": self.before + time.monotonic() - self.began}  # fmt: skip
+        if self.every_n_iters(runner, self.interval * self.accumulate) or self.is_last_iter(runner):
+            progress = {"iteration": (runner.iter + 1) // self.accumulate, "of": runner.max_iters // self.accumulate,
+                        "seconds": self.before + time.monotonic() - self.began,
+                        "processes": distributed.world_size()}  # fmt: skip
             temporary = self.path.with_name(self.path.name + ".part")
             temporary.write_text(json.dumps(progress))
             os.replace(temporary, self.path)
+
+
+@HOOKS.register_module()
+class ScaledOptimizerHook(GradientCumulativeFp16OptimizerHook):
+    """Scale the loss for half-precision gradients; the casting is that of `use_autocast`, not mmcv's."""
+
+    def before_run(self, runner):
+        runner.meta = {}  # mmcv keeps a copy of the scaler's state in it
 
 
 class TrackerHook(Hook):
@@ -335,27 +488,31 @@ class TrackerHook(Hook):
 class RunLogHook(TextLoggerHook):
     """Print progress with ETA and data time, append the losses to log.jsonl, and stop at a non-finite loss.
 
-    log.jsonl has no times, so that the same training writes the same bytes.
+    `iter` counts steps. log.jsonl has no times, so that the same training writes the same bytes.
     """
 
-    def __init__(self, run, **kwargs):
+    def __init__(self, run, accumulate, **kwargs):
         super().__init__(**kwargs)
-        self.run = run
+        self.run, self.accumulate = run, accumulate
 
     def _dump_log(self, log_dict, runner):
+        if "iter" not in log_dict:  # mmcv's hand-over of its meta data
+            return
         record = {
             key: float(value) if isinstance(value, np.floating) else value
             for key, value in log_dict.items()
             if key not in ("mode", "epoch", "time", "data_time", "memory")
         }
+        record["iter"] //= self.accumulate
         for name, value in record.items():
             if not np.isfinite(value):
                 raise ExperimentError(
                     f"run {self.run}: {name} is {value} at iteration {record['iter']}; lower the learning rate "
                     f"(profiles.<profile>.training.optimizer.lr) or check the data; state is kept in {runner.work_dir}"
                 )
-        with open(os.path.join(runner.work_dir, "log.jsonl"), "a") as file:
-            file.write(json.dumps(record) + "\n")
+        if distributed.rank() == 0:
+            with open(os.path.join(runner.work_dir, "log.jsonl"), "a") as file:
+                file.write(json.dumps(record) + "\n")
 
 
 def publish(scratch, dataset, run, seed):

@@ -1,9 +1,12 @@
-"""The training set of partially supervised segmentation: all objects have boxes, base objects have masks.
+"""The training set of partially supervised segmentation, and the validation set.
 
-Reads the annotation file of `split`, in which novel objects have no mask to begin with.
+In the former all objects have boxes and base objects have masks: it reads the annotation file of `split`, in which
+novel objects have no mask to begin with. Neither keeps an object for each annotation (860,001 in COCO), see `Records`.
 """
 
+import pickle
 import random
+from array import array
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +20,9 @@ from mmdet.datasets import DATASETS, CocoDataset
 from mmdet.datasets.builder import PIPELINES
 from mmdet.datasets.pipelines import DefaultFormatBundle, LoadAnnotations, LoadImageFromFile
 
+from pipeline import paths
+from pipeline.datasets.annotations import read_instances
+from pipeline.datasets.categories import CATEGORIES, NAMES
 from pipeline.datasets.images import is_whole
 from pipeline.errors import ExperimentError
 
@@ -24,36 +30,127 @@ from pipeline.errors import ExperimentError
 # mask for every box; losses select by `gt_is_novel` and never look at this one.
 NO_MASK = [[0.0] * 6]
 
+# What training reads of an annotation; the rest, such as ids, is not kept.
+ANNOTATION_FIELDS = ("category_id", "bbox", "area", "iscrowd", "ignore", "segmentation")
+
+
+class Records:
+    """Values in one buffer, pickled one after the other; indexing gives a fresh copy.
+
+    A list of objects is copied by every forked process that looks at it, because looking changes reference counts.
+    Here nothing is written after the last `append`, so forked processes share all of it.
+    """
+
+    def __init__(self, values=()):
+        self._bytes, self._ends = bytearray(), array("q", [0])
+        for value in values:
+            self.append(value)
+
+    def append(self, value):
+        self._bytes += pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        self._ends.append(len(self._bytes))
+
+    def __len__(self):
+        return len(self._ends) - 1
+
+    def __getitem__(self, index):
+        index = range(len(self))[index]
+        return pickle.loads(memoryview(self._bytes)[self._ends[index] : self._ends[index + 1]])
+
 
 @DATASETS.register_module()
-class PartialCocoDataset(CocoDataset):
+class PackedCocoDataset(CocoDataset):
+    """CocoDataset in less memory: the same samples of a file with COCO's 80 categories, without a `coco` object.
+
+    The file is read in pieces, and what is kept of it is packed (see `Records`). What mmdet computes from the whole
+    index (`evaluate`, `get_cat_ids`) is therefore missing; `pipeline.scoring` scores.
+
+    Raises:
+        ExperimentError: a file that `read_instances` refuses, or a class that COCO does not have.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.data_infos = Records(self.data_infos)
+
+    def load_annotations(self, ann_file):
+        if missing := [name for name in self.CLASSES if name not in NAMES]:
+            raise ExperimentError(f"{ann_file}: categories does not list {', '.join(missing)}")
+        self.cat_ids = [category.id for category in CATEGORIES if category.name in self.CLASSES]
+        self.cat2label = {category: label for label, category in enumerate(self.cat_ids)}
+        self._annotations = Records()
+        infos, with_object = [], set()  # the latter: ids of images with an object of the classes
+        numbers, owners = {}, array("q")  # of images by id, as they first come up; of each annotation's image
+
+        def add_images(images, _):
+            infos.extend(image | {"filename": image["file_name"]} for image in images)
+
+        def add_annotations(annotations, _):
+            for annotation in annotations:
+                self.check(annotation)
+                image = annotation["image_id"]
+                owners.append(numbers.setdefault(image, len(numbers)))
+                self._annotations.append([annotation.get(field) for field in ANNOTATION_FIELDS])
+                if annotation["category_id"] in self.cat2label:
+                    with_object.add(image)
+
+        read_instances(ann_file, add_images, add_annotations)
+        self.img_ids = [info["id"] for info in infos]
+        self._has_object = np.array([image in with_object for image in self.img_ids], dtype=bool)
+        # Annotations sorted by image, in the order of the file within an image, and where those of an image lie.
+        self._order = np.argsort(owners, kind="stable")
+        wanted = [numbers.get(image, -1) for image in self.img_ids]
+        owners = np.asarray(owners)[self._order]
+        self._rows = np.stack([np.searchsorted(owners, wanted, side) for side in ("left", "right")], axis=1)
+        return infos
+
+    def check(self, annotation):
+        """Raise ExperimentError if an annotation is not fit for this dataset."""
+
+    def _filter_imgs(self, min_size=32):
+        """Positions of the images that CocoDataset keeps: large enough and, if asked for, not empty."""
+        valid = [
+            position
+            for position, info in enumerate(self.data_infos)
+            if (self._has_object[position] or not self.filter_empty_gt)
+            and min(info["width"], info["height"]) >= min_size
+        ]
+        self.img_ids = [self.img_ids[position] for position in valid]
+        self._rows = self._rows[valid]
+        return valid
+
+    def get_ann_info(self, idx):
+        annotations = [
+            dict(zip(ANNOTATION_FIELDS, self._annotations[row], strict=True))
+            for row in self._order[slice(*self._rows[idx])]
+        ]
+        return self._parse_ann_info(self.data_infos[idx], annotations)
+
+
+@DATASETS.register_module()
+class PartialCocoDataset(PackedCocoDataset):
     """COCO detection with a flag per object that says whether its category is novel, that is, has no mask.
 
     `get_ann_info(i)` gives CocoDataset's dictionary and `is_novel`, bool [objects], in the order of `labels`;
     objects that CocoDataset skips or ignores (crowd, outside the image, smaller than a pixel) are in neither.
 
     Raises:
-        ExperimentError: an annotation without the flag `novel`, a novel one with a mask, a base one without,
-            or a class that the file does not list.
+        ExperimentError: as `PackedCocoDataset`, an annotation without the flag `novel`, a novel one with a mask, or a
+            base one without.
     """
 
-    def load_annotations(self, ann_file):
-        infos = super().load_annotations(ann_file)
-        listed = {category["name"] for category in self.coco.loadCats(self.cat_ids)}
-        if missing := [name for name in self.CLASSES if name not in listed]:
-            raise ExperimentError(f"{ann_file}: categories does not list {', '.join(missing)}")
-        for annotation in self.coco.anns.values():
-            if not isinstance(annotation.get("novel"), bool):
-                raise ExperimentError(
-                    f"{ann_file}: annotation {annotation['id']} has no flag 'novel'; "
-                    "train on the output of stage split"
-                )
-            if annotation["novel"] == ("segmentation" in annotation):
-                state = "novel and has a mask" if annotation["novel"] else "base and has no mask"
-                raise ExperimentError(
-                    f"{ann_file}: annotation {annotation['id']} is {state}; run stage split again"
-                )
-        return infos
+    def check(self, annotation):
+        novel = annotation.get("novel")
+        if not isinstance(novel, bool):
+            raise ExperimentError(
+                f"{self.ann_file}: annotation {annotation['id']} has no flag 'novel'; "
+                "train on the output of stage split"
+            )
+        if novel == ("segmentation" in annotation):
+            state = "novel and has a mask" if novel else "base and has no mask"
+            raise ExperimentError(
+                f"{self.ann_file}: annotation {annotation['id']} is {state}; run stage split again"
+            )
 
     def _parse_ann_info(self, img_info, ann_info):
         parsed = super()._parse_ann_info(img_info, ann_info)
@@ -75,6 +172,16 @@ class PartialCocoDataset(CocoDataset):
         index, seed = index
         with seeded(seed):
             return super().__getitem__(index)
+
+
+def validation_set(dataset, steps):
+    """The validation images of a dataset through the steps of inference."""
+    return PackedCocoDataset(
+        ann_file=str(paths.annotations(dataset, "val2017")),
+        img_prefix=str(paths.images(dataset, "val2017")),
+        pipeline=steps,
+        test_mode=True,
+    )
 
 
 @contextmanager

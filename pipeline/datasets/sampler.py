@@ -16,8 +16,9 @@ class IterationBatchSampler(Sampler):
     An epoch visits every image once, in a random order, in batches of one aspect-ratio group (as
     MMDetection's GroupSampler, so that landscape and portrait images are not padded to a common square). A
     group that does not fill its last batch is padded with its own images, and the epoch with whole batches
-    until every rank has as many. Epochs follow each other without end. Rank r takes batch r of every
-    `world_size` consecutive ones.
+    until it has whole optimiser steps. Epochs follow each other without end. A step consists of `accumulate *
+    world_size` consecutive batches: in its k-th iteration rank r takes batch `k * world_size + r`, so the images of a
+    step do not depend on how many processes share them.
 
     The sample seed seeds the augmentation of that sample (see `PartialCocoDataset.__getitem__`); an image
     that pads an epoch has another one than in its first place.
@@ -29,9 +30,12 @@ class IterationBatchSampler(Sampler):
         start_iteration: first iteration to yield, 0 in a fresh run.
         max_iterations: end of training, counted from 0, not from `start_iteration`.
         rank, world_size: of this process among the data-parallel ones.
+        accumulate: iterations per optimiser step.
     """
 
-    def __init__(self, group_flags, batch_size, seed, start_iteration, max_iterations, rank=0, world_size=1):
+    def __init__(
+        self, group_flags, batch_size, seed, start_iteration, max_iterations, rank=0, world_size=1, accumulate=1
+    ):
         self.group_flags = np.asarray(group_flags)
         if not len(self.group_flags):
             raise ValueError("no images to sample from")
@@ -41,9 +45,10 @@ class IterationBatchSampler(Sampler):
         self.max_iterations = max_iterations
         self.rank = rank
         self.world_size = world_size
+        self.accumulate = accumulate
         sizes = np.unique(self.group_flags, return_counts=True)[1]
         batches = int(np.ceil(sizes / batch_size).sum())
-        self.iterations_per_epoch = -(-batches // world_size)
+        self.iterations_per_epoch = -(-batches // (world_size * accumulate)) * accumulate
 
     def __len__(self):
         return max(self.max_iterations - self.start_iteration, 0)

@@ -146,6 +146,7 @@ def _cl_head(knobs, arch, join_channels):
         "supervision": knobs.supervision,
         "query_sharing": knobs.query_sharing,
         "query_rois": knobs.query_rois,
+        "exchange_queries": knobs.exchange_queries and knobs.query_sharing,
         "detach_queries": knobs.detach_queries,
         "loss_scale": knobs.loss_scale,
         "loss_weight": knobs.cl_loss_weight,

@@ -11,7 +11,7 @@ from pipeline import experiments, paths
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
 # command lines that are no node of the graph
-COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan"}
+COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track"}
 
 # Lower layers never import higher ones. A module belongs to the longest prefix.
 LAYERS = [
@@ -22,11 +22,12 @@ LAYERS = [
         "pipeline.paths",
         "pipeline.status",
         "pipeline.cli",
+        "pipeline.distributed",
         "pipeline.doctor",
     },
     {"pipeline.experiments", "pipeline.knobs", "pipeline.machine_settings"},
     {"pipeline.models", "pipeline.datasets"},
-    {"pipeline.config", "pipeline.tracking"},
+    {"pipeline.config", "pipeline.tracking", "pipeline.tracking_record"},
     {"pipeline.scoring_engines", "pipeline.prediction_file"},
     {"pipeline.scoring"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.priors", "pipeline.reporting"},
@@ -37,6 +38,7 @@ LAYERS = [
         "pipeline.launchers",
         "pipeline.launch",
         "pipeline.plan",
+        "pipeline.worker",
     },
 ]
 

@@ -1,51 +1,25 @@
 """Training: an interrupted one ends like an uninterrupted one, broken state is survived, a bad loss stops it."""
 
+import errno
+import functools
 import json
+import os
+import signal
 from dataclasses import replace
 
+import mmcv
 import pytest
 import torch
+from mmdet.models import build_detector
 
-from pipeline import config, experiments, paths, training
+from pipeline import config, distributed, paths, training
 from pipeline.cli import command
-from pipeline.datasets.prepare import prepare
-from pipeline.datasets.split import split
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, Interrupted
+from pipeline.models.precision import PARTS
+
+from .conftest import DATASET, empty, job
 
 pytestmark = pytest.mark.slow
-
-DATASET = "generated"
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    """A root of its own with a few drawn images and random initial weights."""
-    root = tmp_path_factory.mktemp("root")
-    patch = pytest.MonkeyPatch()
-    for name in ("pipeline", "params.yaml"):  # code and knobs are read through ROOT
-        (root / name).symlink_to(paths.ROOT / name)
-    patch.setattr(paths, "ROOT", root)
-    patch.setenv("CONTRASTMASK_HOME", str(root))
-    entry = experiments.load().dataset(DATASET) | {"train_images": 12, "val_images": 2}
-    prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
-    direction = experiments.load().directions["nonvoc2voc"]
-    split(paths.annotations(DATASET, "train2017"), direction, paths.split(DATASET, "nonvoc2voc"))
-    weights = paths.initial_weights(DATASET, "r50")
-    weights.parent.mkdir(parents=True)
-    training.save_atomically({"state_dict": {}}, weights)
-    yield root
-    patch.undo()
-
-
-def job(seed=0, interval=2, **optimisation):
-    full = config.resolve("contrastmask_r50_1x_nonvoc2voc", DATASET, seed)
-    return replace(
-        full,
-        data=full.data | {"batch_size": 2, "images_per_gpu": 2},
-        schedule={"iterations": 6, "milestones": []},
-        optimisation=full.optimisation | {"log_interval": 1, "checkpoint_interval": interval} | optimisation,
-    )
-
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
@@ -70,12 +44,20 @@ def kill_after(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(workspace):
-    scratch = training.train(job())
+def whole(tiny_root):
+    """Weights and log of the training, never interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "ROOT", tiny_root)
+        patch.setenv("CONTRASTMASK_HOME", str(tiny_root))
+        scratch = training.train(job())
     content = torch.load(scratch / "checkpoint.pth", weights_only=True), (scratch / "log.jsonl").read_text()
-    for path in scratch.iterdir():
-        path.unlink()
+    empty(scratch)
     return content
+
+
+@pytest.fixture
+def uninterrupted(whole, workspace):
+    return whole
 
 
 def assert_same(scratch, uninterrupted):
@@ -88,23 +70,114 @@ def assert_same(scratch, uninterrupted):
     assert not list(scratch.glob("state_*"))
 
 
-@pytest.mark.parametrize("damage", [None, "newest state cut short", "last log line cut short"])
+@pytest.mark.parametrize(
+    "damage", [None, "newest state cut short", "a byte of the newest state changed", "last log line cut short"]
+)
 def test_killed_and_resumed_ends_with_the_same_weights(uninterrupted, kill_after, damage):
     scratch = paths.scratch(config.fingerprint(job()))
-    for path in scratch.glob("*"):
-        path.unlink()
+    empty(scratch)
     disarm = kill_after(5)
     with pytest.raises(Killed):
         training.train(job())
     disarm()
-    assert sorted(path.name for path in scratch.glob("state_*")) == ["state_00000002.pth", "state_00000004.pth"]
+    assert [path.name[:14] for path in training.states_of(scratch)] == ["state_00000002", "state_00000004"]
+    newest = training.states_of(scratch)[-1]
+    content = bytearray(newest.read_bytes())
     if damage == "newest state cut short":
-        newest = scratch / "state_00000004.pth"
-        newest.write_bytes(newest.read_bytes()[:1000])
+        newest.write_bytes(content[:1000])
+    elif damage == "a byte of the newest state changed":
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
     elif damage:
         with (scratch / "log.jsonl").open("a") as file:
             file.write('{"iter": 6, "lo')
     assert_same(training.train(job()), uninterrupted)
+
+
+def test_sigterm_saves_the_state_and_the_next_attempt_goes_on_from_there(uninterrupted, monkeypatch):
+    scratch = paths.scratch(config.fingerprint(job()))
+    empty(scratch)
+    original = training.RunLogHook._dump_log
+
+    def dump(self, log_dict, runner):
+        original(self, log_dict, runner)
+        if log_dict.get("iter") == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training.RunLogHook, "_dump_log", dump)
+    with pytest.raises(Interrupted, match="at step 3; the state is saved"):
+        training.train(job())
+    assert [path.name[:14] for path in training.states_of(scratch)] == ["state_00000002", "state_00000003"]
+    monkeypatch.setattr(training.RunLogHook, "_dump_log", original)
+    assert_same(training.train(job()), uninterrupted)
+
+
+def test_a_full_disk_is_one_line_and_the_state_before_it_goes_on(uninterrupted, monkeypatch):
+    scratch = paths.scratch(config.fingerprint(job()))
+    empty(scratch)
+    room = iter([None, None])  # the state of step 2 and its folder fit
+    original = os.fsync
+
+    def fsync(descriptor):
+        if next(room, "full") == "full":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(ExperimentError, match=r"state_00000004\S+: No space left on device; free some space"):
+        training.train(job())
+    assert [path.name[:14] for path in scratch.glob("state_*")] == ["state_00000002"]
+    monkeypatch.setattr(os, "fsync", original)
+    assert_same(training.train(job()), uninterrupted)
+
+
+def test_steps_in_several_iterations_resume_at_a_step(workspace, kill_after):
+    """Four images a step, two at a time; records and states count steps."""
+    accumulating = job(data={"batch_size": 4})
+    scratch = training.train(accumulating)
+    whole = torch.load(scratch / "checkpoint.pth", weights_only=True), (scratch / "log.jsonl").read_text()
+    assert [record["iter"] for record in training.read_log(scratch / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((scratch / "progress.json").read_text())["of"] == 6
+    empty(scratch)
+    disarm = kill_after(7)  # when step 4 is logged, before its state is saved
+    with pytest.raises(Killed):
+        training.train(accumulating)
+    disarm()
+    assert_same(training.train(accumulating), whole)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_trains_near_full_precision(workspace, precision):
+    """On a CPU fp16 runs without loss scaling, which is CUDA's; what is cast is the same."""
+    lower, full = (training.read_log(training.train(job(iterations=2, precision=name)) / "log.jsonl")
+                   for name in (precision, "fp32"))  # fmt: skip
+    assert lower[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.05)
+    assert lower[0]["loss"] != full[0]["loss"]
+
+
+def test_every_part_that_is_cast_exists():
+    model = build_detector(mmcv.ConfigDict(job().model))
+    for path, method in PARTS:
+        assert hasattr(functools.reduce(getattr, path.split("."), model), method), path
+
+
+@pytest.mark.parametrize(
+    "nodes, processes, batch, at_once, expected",
+    [(1, 1, 16, 2, (2, 8)), (1, 8, 16, 2, (2, 1)), (2, 8, 16, 2, (1, 1)), (1, 4, 16, 2, (2, 2)), (1, 1, 8, 8, (8, 1))],
+)
+def test_a_step_is_shared_among_processes(monkeypatch, nodes, processes, batch, at_once, expected):
+    monkeypatch.setenv("CONTRASTMASK_NODES", str(nodes))
+    monkeypatch.setenv("CONTRASTMASK_PROCESSES", str(processes))
+    assert distributed.divide(batch, at_once) == expected
+
+
+def test_a_step_that_cannot_be_shared_is_refused(monkeypatch):
+    monkeypatch.setenv("CONTRASTMASK_PROCESSES", "3")
+    with pytest.raises(ExperimentError, match="batch_size 16 is not a multiple of 2 images in each of 3 processes"):
+        distributed.divide(16, 2)
+    monkeypatch.setenv("CONTRASTMASK_PROCESSES", "two")
+    with pytest.raises(ExperimentError, match="CONTRASTMASK_PROCESSES is 'two'; valid: an integer, at least 1"):
+        distributed.divide(16, 2)
 
 
 def test_a_finished_training_is_reused_and_the_interval_of_states_does_not_matter(uninterrupted):

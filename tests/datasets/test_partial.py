@@ -1,6 +1,8 @@
+import gc
 import json
 import random
 from functools import partial
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.datasets.categories import NAMES, VOC
-from pipeline.datasets.partial import PartialCocoDataset
+from pipeline.datasets.partial import PackedCocoDataset, PartialCocoDataset, Records
 from pipeline.datasets.pipelines import test_pipeline as inference_steps
 from pipeline.datasets.pipelines import train_pipeline
 from pipeline.datasets.sampler import IterationBatchSampler
@@ -19,7 +21,7 @@ from pipeline.errors import ExperimentError
 from .conftest import NONVOC2VOC
 
 from mmcv.parallel import collate  # isort: skip  needs pipeline.compat, which partial imports
-from mmdet.datasets import build_dataset  # isort: skip
+from mmdet.datasets import CocoDataset, build_dataset  # isort: skip
 
 PIPELINES = {
     "bitmaps": train_pipeline(),
@@ -27,6 +29,82 @@ PIPELINES = {
     "resized": train_pipeline(scales=[[300, 150], [300, 200]], size_divisor=32),
     "resized polygons": train_pipeline(scales=[[300, 150], [300, 200]], size_divisor=32, poly2mask=False),
 }
+
+
+def everything(dataset):
+    """All that a data set tells, comparable and with the types of its values."""
+    parsed = [dataset.get_ann_info(index) for index in range(len(dataset))]
+    arrays = [(a["bboxes"].tobytes(), a["labels"].tobytes(), a["bboxes_ignore"].tobytes(), a["bboxes"].dtype,
+               a["labels"].dtype, a["bboxes_ignore"].dtype) for a in parsed]  # fmt: skip
+    return {
+        "infos": repr(list(dataset.data_infos)),
+        "order": list(dataset.img_ids), "classes": dataset.CLASSES, "labels": dataset.cat2label,
+        "categories": list(dataset.cat_ids), "flags": getattr(dataset, "flag", np.zeros(0)).tolist(),
+        "arrays": arrays, "masks": repr([a["masks"] for a in parsed]), "others": [a["seg_map"] for a in parsed],
+    }  # fmt: skip
+
+
+def oddities(content):
+    """All that CocoDataset treats in a way of its own."""
+    random.Random(4).shuffle(content["annotations"])  # COCO's do not stand together by image either
+    by_image = {}
+    for annotation in content["annotations"]:
+        by_image.setdefault(annotation["image_id"], []).append(annotation)
+    for annotation in by_image[1]:
+        annotation |= {"iscrowd": 1, "segmentation": {"size": [128, 128], "counts": [0, 16384]}}
+    by_image[2][0] |= {"ignore": True}
+    by_image[4][0]["bbox"] = [300, 0, 10, 10]
+    by_image[5][0]["bbox"][2] = 0.5
+    by_image[6][0]["bbox"] = [0.1 + 0.2, 1e-7, 1 / 3 * 100, 50]
+    by_image[6][0]["segmentation"] = [[0.1 + 0.2, 1e-7, 99.99, 1e2, 5, 7, True, 0]]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 3]
+    content["images"][6] |= {"width": 20}
+    content["images"][7] |= {"width": 100}
+    content["images"].reverse()
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"classes": ["zebra", "cat"]}, {"filter_empty_gt": False}, {"test_mode": True},
+], ids=["default", "classes", "empty", "test"])  # fmt: skip
+def test_it_is_cocodataset(edited, options):
+    path = edited(oddities)
+    for annotations_first in (False, True):
+        if annotations_first:
+            path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
+        stock, packed = (kind(str(path), [], **options) for kind in (CocoDataset, PackedCocoDataset))
+        assert everything(packed) == everything(stock)
+        assert packed.data_infos[-1] == stock.data_infos[-1]
+    with pytest.raises(IndexError):
+        packed.data_infos[len(packed)]
+
+
+def test_it_is_cocodataset_with_flags_on_the_output_of_split(edited, tmp_path):
+    split(edited(oddities), NONVOC2VOC, tmp_path)
+    stock, partial_ = (kind(str(tmp_path / "train.json"), []) for kind in (CocoDataset, PartialCocoDataset))
+    expected, found = everything(stock), everything(partial_)
+    masks = [stock.get_ann_info(index)["masks"] for index in range(len(stock))]
+    novel = [partial_.get_ann_info(index)["is_novel"].tolist() for index in range(len(stock))]
+    assert novel == [[mask is None for mask in of_image] for of_image in masks] and sum(map(sum, novel))
+    assert found.pop("masks") == repr([[[[0.0] * 6] if m is None else m for m in of_image] for of_image in masks])
+    expected.pop("masks")
+    assert found == expected
+
+
+def test_nothing_is_kept_that_workers_would_copy(nonvoc2voc):
+    """Garbage-collected objects that the data set holds do not grow with images and annotations."""
+
+    def count(root):
+        seen, left = {id(root)}, [root]
+        while left:
+            for other in gc.get_referents(left.pop()):
+                if id(other) not in seen and gc.is_tracked(other) and not isinstance(other, (type, ModuleType)):
+                    seen.add(id(other))
+                    left.append(other)
+        return len(seen)
+
+    dataset = PartialCocoDataset(str(nonvoc2voc / "train.json"), [])
+    held = [value for name, value in vars(dataset).items() if name not in ("pipeline", "file_client")]
+    assert isinstance(dataset.data_infos, Records) and count(held) < 30
 
 
 def build(folder, images, steps=PIPELINES["bitmaps"]):
@@ -218,7 +296,7 @@ def test_a_broken_image_is_named(nonvoc2voc, generated_root, tmp_path, kind, mes
     damage(path, kind)
     for mode, steps in (("train", train_pipeline()), ("test", inference_steps())):
         dataset = build_dataset(
-            dict(type="PartialCocoDataset" if mode == "train" else "CocoDataset",
+            dict(type="PartialCocoDataset" if mode == "train" else "PackedCocoDataset",
                  ann_file=str(tmp_path / "train.json"), img_prefix=str(tmp_path), pipeline=steps,
                  test_mode=mode == "test")
         )  # fmt: skip
@@ -243,7 +321,7 @@ def test_inference_steps_keep_the_size_or_resize(generated_root):
     annotations = generated_root / "annotations" / "instances_val2017.json"
     for steps, shape in ((inference_steps(), (128, 128)), (inference_steps([200, 150], 32), (160, 160))):
         dataset = build_dataset(
-            dict(type="CocoDataset", ann_file=str(annotations), img_prefix=str(generated_root / "val2017"),
+            dict(type="PackedCocoDataset", ann_file=str(annotations), img_prefix=str(generated_root / "val2017"),
                  pipeline=steps, test_mode=True)
         )  # fmt: skip
         sample = dataset[0]

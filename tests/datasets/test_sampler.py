@@ -56,6 +56,24 @@ def test_resuming_continues_the_uninterrupted_run(flags, batch_size, world_size,
     assert list(resumed) == whole[start:], "no state is left behind by the first pass"
 
 
+@settings(max_examples=60, deadline=None)
+@given(flags, batch_sizes, st.integers(0, 100))
+def test_a_step_has_the_same_images_however_it_is_divided(flags, batch_size, seed):
+    """Four batches a step: one process in four iterations, two in two, four in one."""
+    steps = {}
+    for world_size in (1, 2, 4):
+        accumulate = 4 // world_size
+        ranks = [
+            list(IterationBatchSampler(flags, batch_size, seed, 0, 6 * accumulate, rank, world_size, accumulate))
+            for rank in range(world_size)
+        ]
+        steps[world_size] = [
+            [batch for k in range(accumulate) for rank in ranks for batch in [rank[step * accumulate + k]]]
+            for step in range(6)
+        ]
+    assert steps[1] == steps[2] == steps[4]
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_no_image_within_an_epoch(world_size):
     flags = np.arange(48) % 2  # 24 a group, 12 batches of 4: nothing to pad

@@ -2,8 +2,11 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as rle
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
 
@@ -12,9 +15,10 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 import mmcv
 from mmdet.models import build_detector
 
-from pipeline import config, evaluation, experiments, paths
+from pipeline import config, evaluation, experiments, machine, paths
 from pipeline.datasets.categories import base_and_novel
 from pipeline.datasets.prepare import prepare
+from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
 
 pytestmark = pytest.mark.slow
@@ -33,6 +37,7 @@ def job(tmp_path_factory):
         patch.setenv("CONTRASTMASK_HOME", str(root))
         entry = experiments.load().dataset(DATASET) | {"train_images": 4, "val_images": 5}
         prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
+        narrow(1, 3)
         training = config.resolve(RUN, DATASET, 0)
         training.model["test_cfg"]["rcnn"]["score_thr"] = 0.0  # or random weights detect nothing
         torch.manual_seed(0)
@@ -41,6 +46,18 @@ def job(tmp_path_factory):
         weights = build_detector(mmcv.ConfigDict(training.model)).state_dict()
         torch.save({"state_dict": weights, "meta": {"fingerprint": "f" * 20}}, checkpoint)
         yield training
+
+
+def narrow(*positions):
+    """Cut some validation images to three quarters of their height."""
+    path = paths.annotations(DATASET, "val2017")
+    content = json.loads(path.read_text())
+    for position in positions:
+        image = content["images"][position]
+        file = paths.images(DATASET, "val2017") / image["file_name"]
+        cv2.imwrite(str(file), cv2.imread(str(file))[:96])
+        image["height"] = 96
+    path.write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -63,29 +80,81 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
 
-def test_a_killed_inference_goes_on(job, saved, uninterrupted, tmp_path, monkeypatch):
-    save, images = evaluation._save, []
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_killed_inference_goes_on(job, saved, batch_size, uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONTRASTMASK_TEST_BATCH", str(batch_size))
+    evaluation.predict(job, tmp_path / "whole.json")
+    whole = saved.read_bytes()
+    saved.unlink()
+    records, images = evaluation._records, []
 
-    def counted(lines, image, *detected):
-        if len(images) == 2:
+    def counted(image, *detected):
+        if len(images) == 3:
             raise Killed
         images.append(image)
-        save(lines, image, *detected)
+        return records(image, *detected)
 
-    monkeypatch.setattr(evaluation, "_save", counted)
+    monkeypatch.setattr(evaluation, "_records", counted)
     with pytest.raises(Killed):
         evaluation.predict(job, tmp_path / "seed0.json")
-    assert not (tmp_path / "seed0.json").exists() and len(saved.read_text().splitlines()) == 1 + 2
+    kept = 3 if batch_size == 1 else 1  # two at a time: those at 0, 2 and 4 come first, and 1 is due behind 0
+    assert not (tmp_path / "seed0.json").exists() and len(saved.read_bytes().splitlines()) == 1 + kept
     again = []
 
-    def noted(lines, image, *detected):
+    def noted(image, *detected):
         again.append(image)
-        save(lines, image, *detected)
+        return records(image, *detected)
 
-    monkeypatch.setattr(evaluation, "_save", noted)
+    monkeypatch.setattr(evaluation, "_records", noted)
     evaluation.predict(job, tmp_path / "seed0.json")
-    assert len(again) == 3 and not set(again) & set(images)
-    assert (tmp_path / "seed0.json").read_bytes() == uninterrupted
+    assert len(again) == 5 - kept
+    assert saved.read_bytes() == whole
+    assert (tmp_path / "seed0.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    if batch_size == 1:
+        assert (tmp_path / "seed0.json").read_bytes() == uninterrupted
+
+
+def test_images_of_a_size_make_batches(job, saved, uninterrupted, tmp_path, monkeypatch):
+    evaluation.predict(job, tmp_path / "alone.json")
+    header = saved.read_text().splitlines()[0]
+    shapes = []
+
+    def noted(*args, **kwargs):
+        detector = build_detector(*args, **kwargs)
+        detector.register_forward_pre_hook(lambda _, args, kwargs: shapes.append(tuple(kwargs["img"][0].shape)),
+                                           with_kwargs=True)  # fmt: skip
+        return detector
+
+    monkeypatch.setattr(evaluation, "build_detector", noted)
+    monkeypatch.setenv("CONTRASTMASK_TEST_BATCH", "2")
+    evaluation.predict(job, tmp_path / "together.json")
+    assert shapes == [(2, 3, 128, 128), (1, 3, 128, 128), (2, 3, 96, 128)]
+    assert saved.read_text().splitlines()[0] != header, "one at a time may differ by rounding"
+    alone, together = json.loads(uninterrupted), json.loads((tmp_path / "together.json").read_text())
+    assert [r["image_id"] for r in together] == [r["image_id"] for r in alone]
+    assert [r["category_id"] for r in together] == [r["category_id"] for r in alone]
+    for key, tolerance in (("score", 1e-5), ("bbox", 1e-3)):
+        np.testing.assert_allclose([r[key] for r in together], [r[key] for r in alone], atol=tolerance)
+    overlaps = [rle.iou([a["segmentation"]], [b["segmentation"]], [0])[0, 0] if a["segmentation"] != b["segmentation"]
+                else 1 for a, b in zip(alone, together, strict=True)]  # fmt: skip
+    assert min(overlaps) > 0.98
+
+
+def test_batches_cover_all_images_once():
+    sizes = [(640, 480)] * 5 + [(480, 640)] * 2 + [(640, 480)] * 100
+    assert list(evaluation._batches(sizes, 1)) == [[index] for index in range(107)]
+    batches = list(evaluation._batches(sizes, 4))
+    assert sorted(index for batch in batches for index in batch) == list(range(107))
+    assert all(len({sizes[index] for index in batch}) == 1 for batch in batches)
+    assert sum(len(batch) == 4 for batch in batches) == 25
+    assert max(batch[-1] - batch[0] for batch in batches) < evaluation.WINDOW
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+def test_a_bad_batch_size_is_one_line(value, monkeypatch):
+    monkeypatch.setenv("CONTRASTMASK_TEST_BATCH", value)
+    with pytest.raises(ExperimentError, match="CONTRASTMASK_TEST_BATCH=.*: not a number of images; valid: 1, 2, ..."):
+        machine.test_batch()
 
 
 def test_a_killed_scoring_needs_no_second_inference(job, saved, uninterrupted, monkeypatch):

@@ -23,7 +23,7 @@ class ContrastiveHead(BaseModule):
         channels: channels of encoder and projector.
         encoder_convs: number of 3x3 convolutions (paper: 8).
         projector_layers: depth of the projector, the last layer being linear (paper: 3).
-        projector_norm: 'batch' or 'none', on the projector's hidden layers (D19).
+        projector_norm: 'batch', 'sync' (over all GPUs) or 'none', on the projector's hidden layers (D19).
         features: what joins the mask head: 'enhanced' by self-attention, or 'direct' (D2).
         fusion: 'conv' puts a 1x1 convolution before the join, 'none' does not (D2).
         join_channels: channels the mask head expects from the join.
@@ -32,6 +32,7 @@ class ContrastiveHead(BaseModule):
             partition of novel RoIs taken from masks that only the oracle experiment has).
         query_sharing: one query pair for all RoIs (paper), or one pair per RoI.
         query_rois: shared queries average over 'all' RoIs with a partition, or the RoIs 'kept' by the key rule (D11).
+        exchange_queries: average shared queries, and RoIs, over all processes of the training (D12).
         detach_queries: whether the loss reaches the embeddings through the queries (D4: it does).
         loss_scale, loss_weight: factors on the sum of the four terms beside the warm-up weight (D8).
         rule: arguments of `partition.PartitionRule`.
@@ -40,14 +41,16 @@ class ContrastiveHead(BaseModule):
     """
 
     def __init__(self, in_channels, channels, encoder_convs, projector_layers, projector_norm, features, fusion,
-                 join_channels, join_size, supervision, query_sharing, query_rois, detach_queries, loss_scale,
-                 loss_weight, rule, sampling_rule, form, init_cfg=None):
+                 join_channels, join_size, supervision, query_sharing, query_rois, exchange_queries, detach_queries,
+                 loss_scale, loss_weight, rule, sampling_rule, form, init_cfg=None):
         super().__init__(init_cfg)
         self.features = features
         self.join_size = join_size
         self.supervision = supervision
         self.query_sharing = query_sharing
         self.query_rois = query_rois
+        self.exchange_queries = exchange_queries
+        self.synced = projector_norm == "sync" and projector_layers > 1
         self.detach_queries = detach_queries
         self.loss_factor = loss_scale * loss_weight
         self.rule = partition.PartitionRule(**rule)
@@ -57,7 +60,7 @@ class ContrastiveHead(BaseModule):
         self.encoder = nn.Sequential(*[
             ConvModule(wide_in, wide_out, 3, padding=1) for wide_in, wide_out in zip(widths, widths[1:], strict=False)
         ])
-        norm_cfg = {"type": "BN"} if projector_norm == "batch" else None
+        norm_cfg = {"batch": {"type": "BN"}, "sync": {"type": "SyncBN"}, "none": None}[projector_norm]
         hidden = [ConvModule(channels, channels, 1, norm_cfg=norm_cfg) for _ in range(projector_layers - 1)]
         self.projector = nn.Sequential(*hidden, nn.Conv2d(channels, channels, 1))
         self.fusion = nn.Conv2d(channels, join_channels, 1) if fusion == "conv" else nn.Identity()
@@ -109,12 +112,14 @@ class ContrastiveHead(BaseModule):
         Returns:
             The weighted loss (a scalar, 0 with a graph to the projector if no RoI takes part) and statistics by name.
         """
-        if encoded.shape[0] == 0 or self.loss_factor == 0:
+        empty = encoded.shape[0] == 0
+        if self.loss_factor == 0 or (empty and not self.exchange_queries and not self.synced):
             zero = sum(parameter.sum() for parameter in self.parameters()) * 0.0 + encoded.sum() * 0.0
             no_rois = zero.detach()
             return zero, {name: no_rois for name in
                           ("kept_base_rois", "dropped_base_rois", "kept_novel_rois", "dropped_novel_rois")}
-        cells = rows_of_cells(self.projector(encoded))
+        # No RoIs, but the other processes of the training wait for this one's share; BN of nothing would be undefined.
+        cells = rows_of_cells(encoded if empty and not self.synced else self.projector(encoded))
         masked = torch.ones_like(is_novel) if self.supervision == "oracle" else ~is_novel
         sets = partition.partition(masks, cams, masked, has_prior, self.rule)
         takes_part = self.participants(is_novel)
@@ -145,8 +150,9 @@ class ContrastiveHead(BaseModule):
         with torch.autocast(cells.device.type, enabled=False):
             shared = contributes[:, None] & sides.any(-1).t() if self.query_sharing else None
             products = losses.compare_with_queries(cells.float(), losses.query_weights(sides), shared,
-                                                   self.detach_queries)
-            return losses.contrastive_terms(losses.similarities(*products, self.form.similarity), keys, self.form)
+                                                   self.detach_queries, self.exchange_queries)
+            cosines = losses.similarities(*products, self.form.similarity)
+            return losses.contrastive_terms(cosines, keys, self.form, self.exchange_queries)
 
 
 def rows_of_cells(features: Tensor) -> Tensor:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch import distributed as dist
 from torch.autograd.function import once_differentiable
+
+from pipeline.distributed import exchange_group, world_size
 
 from .partition import BACKGROUND, EASY_NEGATIVE, EASY_POSITIVE, FOREGROUND, HARD_NEGATIVE, HARD_POSITIVE
 
@@ -60,7 +63,7 @@ def query_weights(partition: Tensor) -> Tensor:
 
 
 def compare_with_queries(cells: Tensor, weights: Tensor, contributes: Tensor | None,
-                         detach_queries: bool) -> tuple[Tensor, Tensor, Tensor]:
+                         detach_queries: bool, exchange: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Average cells into queries and multiply every cell with them.
 
     Args:
@@ -69,6 +72,8 @@ def compare_with_queries(cells: Tensor, weights: Tensor, contributes: Tensor | N
         contributes: [R, 2] bool, RoIs whose foreground and background enter the two shared queries (Eq. 2); None gives
             each RoI its own queries.
         detach_queries: keep gradients from reaching the cells through the queries.
+        exchange: average shared queries over the RoIs of all processes of the training (D12). Every process must call
+            this, one without RoIs with R = 0, and go backward through it.
 
     Returns:
         queries [1, 2, C] (own: [R, 2, C]), zero where nothing contributes; k.q of every cell [R, P, 2]; |k|^2
@@ -76,21 +81,29 @@ def compare_with_queries(cells: Tensor, weights: Tensor, contributes: Tensor | N
     """
     share = None
     if contributes is not None:
-        # Queries of several devices would be exchanged here: a reduction needs their sums and these counts alone.
         share = contributes.float()
-        share = share / share.sum(0).clamp(min=1)
-    return _CellsTimesQueries.apply(cells, weights, share, detach_queries)
+        share = share / _sum_over_processes(share.sum(0), exchange).clamp(min=1)
+    return _CellsTimesQueries.apply(cells, weights, share, detach_queries, exchange)
+
+
+def _sum_over_processes(tensor: Tensor, exchange: bool) -> Tensor:
+    """Add a tensor up over the processes of the training, in place."""
+    if exchange and world_size() > 1:
+        dist.all_reduce(tensor, group=exchange_group())
+    return tensor
 
 
 class _CellsTimesQueries(torch.autograd.Function):
     """`compare_with_queries` with one pass over the cells for their gradient instead of one for each product."""
 
     @staticmethod
-    def forward(ctx, cells, weights, share, detach_queries):
+    def forward(ctx, cells, weights, share, detach_queries, exchange):
         own = torch.bmm(weights.transpose(1, 2), cells)
-        queries = own if share is None else (own * share[..., None]).sum(0, keepdim=True)
+        queries = own
+        if share is not None:
+            queries = _sum_over_processes((own * share[..., None]).sum(0, keepdim=True), exchange)
         ctx.save_for_backward(cells, weights, share, queries)
-        ctx.detach_queries = detach_queries
+        ctx.detach_queries, ctx.exchange = detach_queries, exchange
         return queries, torch.matmul(cells, queries.transpose(1, 2)), torch.linalg.vector_norm(
             cells, dim=-1, keepdim=True).square()
 
@@ -104,9 +117,11 @@ class _CellsTimesQueries(torch.autograd.Function):
             if share is None:
                 grad_own = grad_own + grad_queries
             else:
-                grad_own = (grad_own.sum(0, keepdim=True) + grad_queries) * share[..., None]
+                # The losses of all processes depend on an exchanged query.
+                grad_own = _sum_over_processes(grad_own.sum(0, keepdim=True) + grad_queries, ctx.exchange)
+                grad_own = grad_own * share[..., None]
             left, right = torch.cat([left, weights], dim=2), torch.cat([right, grad_own], dim=1)
-        return torch.bmm(left, right).addcmul_(cells, grad_squares, value=2), None, None, None
+        return torch.bmm(left, right).addcmul_(cells, grad_squares, value=2), None, None, None, None
 
 
 def similarities(queries: Tensor, dots: Tensor, key_squares: Tensor, form: str) -> Tensor:
@@ -129,24 +144,27 @@ def similarities(queries: Tensor, dots: Tensor, key_squares: Tensor, form: str) 
     return (torch.where(defined, dots, 0.0) * squares.rsqrt()).permute(2, 0, 1).contiguous()
 
 
-def contrastive_terms(cosines: Tensor, keys: Tensor, form: LossForm) -> Tensor:
+def contrastive_terms(cosines: Tensor, keys: Tensor, form: LossForm, exchange: bool = False) -> Tensor:
     """Evaluate the four terms of Eq. 4 (Eq. 1 with log-sum-exp).
 
     Args:
         cosines: [2, R, P] float32 from `similarities`.
         keys: [4, R, P] bool, the sampled keys; nothing is sampled in RoIs that do not take part.
         form: which form of the loss.
+        exchange: divide by the mean number of RoIs of a process instead of this one's, so that the mean over processes,
+            which data-parallel training takes, is the mean over all RoIs. Pooled keys stay those of one process.
 
     Returns:
         [4] float32; a term without positive keys is 0.
     """
     return torch.stack([
-        _term(cosines[query], keys[positives], keys[negatives], getattr(form, tau), form)
+        _term(cosines[query], keys[positives], keys[negatives], getattr(form, tau), form, exchange)
         for query, positives, negatives, tau in TERMS
     ])
 
 
-def _term(cosines: Tensor, positives: Tensor, negatives: Tensor, tau: float, form: LossForm) -> Tensor:
+def _term(cosines: Tensor, positives: Tensor, negatives: Tensor, tau: float, form: LossForm,
+          exchange: bool) -> Tensor:
     """Return the mean of -log(exp(s/tau) / denominator) over the positive keys (and over RoIs if not pooled)."""
     if form.pooling == "batch":
         cosines, positives, negatives = (x.reshape(1, -1) for x in (cosines, positives, negatives))
@@ -158,7 +176,9 @@ def _term(cosines: Tensor, positives: Tensor, negatives: Tensor, tau: float, for
     keys = F.softplus(others - own) + (own - logits)
     counts = positives.sum(1)
     roi_losses = torch.where(positives, keys, 0.0).sum(1) / counts.clamp(min=1)
-    return roi_losses.sum() / (counts > 0).sum().clamp(min=1)
+    sharing = world_size() if exchange else 1
+    rois = _sum_over_processes((counts > 0).sum().float(), exchange) / sharing
+    return roi_losses.sum() / rois.clamp(min=1 / sharing)
 
 
 def warmup_weight(epoch: float, shape: str, epochs: float) -> float:

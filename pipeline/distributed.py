@@ -1,0 +1,191 @@
+"""One training in several processes: torch.distributed, started by torchrun, inside a Slurm job through srun.
+
+How many processes share a training is a setting of the machine: CONTRASTMASK_NODES times CONTRASTMASK_PROCESSES (on
+each node, one for each GPU), both 1 unless a launcher sets them. The images of an optimiser step stay the same.
+"""
+
+from pipeline import compat  # noqa: F401  # must precede mmcv
+
+# isort: split
+
+import contextlib
+import functools
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import zlib
+from datetime import timedelta
+
+import torch
+from filelock import FileLock, Timeout
+from mmcv.parallel import scatter_kwargs
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline import paths
+from pipeline.errors import ExperimentError
+
+logger = logging.getLogger("pipeline.distributed")
+
+JOB = "job.pickle"  # what to train, for the processes of this very run
+FAILED = "failed"  # the error line of a process, one file for each
+PATIENCE = timedelta(minutes=30)  # of a collective operation; the first one waits for the slowest process to start
+
+
+def processes():
+    """(nodes, processes on each) that one training takes. Raises ExperimentError for a bad value."""
+    return _count("CONTRASTMASK_NODES"), _count("CONTRASTMASK_PROCESSES")
+
+
+def _count(variable):
+    value = os.environ.get(variable) or "1"
+    if not value.isdigit() or int(value) < 1:
+        raise ExperimentError(f"{variable} is {value!r}; valid: an integer, at least 1")
+    return int(value)
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def train_in_processes(training, scratch):
+    """Run `pipeline.worker` in every process of a training and wait for its end.
+
+    Args:
+        training: pipeline.config.Training.
+        scratch: its folder, on a file system that all nodes share.
+
+    Raises:
+        ExperimentError: a process failed; says why if that is known.
+    """
+    nodes, each = processes()
+    for old in scratch.glob(f"{FAILED}*"):
+        old.unlink()
+    (scratch / JOB).write_bytes(pickle.dumps(training))
+    command = _torchrun(nodes, each) + ["-m", "pipeline.worker", str(scratch)]
+    code = subprocess.run(command, cwd=paths.ROOT, check=False).returncode
+    if code:
+        lines = [path.read_text().strip() for path in sorted(scratch.glob(f"{FAILED}*"))]
+        raise ExperimentError(lines[0] if lines else f"{training.name}: a process of {nodes} x {each} ended with code "
+                              f"{code}, see above; state is kept in {scratch}")  # fmt: skip
+
+
+def _torchrun(nodes, each):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc-per-node", str(each)]
+    if nodes == 1:
+        return [*command, "--standalone"]
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        raise ExperimentError(
+            f"CONTRASTMASK_NODES is {nodes}, but this is no Slurm job; set `launcher: slurm` in machine.yaml"
+        )
+    # Of the job's own, or the processes of two jobs that share a node would meet.
+    port = 20000 + zlib.crc32(job.encode()) % 20000
+    host = os.environ.get("SLURMD_NODEADDR") or os.uname().nodename
+    srun = ["srun", "--nodes", str(nodes), "--ntasks", str(nodes), "--ntasks-per-node", "1", "--kill-on-bad-exit=1"]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{host}:{port}", "--rdzv-id", f"{job}"]
+    return [*srun, *command, *rendezvous]
+
+
+def load_job(scratch):
+    """The training that `train_in_processes` was asked for."""
+    return pickle.loads((scratch / JOB).read_bytes())  # written by the process that started this one
+
+
+@contextlib.contextmanager
+def member(scratch):
+    """Be one process of a training: join the others, leave an error line for whoever waits, end together.
+
+    Processes of an earlier attempt that still run, because what started them was killed, are waited for.
+    """
+    number = int(os.environ["RANK"])
+    try:
+        with exclusive(scratch / "workers.lock", scratch.name) if number == 0 else contextlib.nullcontext():
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+            yield
+            dist.barrier()
+            dist.destroy_process_group()
+    except ExperimentError as error:
+        (scratch / f"{FAILED}.{number}").write_text(f"{error}\n")
+        raise
+
+
+def exclusive(path, name):
+    """Hold a lock file, waiting with a message for another process that has it. Returns a context manager."""
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        logger.info("%s: another process trains it (%s); waiting", name, path)
+        return lock.acquire()
+
+
+def agree(value):
+    """The first process's value, in every process."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def gather(value):
+    """The values of all processes in order of rank, in every process."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+class DataParallel(DistributedDataParallel):
+    """torch's DistributedDataParallel with the `train_step` that mmcv's runners call.
+
+    mmcv's own subclass reaches into internals that torch has changed since.
+    """
+
+    def __init__(self, model):
+        device = next(model.parameters()).device
+        self.targets = [device.index] if device.type == "cuda" else [-1]
+        # An image batch without positive RoIs leaves mask and CL head without gradients.
+        super().__init__(model, device_ids=self.targets if device.type == "cuda" else None, broadcast_buffers=False,
+                         find_unused_parameters=True)  # fmt: skip
+
+    def train_step(self, data, optimizer):
+        """As mmdet's BaseDetector.train_step: {loss, log_vars, num_samples}."""
+        _, (batch,) = scatter_kwargs((), data, self.targets)
+        loss, log_vars = self.module._parse_losses(self(**batch))
+        return {"loss": loss, "log_vars": log_vars, "num_samples": len(batch["img_metas"])}
+
+
+def divide(batch_size, images_per_gpu):
+    """Share the images of an optimiser step among processes: (images per process and iteration, iterations per step).
+
+    Raises ExperimentError if they cannot be shared equally.
+    """
+    nodes, each = processes()
+    world = nodes * each
+    images = min(images_per_gpu, max(batch_size // world, 1))
+    accumulate, rest = divmod(batch_size, images * world)
+    if rest:
+        raise ExperimentError(
+            f"batch_size {batch_size} is not a multiple of {images} images in each of {world} processes "
+            "(pipeline/experiments.yaml, profiles.<profile>.training: batch_size, images_per_gpu)"
+        )
+    return images, accumulate
+
+
+@functools.cache
+def exchange_group():
+    """A group of all processes beside the one that DistributedDataParallel reduces gradients in.
+
+    Every process must ask for it at the same point of its program.
+    """
+    return dist.new_group(timeout=PATIENCE)

@@ -1,0 +1,23 @@
+"""One process of a training that several share: torchrun -m pipeline.worker FOLDER, as `pipeline.distributed` does."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from pipeline import training
+from pipeline.cli import command
+from pipeline.distributed import load_job, member
+
+
+@command
+def main():
+    scratch = Path(sys.argv[1])
+    if os.environ["RANK"] != "0":
+        logging.getLogger("pipeline").setLevel(logging.ERROR)
+    with member(scratch):
+        training.work(load_job(scratch), scratch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""python -m stages.track [--all]: bring MLflow to what the files of this machine say, as after an outage."""
+
+import argparse
+
+from pipeline import experiments, runs, tracking
+from pipeline.cli import command
+
+
+@command
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true",
+                        help="also what MLflow held already, and results whose tracking files are gone: after a change "
+                             "of store or a loss in it")  # fmt: skip
+    everything = parser.parse_args().all
+    if everything:
+        runs.track_results(experiments.chosen_dataset())
+    print(tracking.complete(everything))
+
+
+if __name__ == "__main__":
+    main()

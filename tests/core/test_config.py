@@ -1,0 +1,33 @@
+"""From a profile to the learning rate and precision of a training."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline import config, experiments
+from pipeline.errors import ExperimentError
+
+RUN = "mask_rcnn_r50_1x_nonvoc2voc"
+
+
+def resolved(**training):
+    """The optimisation of a COCO training whose profile has other values."""
+    declared = experiments.load()
+    full = declared.profiles["full"]
+    profiles = declared.profiles | {"full": full | {"training": full["training"] | training}}
+    return config.resolve(RUN, "coco2017", 0, replace(declared, profiles=profiles)).optimisation
+
+
+@pytest.mark.parametrize(
+    "batch, stated_for, lr, warmup",
+    [(16, 16, 0.02, 500), (32, 16, 0.04, 250), (4, 16, 0.005, 2000), (4, None, 0.02, 500)],
+)
+def test_learning_rate_and_warmup_follow_the_batch_by_the_linear_rule(batch, stated_for, lr, warmup):
+    optimisation = resolved(batch_size=batch, lr_batch_size=stated_for)
+    assert optimisation["optimizer"]["lr"] == pytest.approx(lr)
+    assert optimisation["warmup_iterations"] == warmup
+
+
+def test_an_unknown_precision_is_met_with_the_known_ones():
+    with pytest.raises(ExperimentError, match="'fp8'; valid: fp32, bf16, fp16"):
+        resolved(precision="fp8")
