@@ -62,14 +62,14 @@ def launch(jobs=None, dataset=None, launcher=None):
         ) from None
     failed = {name: states[name] for name in selection["runs"] if states[name].state == "failed"}
     if chosen.detached:  # its last job has built the report
-        wrong = states["report"].state == "failed"
+        wrong = states["report"].state == "failed" and _reason(dataset, "report", states["report"])
     else:
-        wrong = _report({name: state.target for name, state in failed.items()}, selection["priors"])
+        wrong = _report({name: state.target for name, state in failed.items()}, selection["priors"]) and "see above"
     if failed:
         words = "; ".join(f"{name} ({_reason(dataset, name, state)})" for name, state in failed.items())
         raise ExperimentError(f"{len(failed)} of {len(selection['runs'])} runs have no result: {words}")
     if wrong:
-        raise ExperimentError("the report could not be built completely, see above")
+        raise ExperimentError(f"the report could not be built completely: {wrong}")
 
 
 def report():
@@ -84,7 +84,7 @@ def report():
     for name in failed:
         status.settle(dataset, name)
     if _report(failed, selection["priors"]):
-        raise ExperimentError("the report could not be built completely, see above")
+        raise ExperimentError("the report could not be built completely: see above")
 
 
 def _targets(run):

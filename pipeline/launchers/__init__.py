@@ -65,15 +65,16 @@ def log(target):
     return paths.launch_log(target.replace("@", "_"))
 
 
-def command(*targets, single=False, force=False):
-    """The command line of `dvc repro` on targets."""
-    line = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
-    return [*line, *["--single-item"] * single, *["--force"] * force, *targets]
+def command(*arguments):
+    """A command line of DVC that waits for other DVC commands."""
+    module = "pipeline.launchers.unlocked" if "SLURM_JOB_ID" in os.environ else "dvc"
+    return [sys.executable, "-m", module, "--wait-for-lock", *arguments]
 
 
 def dvc(*targets, single=False, force=False, echo=False, environment=None):
     """Run `dvc repro` on targets; its output goes to a log of its own unless it is echoed. Returns the exit status."""
-    line, environment = command(*targets, single=single, force=force), os.environ | (environment or {})
+    line = command("repro", *["--single-item"] * single, *["--force"] * force, *targets)
+    environment = os.environ | (environment or {})
     if echo:
         return subprocess.run(line, cwd=paths.ROOT, env=environment, check=False).returncode
     path = log(targets[0])
@@ -87,9 +88,8 @@ def dvc(*targets, single=False, force=False, echo=False, environment=None):
 
 def changed_stages():
     """Names of the DVC stages that are not as their inputs say. Raises ExperimentError if DVC cannot tell."""
-    line = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
-    asked = subprocess.run(line, cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    asked = subprocess.run(command("status", "--json"), cwd=paths.ROOT, capture_output=True, text=True, check=False)
     if asked.returncode:
-        last = (asked.stderr.strip().splitlines() or ["no output"])[-1]
-        raise ExperimentError(f"`dvc status` failed: {last}")
+        said = [line for line in asked.stderr.splitlines() if line.startswith("ERROR: ")] or ["no output"]
+        raise ExperimentError(f"`dvc status` failed: {said[0].removeprefix('ERROR: ')}")
     return set(json.loads(asked.stdout))

@@ -328,14 +328,27 @@ def test_the_example_is_valid_and_ignored_by_git():
     assert asked.returncode in (0, 128)  # 128: no repository
 
 
-def test_what_a_killed_attempt_left_in_the_way_is_removed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("in_a_job", [False, True])
+def test_jobs_ignore_whom_dvc_takes_for_a_user_of_their_files(tmp_path, monkeypatch, in_a_job):
+    """An entry of another node, whose process number somebody has here."""
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
+    monkeypatch.setenv("SLURM_JOB_ID", "1") if in_a_job else monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
-    (tmp_path / ".dvc" / "config").touch()
-    ours = {"pid": 1, "cmd": "dvc/__main__.py --wait-for-lock repro --single-item train@a evaluate@a"}
-    others = {"pid": 1, "cmd": "dvc/__main__.py --wait-for-lock repro --single-item train@aa evaluate@aa"}
-    lock = tmp_path / ".dvc" / "tmp" / "rwlock"
-    write, read = {"/runs/a": ours, "/runs/aa": others}, {"/x": [ours, others], "/y": [ours]}
-    lock.write_text(json.dumps({"write": write, "read": read}))
-    step.forget_killed(["train@a", "evaluate@a"])
-    assert json.loads(lock.read_text()) == {"write": {"/runs/aa": others}, "read": {"/x": [others]}}
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "dvc.yaml").write_text("stages: {a: {cmd: echo 1 > a, outs: [a]}}\n")
+    before = json.dumps({"write": {str(tmp_path / "a"): {"pid": os.getpid(), "cmd": "of a job"}}, "read": {}})
+    (tmp_path / ".dvc" / "tmp" / "rwlock").write_text(before)
+    if in_a_job:
+        assert launchers.changed_stages() == {"a"}
+        assert launchers.dvc("a", echo=True) == 0 and (tmp_path / "a").read_text() == "1\n"
+        assert (tmp_path / ".dvc" / "tmp" / "rwlock").read_text() == before
+    else:
+        with pytest.raises(ExperimentError, match="^`dvc status` failed: .*a' is busy, it is being blocked by:$"):
+            launchers.changed_stages()
+
+
+def test_a_job_of_another_dataset_stops(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["step", "generated_study1", "train@current"])
+    with pytest.raises(SystemExit):
+        step.main()

@@ -144,12 +144,17 @@ def rows(clone):
 @pytest.mark.parametrize("run", [CRASHED, REQUEUED, LIMITED])
 def test_an_interrupted_job_goes_on_from_its_last_state(through_slurm, run):
     _, login = through_slurm
-    assert login.log(run).count(": fresh, ") == 1 and ": resumed at iteration " in login.log(run)
+    assert login.log(run).count(": fresh, ") == 1 and ": resumed at step " in login.log(run)
 
 
 def test_the_time_limit_sends_a_job_back_into_the_queue(through_slurm):
     _, login = through_slurm
     assert "the time limit is near: back into the queue" in login.log(LIMITED)
+
+
+def test_one_training_takes_a_process_on_each_node(through_slurm):
+    _, login = through_slurm
+    assert "(2 processes" in login.log(OVER_NODES) and "on n[1-2]" in login.log(OVER_NODES)
 
 
 def test_every_run_has_a_result_and_the_report_shows_it(through_slurm):
