@@ -37,6 +37,7 @@ fi
 
 if [ "$status" -ne 0 ] && [ "$reason" = limit ] && [ "$start" -le "$restarts" ]; then
     tell "the time limit is near: back into the queue"
+    trap '' TERM # which Slurm now sends, to scontrol too
     scontrol requeue "$SLURM_JOB_ID" && exit "$status"
 elif [ "$status" -ne 0 ] && [ "$reason" = limit ]; then
     tell "the time limit is near, and $start starts were not enough (machine.yaml: slurm.restarts)"
