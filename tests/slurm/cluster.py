@@ -91,7 +91,7 @@ class Cluster:
             with contextlib.suppress(subprocess.SubprocessError):
                 self.run("scancel", "--user=root", "--signal=KILL", check=False)
         for name in reversed(list(self.processes)):
-            self._end(name)
+            self._end(name, signal.SIGKILL if name in NODES else signal.SIGTERM)
 
     def start_node(self, node):
         """Boot a node: the slurmd is process 1 of its namespace."""
@@ -112,7 +112,7 @@ class Cluster:
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
 
-    def _end(self, name, how=signal.SIGTERM):
+    def _end(self, name, how):
         process = self.processes.pop(name)
         process.send_signal(how)
         try:

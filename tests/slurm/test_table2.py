@@ -122,10 +122,10 @@ def numbers(login):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The same in one process after the other, without Slurm and without accidents."""
+    """The same on this machine alone, without accidents."""
     clone = Clone(tmp_path_factory.mktemp("alone"), CHANGES)
     own_knobs(clone)
-    clone.run("dvc", "repro", "tables@table2", "evaluate@current")
+    clone.run("python", "-m", "stages.launch", "--jobs", "2")
     return clone
 
 
