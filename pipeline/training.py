@@ -279,7 +279,7 @@ def runner_config(training, iterations_per_epoch, accumulate):
     masks = training.model["type"] == "MaskRCNN"
     step = {"type": "GradientCumulativeOptimizerHook", "cumulative_iters": accumulate} if accumulate > 1 else {}
     if optimisation["precision"] == "fp16":
-        step = {"type": "ScaledOptimizerHook", "cumulative_iters": accumulate}
+        step = {"type": "ScaledOptimizerHook", "cumulative_iters": accumulate, "loss_scale": "dynamic"}
     return {
         "model": training.model,
         "data": training.data,
