@@ -6,7 +6,6 @@ modules, forward only; "step" minus "forward" is the backward pass.
 """
 
 import argparse
-import contextlib
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from benchmarks.cl_step import measure
 from pipeline.knobs import Knobs
 from pipeline.models import Architecture, model_config
 from pipeline.models.contrastmask.released_checkpoint import BACKBONES
+from pipeline.models.precision import DTYPES, use_autocast
 
 METHODS = {
     "mask_rcnn": {"cam": False, "cl_head": False},
@@ -44,12 +44,12 @@ def main():
     parser.add_argument("--recipe", choices=("paper", "released"), default="released")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--amp", action="store_true", help="float16 autocast, on a GPU")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="as in profiles.<profile>.training")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {args.backbone}, recipe {args.recipe}, "
-          f"{args.images} images of {args.height}x{args.width}, {args.objects} objects each{', AMP' * args.amp}")
+          f"{args.images} images of {args.height}x{args.width}, {args.objects} objects each, {args.precision}")
     results = {method: run(method, args) for method in METHODS}
     rows = list(dict.fromkeys(part for parts, _ in results.values() for part in parts))
     print(f"{'ms':<30}" + "".join(f"{method:>24}" for method in METHODS))
@@ -59,6 +59,8 @@ def main():
         print(f"{part:<30}" + "".join(f"{'-' if ms is None else f'{ms:.1f}':>14}" +
                                       (f" ({ms / base[part]:.2f}x)" if ms and base.get(part) else "").rjust(10)
                                       for ms in cells))
+    print(f"{'images per second':<30}" + "".join(f"{1e3 * args.images / results[method][0]['step']:>14.1f}" + " " * 10
+                                                  for method in METHODS))
     print(f"{'peak memory, MB':<30}" + "".join(f"{results[method][1]:>14.0f}" + " " * 10 for method in METHODS))
     print(" ".join(f"{method}_time={results[method][0]['step'] / base['step']:.2f} "
                    f"{method}_memory={results[method][1] / results['mask_rcnn'][1]:.2f}"
@@ -76,13 +78,11 @@ def run(method, args):
     model = build_detector(Config({"model": config}).model).to(args.device).train()
     model.roi_head.set_progress(0, 4.0, 0, 0)
     data = draw_batch(args)
-    precision = torch.autocast("cuda", dtype=torch.float16) if args.amp else contextlib.nullcontext()
+    use_autocast(model, torch.device(args.device).type, args.precision)
 
     def forward():
         torch.manual_seed(0)
-        with precision:
-            losses = model(return_loss=True, **data)
-        return model._parse_losses(losses)[0]
+        return model._parse_losses(model(return_loss=True, **data))[0]
 
     def step():
         model.zero_grad()

@@ -15,6 +15,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import zlib
 from datetime import timedelta
 
@@ -28,6 +29,9 @@ from pipeline import paths
 from pipeline.errors import ExperimentError
 
 logger = logging.getLogger("pipeline.distributed")
+
+# Newer than the torch of some CUDA builds, and about a distinction that makes no difference here.
+warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 
 JOB = "job.pickle"  # what to train, for the processes of this very run
 FAILED = "failed"  # the error line of a process, one file for each
@@ -69,7 +73,8 @@ def train_in_processes(training, scratch):
         old.unlink()
     (scratch / JOB).write_bytes(pickle.dumps(training))
     command = _torchrun(nodes, each) + ["-m", "pipeline.worker", str(scratch)]
-    code = subprocess.run(command, cwd=paths.ROOT, check=False).returncode
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # DistributedDataParallel warns that this time all parameters were used
+    code = subprocess.run(command, cwd=paths.ROOT, env=quiet | os.environ, check=False).returncode
     if code:
         lines = [path.read_text().strip() for path in sorted(scratch.glob(f"{FAILED}*"))]
         raise ExperimentError(lines[0] if lines else f"{training.name}: a process of {nodes} x {each} ended with code "
@@ -154,7 +159,7 @@ class DataParallel(DistributedDataParallel):
     def __init__(self, model):
         device = next(model.parameters()).device
         self.targets = [device.index] if device.type == "cuda" else [-1]
-        # An image batch without positive RoIs leaves mask and CL head without gradients.
+        # Images without positive RoIs may leave parts of the heads without gradients in one process alone.
         super().__init__(model, device_ids=self.targets if device.type == "cuda" else None, broadcast_buffers=False,
                          find_unused_parameters=True)  # fmt: skip
 

@@ -36,6 +36,7 @@ from mmcv.runner import HOOKS, GradientCumulativeFp16OptimizerHook, Hook, TextLo
 from mmdet.datasets import build_dataset
 from mmdet.models import build_detector
 from mmdet.utils import build_dp
+from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.utils.data import DataLoader
 
 import pipeline.datasets.partial  # noqa: F401  # registers the dataset and its steps
@@ -236,10 +237,11 @@ def work(training, scratch, tracker=None):
         generator=torch.Generator(),  # else starting the workers would draw from the restored global generator
         collate_fn=functools.partial(collate, samples_per_gpu=images),
         pin_memory=device == "cuda",
-        worker_init_fn=spare_from_sigterm,
+        worker_init_fn=tie_to_trainer,
     )  # fmt: skip
     interval = training.optimisation["checkpoint_interval"]
-    runner.register_hook(StateHook(scratch, interval, accumulate, state and state["log"]), priority="LOWEST")
+    saving = StateHook(scratch, interval, accumulate, state and state["log"])
+    runner.register_hook(saving, priority="LOWEST")
     if first:
         for leftover in scratch.glob("*.part"):
             leftover.unlink()
@@ -250,7 +252,7 @@ def work(training, scratch, tracker=None):
         if tracker:
             runner.register_hook(TrackerHook(tracker), priority="LOWEST")
     began = time.monotonic()
-    with _room_for(scratch / "log.jsonl"):
+    with _room_for(scratch / "log.jsonl"), saving.stoppable():
         runner.run([loader], [("train", 1)])
     if not first:
         return
@@ -279,7 +281,7 @@ def runner_config(training, iterations_per_epoch, accumulate):
     masks = training.model["type"] == "MaskRCNN"
     step = {"type": "GradientCumulativeOptimizerHook", "cumulative_iters": accumulate} if accumulate > 1 else {}
     if optimisation["precision"] == "fp16":
-        step = {"type": "ScaledOptimizerHook", "cumulative_iters": accumulate}
+        step = {"type": "ScaledOptimizerHook", "cumulative_iters": accumulate, "loss_scale": "dynamic"}
     return {
         "model": training.model,
         "data": training.data,
@@ -408,9 +410,22 @@ class StateHook(Hook):
         self.scratch, self.interval, self.accumulate, self.log = scratch, interval, accumulate, log
         self.asked_to_stop = False
 
-    def before_run(self, runner):
-        if distributed.world_size() == 1 and threading.current_thread() is threading.main_thread():
-            self.former = signal.signal(signal.SIGTERM, self._ask_to_stop)
+    @contextlib.contextmanager
+    def stoppable(self):
+        """Handle SIGTERM inside, where one process trains alone."""
+        if distributed.world_size() > 1 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        former = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.asked_to_stop:
+                raise
+            # The signal went to every process of a job, and a data worker has ended before the step.
+            raise Interrupted(f"stopped by SIGTERM; run again to continue from the last state ({error})") from None
+        finally:
+            signal.signal(signal.SIGTERM, former)
 
     def _ask_to_stop(self, *_):
         self.asked_to_stop = True
@@ -428,13 +443,17 @@ class StateHook(Hook):
             return
         save_state(runner, self.scratch, step)
         if self.asked_to_stop:
-            signal.signal(signal.SIGTERM, self.former)
             raise Interrupted(f"stopped by SIGTERM at step {step}; the state is saved, run again to continue")
 
 
-def spare_from_sigterm(_):
-    """Let a data worker go on when its whole process group is told to end: the trainer needs it to finish its step."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def tie_to_trainer(_):
+    """Let a data worker end when its trainer does and not before.
+
+    Signals for the trainer's process group would take the worker from a trainer that finishes its step; and one whose
+    trainer was killed waits for ever for somebody to take its batch.
+    """
+    os.setpgid(0, 0)
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)
 
 
 class ProgressHook(Hook):
