@@ -91,5 +91,7 @@ def changed_stages():
     asked = subprocess.run(command("status", "--json"), cwd=paths.ROOT, capture_output=True, text=True, check=False)
     if asked.returncode:
         said = [line for line in asked.stderr.splitlines() if line.startswith("ERROR: ")] or ["no output"]
-        raise ExperimentError(f"`dvc status` failed: {said[0].removeprefix('ERROR: ')}")
+        what, busy, _ = said[0].removeprefix("ERROR: ").partition(", it is being blocked by")
+        remedy = "; wait for the launch or DVC command that runs here" if busy else ""
+        raise ExperimentError(f"`dvc status` failed: {what}{remedy}")
     return set(json.loads(asked.stdout))

@@ -344,7 +344,7 @@ def test_jobs_ignore_whom_dvc_takes_for_a_user_of_their_files(tmp_path, monkeypa
         assert launchers.dvc("a", echo=True) == 0 and (tmp_path / "a").read_text() == "1\n"
         assert (tmp_path / ".dvc" / "tmp" / "rwlock").read_text() == before
     else:
-        with pytest.raises(ExperimentError, match="^`dvc status` failed: .*a' is busy, it is being blocked by:$"):
+        with pytest.raises(ExperimentError, match="^`dvc status` failed: .*a' is busy; wait for the launch"):
             launchers.changed_stages()
 
 
