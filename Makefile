@@ -23,10 +23,10 @@ CACHES := .pytest_cache .ruff_cache .hypothesis
 RESULTS := data runs logs predictions results metrics scratch mlruns .dvc/cache .dvc/tmp .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint format compare ui doctor clean
+.PHONY: help setup reproduce test test-postgres lint format compare ui doctor clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.stamp ## create the environment in .venv (compiles mmcv-full once for each torch)
 
@@ -47,6 +47,9 @@ reproduce: setup ## make the chosen tables and figures on the chosen dataset (TA
 
 test: lint ## lint, then run every test (quick pass: make test PYTEST='-m "not slow"')
 	@$(ACTIVATE) python -m pytest -n logical --maxprocesses 8 $(PYTEST)
+
+test-postgres: setup ## show MLflow on PostgreSQL with eight writers and an outage; needs Debian's package postgresql
+	@$(ACTIVATE) python -m pytest -s -m postgres tests/tracking
 
 lint: setup ## check the code with ruff
 	@$(ACTIVATE) python -m ruff check .

@@ -454,6 +454,7 @@ def log_report(dataset, directory, selection, scores):
             if (directory / page).exists():
                 client.log_artifact(run, str(directory / page))
         client.set_terminated(run)
+        sync(SETTLE_SECONDS)
     except Exception as error:  # as in Tracker._push
         _warn(error, "going on without it")
 
