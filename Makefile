@@ -24,10 +24,10 @@ CACHES := .pytest_cache .ruff_cache .hypothesis
 RESULTS := data runs logs predictions results metrics scratch mlruns .dvc/cache .dvc/tmp .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slurm lint format compare ui doctor clean
+.PHONY: help setup reproduce test test-slurm test-postgres lint format compare ui doctor clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.stamp ## create the environment in .venv (compiles mmcv-full once for each torch)
 
@@ -51,6 +51,9 @@ test: lint ## lint, then run every test (quick pass: make test PYTEST='-m "not s
 
 test-slurm: setup ## run Table 2 through a real two-node Slurm on this machine (as root; FULL=1: all of the embedded default)
 	@$(ACTIVATE) CONTRASTMASK_FULL="$(FULL)" python -m pytest -m slurm tests/slurm $(PYTEST)
+
+test-postgres: setup ## show MLflow on PostgreSQL with eight writers and an outage; needs Debian's package postgresql
+	@$(ACTIVATE) python -m pytest -s -m postgres tests/tracking
 
 lint: setup ## check the code with ruff
 	@$(ACTIVATE) python -m ruff check .

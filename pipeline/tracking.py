@@ -20,6 +20,7 @@ import re
 import subprocess
 import time
 from importlib import metadata
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -119,6 +120,7 @@ class Tracker:
                 "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
             },
         )  # fmt: skip
+        self.record.own(1.0)  # a `sync` of another process may have it for a moment
         self._push(settle=True)
         if self.reached:
             self._next = 0.0  # imports and the creation of a store are no measure of what a point costs
@@ -197,10 +199,10 @@ def _parameters(training):
 
 
 class _Patience:
-    """A client that raises TimeoutError instead of calling the store once its seconds are over."""
+    """A client that raises TimeoutError instead of calling the store once a time of the monotonic clock is over."""
 
-    def __init__(self, client, seconds):
-        self._client, self._end = client, time.monotonic() + seconds
+    def __init__(self, client, end):
+        self._client, self._end = client, end
 
     def __getattr__(self, name):
         if time.monotonic() > self._end:
@@ -224,8 +226,9 @@ def _settle(record, passed, seconds):
     from mlflow.entities import Param, RunTag
 
     content = record.content
+    end = time.monotonic() + seconds
     connected, experiment = connect(content["dataset"])
-    client = _Patience(connected, seconds)
+    client = _Patience(connected, end)
     run = _find_or_create(client, experiment, content)
     if content.get("id") != run.info.run_id:
         record.change(id=run.info.run_id)
@@ -297,7 +300,8 @@ def _log_points(client, run, points):
 
 def _log_artifacts(client, run, record):
     """Upload what is absent or has changed since it was uploaded."""
-    texts = {name: open(path).read() for name, path in record.content.get("files", {}).items() if os.path.exists(path)}
+    files = {name: Path(path) for name, path in record.content.get("files", {}).items()}
+    texts = {name: path.read_text() for name, path in files.items() if path.exists()}
     if "scores" in record.content:
         texts["per_category.json"] = json.dumps(record.content["scores"]["per_category"], indent=2)
     if not texts:
@@ -381,8 +385,8 @@ def complete(everything):
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "60"  # nobody's training waits
     settled, busy, elsewhere, errors = sync(float("inf"), everything)
     if errors:
-        raise ExperimentError(f"MLflow store {describe(errors[0])}; {len(errors)} trainings are not complete in it: "
-                              "start it and repeat `python -m stages.track`")  # fmt: skip
+        raise ExperimentError(f"MLflow store {_describe(errors[0])}; {len(errors)} trainings are not complete in it, "
+                              "repeat `python -m stages.track` when it answers")  # fmt: skip
     line = f"MLflow store {_store_name()}: {settled} trainings brought up to date"
     line += f", {busy} left to the processes that track them" * bool(busy)
     return line + f", {elsewhere} wait for another store: set MLFLOW_TRACKING_URI" * bool(elsewhere)
@@ -455,15 +459,16 @@ def log_report(dataset, directory, selection, scores):
             if (directory / page).exists():
                 client.log_artifact(run, str(directory / page))
         client.set_terminated(run)
+        sync(SETTLE_SECONDS)
     except Exception as error:  # as in Tracker._push
         _warn(error, "going on without it")
 
 
 def _warn(error, consequence):
-    logger.warning("MLflow store %s; %s", describe(error), consequence)
+    logger.warning("MLflow store %s; %s", _describe(error), consequence)
 
 
-def describe(error):
+def _describe(error):
     """The store and the first line of what went wrong, without passwords."""
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
     return _without_password(f"{store_uri()}: {first_line[:200]}")

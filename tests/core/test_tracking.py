@@ -1,10 +1,13 @@
 """MLflow: one record for a training and its evaluation, continued, never doubled, and never in the way."""
 
+import json
 import logging
+import sys
 
 import pytest
 
-from pipeline import config, paths, tracking
+import stages.track
+from pipeline import config, paths, runs, tracking
 
 BY_GROUP = {group: {"mAP": 12.5, "AP50": None} for group in ("novel", "base", "all")}
 SCORES = {"segm": BY_GROUP, "bbox": BY_GROUP, "per_category": {"segm": {"person": {"AP": 12.5, "AP50": None}}}}
@@ -14,6 +17,7 @@ SCORES = {"segm": BY_GROUP, "bbox": BY_GROUP, "per_category": {"segm": {"person"
 def job(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", tracking.REQUEST_SECONDS)  # stages.track raises it
     return config.resolve("contrastmask_r50_1x_nonvoc2voc", "generated", 0)
 
 
@@ -115,3 +119,36 @@ def test_a_warning_does_not_show_the_password_of_the_store(monkeypatch, caplog):
     with caplog.at_level("WARNING", logger="pipeline.tracking"):
         tracking._warn(OSError("postgresql://user:secret@host/db refused"), "going on")
     assert "host/db" in caplog.text and "secret" not in caplog.text
+
+
+def test_results_without_tracking_files_are_tracked_from_themselves(job, tmp_path, monkeypatch, capsys):
+    """As after `scratch/` and the store were removed; a result of other settings than now is left out."""
+    monkeypatch.setattr(paths, "results", lambda dataset, run: tmp_path / "results" / f"{run}.json")
+    monkeypatch.setattr(paths, "log", lambda dataset, run, seed: tmp_path / "seed0.jsonl")
+    monkeypatch.setattr(config, "fingerprint", lambda training: "f1")
+    monkeypatch.setattr(runs, "trained_fingerprint", lambda training: "f1")
+    monkeypatch.setattr(sys, "argv", ["track", "--all"])
+    (tmp_path / "results").mkdir()
+    for name, fingerprint in ((job.name, "f1"), ("cam_r50_1x_nonvoc2voc", "f0")):
+        results = {"run": name, "per_seed": [{"seed": 0, "fingerprint": fingerprint, **SCORES}]}
+        paths.results("generated", name).write_text(json.dumps(results))
+    paths.log("generated", job.name, 0).write_text("".join(json.dumps(record) + "\n" for record in records(30)))
+    for _ in range(2):
+        stages.track.main()
+    assert "1 trainings brought up to date" in capsys.readouterr().out
+    client, (run,) = stored()
+    assert run.data.tags["run"] == job.name and run.info.status == "FINISHED"
+    assert run.data.metrics["novel_mask_mAP"] == 12.5 and run.data.params["sigma"] == "0.3"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [10, 20, 30]
+
+
+def test_an_outage_that_remains_is_one_line_that_says_what_to_do(job, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setattr(sys, "argv", ["track"])
+    with tracking.track(job, "f1", "train", "SCHEDULED") as tracker:
+        tracker.log_history(records(30))
+    with pytest.raises(SystemExit):
+        stages.track.main()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: MLflow store http://127.0.0.1:9") and "python -m stages.track" in line
+    assert "secret" not in line

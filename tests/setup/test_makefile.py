@@ -39,7 +39,7 @@ def test_help_is_the_default_and_lists_every_target(checkout):
 
 
 def test_every_job_sets_up_first(checkout):
-    for target in ("reproduce", "test", "test-slurm", "lint", "format", "compare", "ui"):
+    for target in ("reproduce", "test", "test-slurm", "test-postgres", "lint", "format", "compare", "ui"):
         assert "tools.setup_env" in make(checkout, "-n", target).stdout
 
 

@@ -72,6 +72,7 @@ def home(running_server, tmp_path, monkeypatch):
     """Its local store is there already: creating the tables takes seconds."""
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", tracking.REQUEST_SECONDS)  # stages.track raises it
     paths.tracking_store().parent.mkdir()
     shutil.copy(running_server.folder / "empty.db", paths.tracking_store())
     return tmp_path
