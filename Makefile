@@ -27,7 +27,7 @@ RESULTS := data runs logs predictions results metrics scratch mlruns .dvc/cache 
 .PHONY: help setup reproduce test test-slurm test-postgres lint format compare ui doctor clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.stamp ## create the environment in .venv (compiles mmcv-full once for each torch)
 
@@ -49,7 +49,7 @@ reproduce: setup ## make the chosen tables and figures on the chosen dataset (TA
 test: lint ## lint, then run every test (quick pass: make test PYTEST='-m "not slow"')
 	@$(ACTIVATE) python -m pytest -n logical --maxprocesses 8 $(PYTEST)
 
-test-slurm: setup ## run Table 2 through a real two-node Slurm on this machine (as root; FULL=1: all of the embedded default)
+test-slurm: setup ## run Table 2 through a real Slurm of two nodes on this machine, as root (FULL=1: at full length)
 	@$(ACTIVATE) CONTRASTMASK_FULL="$(FULL)" python -m pytest -m slurm tests/slurm $(PYTEST)
 
 test-postgres: setup ## show MLflow on PostgreSQL with eight writers and an outage; needs Debian's package postgresql
