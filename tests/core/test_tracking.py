@@ -56,6 +56,36 @@ def test_a_killed_training_is_continued_and_the_evaluation_finishes_the_same_rec
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["per_category.json"]
 
 
+def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
+    """With the store away while training: the evaluation brings what the training could not."""
+    scratch, results = paths.scratch("f1"), tmp_path / "results.json"
+
+    def train(training, tracker):
+        scratch.mkdir(parents=True)
+        (scratch / "config.py").write_text("model = dict()")
+        (scratch / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records(30)))
+        tracker.log_history(records(30)[-1:])
+        return scratch
+
+    monkeypatch.setattr(runs, "ensure_images", lambda dataset: None)
+    monkeypatch.setattr(config, "fingerprint", lambda training: "f1")
+    monkeypatch.setattr(runs, "trained_fingerprint", lambda training: "f1")
+    monkeypatch.setattr(runs.training, "train", train)
+    monkeypatch.setattr(runs.training, "publish", lambda *_: None)
+    monkeypatch.setattr(runs.evaluation, "evaluate", lambda *_: SCORES)
+    monkeypatch.setattr(paths, "results", lambda *_: results)
+    connect = tracking.connect
+    monkeypatch.setattr(tracking, "connect", lambda _: 1 / 0)
+    runs.train(job.name, "generated")
+    monkeypatch.setattr(tracking, "connect", connect)
+    runs.evaluate(job.name, "generated")
+    client, (run,) = stored()
+    assert run.info.status == "FINISHED" and run.data.tags["stage"] == "evaluate"
+    assert sorted(point.step for point in client.get_metric_history(run.info.run_id, "loss")) == [10, 20, 30]
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"config.py", "per_category.json"}
+    assert json.loads(results.read_text())["per_seed"][0]["fingerprint"] == "f1"
+
+
 def test_other_numbers_are_another_record(job):
     for fingerprint in ("f1", "f2", "f1"):
         with tracking.track(job, fingerprint, "train", "SCHEDULED"):
