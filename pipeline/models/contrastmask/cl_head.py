@@ -114,7 +114,7 @@ class ContrastiveHead(BaseModule):
         """
         empty = encoded.shape[0] == 0
         if self.loss_factor == 0 or (empty and not self.exchange_queries and not self.synced):
-            zero = sum(parameter.sum() for parameter in self.parameters()) * 0.0 + encoded.sum() * 0.0
+            zero = self._zero(encoded)
             no_rois = zero.detach()
             return zero, {name: no_rois for name in
                           ("kept_base_rois", "dropped_base_rois", "kept_novel_rois", "dropped_novel_rois")}
@@ -133,7 +133,12 @@ class ContrastiveHead(BaseModule):
             "kept_novel_rois": (kept & is_novel).sum(),
             "dropped_novel_rois": (takes_part & ~kept & is_novel).sum(),
         }
-        return self.loss_factor * warmup_weight * terms.sum(), statistics
+        loss = self.loss_factor * warmup_weight * terms.sum()
+        return loss + self._zero(encoded) if empty else loss, statistics
+
+    def _zero(self, encoded):
+        """A zero with a graph to every parameter, so that each has a gradient."""
+        return sum(parameter.sum() for parameter in self.parameters()) * 0.0 + encoded.sum() * 0.0
 
     def terms(self, cells: Tensor, sides: Tensor, keys: Tensor, contributes: Tensor) -> Tensor:
         """Evaluate the four loss terms in float32, whatever precision the embeddings come in.
