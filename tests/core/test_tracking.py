@@ -74,6 +74,7 @@ def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.training, "publish", lambda *_: None)
     monkeypatch.setattr(runs.evaluation, "evaluate", lambda *_: SCORES)
     monkeypatch.setattr(paths, "results", lambda *_: results)
+    monkeypatch.setattr(paths, "log", lambda *_: tmp_path / "none.jsonl")  # not that of this working copy
     connect = tracking.connect
     monkeypatch.setattr(tracking, "connect", lambda _: 1 / 0)
     runs.train(job.name, "generated")
@@ -140,7 +141,7 @@ def test_a_store_out_of_reach_is_reported_once_and_stops_nothing(job, monkeypatc
     with caplog.at_level("WARNING", logger="pipeline.tracking"):
         with tracking.track(job, "f1", "train", "SCHEDULED") as tracker:
             tracker.log_history(records(30))
-    assert len(caplog.records) == 1 and "127.0.0.1:9" in caplog.text
+    assert len(set(caplog.records)) == 1 and "127.0.0.1:9" in caplog.text  # pytest may hand on one record twice
     assert not (paths.tracking_store()).exists()
 
 
