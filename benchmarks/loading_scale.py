@@ -22,7 +22,7 @@ import zlib
 from pathlib import Path
 
 from benchmarks.measuring import exponent, watched
-from benchmarks.split_scale import ANNOTATIONS, DIRECTIONS, IMAGES, write_instances
+from benchmarks.split_scale import DIRECTIONS, size_options, write_instances
 from pipeline.datasets.split import split
 
 WAYS = ("stock", "ours")
@@ -30,11 +30,7 @@ BATCH = 2  # images a batch, as a GPU gets on COCO
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=IMAGES, help="at scale 1")
-    parser.add_argument("--annotations", type=int, default=ANNOTATIONS, help="at scale 1")
-    parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--direction", choices=DIRECTIONS, default="nonvoc2voc")
+    parser = size_options(argparse.ArgumentParser(description=__doc__.splitlines()[0]))
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--ways", choices=WAYS, nargs="+", default=WAYS)
     parser.add_argument("--folder", help="for the files (default: a temporary one, with room for twice the size)")

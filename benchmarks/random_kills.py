@@ -35,12 +35,16 @@ RUN = "contrastmask_r50_1x_nonvoc2voc"
 PATIENCE = 600  # seconds for one attempt
 
 
-def make_inputs(root):
-    """A few drawn images, their split and random initial weights below a folder of their own."""
+def move_to(root):
+    """Let all paths lead below a folder of their own."""
     (root / "pipeline").symlink_to(paths.ROOT / "pipeline")
     (root / "params.yaml").symlink_to(paths.ROOT / "params.yaml")
     paths.ROOT = root
     os.environ["CONTRASTMASK_HOME"] = str(root)
+
+
+def draw_inputs():
+    """Make a few drawn images, their split and random initial weights."""
     entry = experiments.load().dataset(DATASET) | {"train_images": 12, "val_images": 2}
     prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
     split(paths.annotations(DATASET, "train2017"), experiments.load().directions["nonvoc2voc"],
@@ -49,13 +53,14 @@ def make_inputs(root):
     training.save_atomically({"state_dict": {}}, paths.initial_weights(DATASET, "r50"))
 
 
-def job(steps):
-    full = config.resolve(RUN, DATASET, 0)
+def job(seed=0, interval=2, iterations=6, data=None, **optimisation):
+    """A training of a few steps that saves its state every `interval` ones."""
+    full = config.resolve(RUN, DATASET, seed)
     return replace(
         full,
-        data=full.data | {"batch_size": 2, "images_per_gpu": 2},
-        schedule={"iterations": steps, "milestones": []},
-        optimisation=full.optimisation | {"log_interval": 1, "checkpoint_interval": 1},
+        data=full.data | {"batch_size": 2, "images_per_gpu": 2} | (data or {}),
+        schedule={"iterations": iterations, "milestones": []},
+        optimisation=full.optimisation | {"log_interval": 1, "checkpoint_interval": interval} | optimisation,
     )
 
 
@@ -127,8 +132,9 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills") as folder:
-        make_inputs(Path(folder))
-        work = job(args.steps)
+        move_to(Path(folder))
+        draw_inputs()
+        work = job(interval=1, iterations=args.steps)
         scratch = paths.scratch(config.fingerprint(work))
         scratch.mkdir(parents=True)
         began = time.monotonic()

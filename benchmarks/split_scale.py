@@ -31,12 +31,17 @@ DIRECTIONS = {"nonvoc2voc": {"base": "nonvoc", "novel": "voc"}, "voc2nonvoc": {"
 WAYS = ("json", "pycocotools", "ours", "check")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def size_options(parser):
+    """Add the options that say how much is drawn and which split of it is made. Returns the parser."""
     parser.add_argument("--images", type=int, default=IMAGES, help="at scale 1")
     parser.add_argument("--annotations", type=int, default=ANNOTATIONS, help="at scale 1")
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
     parser.add_argument("--direction", choices=DIRECTIONS, default="nonvoc2voc")
+    return parser
+
+
+def main():
+    parser = size_options(argparse.ArgumentParser(description=__doc__.splitlines()[0]))
     parser.add_argument("--ways", choices=WAYS, nargs="+", default=WAYS)
     parser.add_argument("--folder", help="for the files (default: a temporary one, with room for three times the size)")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)  # way, source, direction, folder

@@ -1,15 +1,11 @@
 """A tiny training of the embedded profile in a root of its own."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 
-from pipeline import config, experiments, paths, training
-from pipeline.datasets.prepare import prepare
-from pipeline.datasets.split import split
-
-DATASET = "generated"
+from benchmarks.random_kills import draw_inputs
+from pipeline import paths
 
 
 @pytest.fixture(scope="session")
@@ -23,13 +19,7 @@ def tiny_root(tmp_path_factory):
     patch.setattr(paths, "ROOT", root)
     patch.setenv("CONTRASTMASK_HOME", str(root))
     try:
-        entry = experiments.load().dataset(DATASET) | {"train_images": 12, "val_images": 2}
-        prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
-        direction = experiments.load().directions["nonvoc2voc"]
-        split(paths.annotations(DATASET, "train2017"), direction, paths.split(DATASET, "nonvoc2voc"))
-        weights = paths.initial_weights(DATASET, "r50")
-        weights.parent.mkdir(parents=True)
-        training.save_atomically({"state_dict": {}}, weights)
+        draw_inputs()
     finally:
         patch.undo()
     return root
@@ -43,15 +33,12 @@ def workspace(tiny_root, monkeypatch):
     return tiny_root
 
 
-def job(seed=0, interval=2, iterations=6, data=None, **optimisation):
-    """A training of a few steps."""
-    full = config.resolve("contrastmask_r50_1x_nonvoc2voc", DATASET, seed)
-    return replace(
-        full,
-        data=full.data | {"batch_size": 2, "images_per_gpu": 2} | (data or {}),
-        schedule={"iterations": iterations, "milestones": []},
-        optimisation=full.optimisation | {"log_interval": 1, "checkpoint_interval": interval} | optimisation,
-    )
+@pytest.fixture
+def new_home(tmp_path, monkeypatch):
+    """A machine on which nothing was selected or launched."""
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
+    monkeypatch.setattr(paths, "SELECTION", tmp_path / "selection.yaml")
+    return tmp_path
 
 
 def empty(scratch):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline import experiments, launch, launchers, paths
+from pipeline import experiments, launch, launchers
 from pipeline.errors import ExperimentError
 from pipeline.launchers import local
 
@@ -36,10 +36,8 @@ class Dvc:
 
 
 @pytest.fixture
-def dvc(tmp_path, monkeypatch):
+def dvc(new_home, monkeypatch):
     fake = Dvc()
-    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
-    monkeypatch.setattr(paths, "SELECTION", tmp_path / "selection.yaml")
     monkeypatch.setattr(launchers, "dvc", fake)
     monkeypatch.setattr(launchers, "changed_stages", lambda: {"download", "train@current"})
     monkeypatch.setattr(local.Local, "REFRESH_SECONDS", 0.01)

@@ -11,10 +11,11 @@ import time
 import pytest
 import torch
 
+from benchmarks.random_kills import job
 from pipeline import config, distributed, paths, training
 from pipeline.errors import ExperimentError
 
-from .conftest import empty, job
+from .conftest import empty
 
 pytestmark = pytest.mark.slow
 

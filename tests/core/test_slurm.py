@@ -106,10 +106,8 @@ class Dvc:
 
 
 @pytest.fixture
-def dvc(tmp_path, monkeypatch):
+def dvc(new_home, monkeypatch):
     fake = Dvc()
-    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
-    monkeypatch.setattr(paths, "SELECTION", tmp_path / "selection.yaml")
     monkeypatch.setattr(launchers, "dvc", fake)
     monkeypatch.setattr(launchers, "changed_stages", lambda: fake.changed)
     monkeypatch.setattr(slurm.Slurm, "REFRESH_SECONDS", 0.01)
@@ -118,7 +116,7 @@ def dvc(tmp_path, monkeypatch):
     runs = experiments.selected()["runs"]
     made = {f"{stage}@{run}" for run in runs for stage in ("train", "evaluate")}
     fake.changed = {"split@boxes", "pretrain@r50"} | made
-    (tmp_path / "machine.yaml").write_text("launcher: slurm\n")
+    (new_home / "machine.yaml").write_text("launcher: slurm\n")
     return fake
 
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from mmdet.models import build_detector
 
+from benchmarks.random_kills import DATASET, job
 from pipeline import config, distributed, paths, training
 from pipeline.cli import command
 from pipeline.errors import ExperimentError, Interrupted
 from pipeline.models.precision import PARTS
 
-from .conftest import DATASET, empty, job
+from .conftest import empty
 
 pytestmark = pytest.mark.slow
 
