@@ -1,9 +1,11 @@
-"""Steps on this machine: as many at a time as there are GPUs for, each training with GPUs of its own."""
+"""Steps on this machine, as many at a time as it has GPUs for, each training with GPUs of its own; else cores."""
 
 import logging
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+
+import psutil
 
 from pipeline import launchers
 from pipeline.errors import ExperimentError
@@ -12,14 +14,14 @@ from pipeline.machine import gpu_names
 
 logger = logging.getLogger("pipeline.launch")
 
-CPU_JOBS = 2  # trainings at a time without a GPU: each has data workers beside it and needs memory
+CPU_JOB_BYTES = 2 * 2**30  # memory: twice what a training of the embedded default and its data worker take
 
 
 class Local:
     """Threads that wait for GPUs and then for `dvc repro`.
 
     Args:
-        jobs: steps at a time; None: as many as GPUs, or as cores up to CPU_JOBS without a GPU.
+        jobs: steps at a time; None: as many as GPUs, or without a GPU as cores and as fit into the free memory.
 
     Raises:
         ExperimentError: this machine is too small for a step.
@@ -41,7 +43,9 @@ class Local:
                     f"machine.yaml: {step.name} has {step.processes} processes, this machine {len(gpus)} GPUs; one each"
                 )
         self.steps, self.gpus = steps, _Gpus(gpus)
-        self.jobs = jobs or len(gpus) or max(1, min(os.cpu_count() or 1, CPU_JOBS) // settings.processes)
+        self.cores = len(os.sched_getaffinity(0))
+        cpus = min(self.cores, psutil.virtual_memory().available // CPU_JOB_BYTES)
+        self.jobs = jobs or len(gpus) or max(1, cpus // settings.processes)
         if gpus and self.jobs > len(gpus):
             logger.info("%d trainings at a time, one for each GPU, not %d", len(gpus), self.jobs)
             self.jobs = len(gpus)
@@ -70,7 +74,9 @@ class Local:
         self.started.add(step.name)
         try:
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-            failed = launchers.dvc(*step.targets, single=True, environment=step.environment | visible)
+            workers = {"CONTRASTMASK_WORKERS": str(max(1, self.cores // self.jobs // step.processes // 2))}
+            environment = workers | os.environ | step.environment | visible
+            failed = launchers.dvc(*step.targets, single=True, environment=environment)
         finally:
             self.gpus.give(gpus)
         return step.targets[0] if failed else None

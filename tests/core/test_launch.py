@@ -1,10 +1,11 @@
 """The order in which `stages.launch` asks DVC for things, and what it does about failures; DVC itself is pretended."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline import experiments, launch, launchers
+from pipeline import experiments, launch, launchers, machine_settings
 from pipeline.errors import ExperimentError
 from pipeline.launchers import local
 
@@ -135,6 +136,23 @@ def test_trainings_at_a_time_have_a_gpu_each_even_if_more_are_asked_for(dvc, mon
 def dvc_steps():
     selection = experiments.selected()
     return [*selection["backbones"], *selection["runs"]]
+
+
+@pytest.mark.parametrize("cores, gigabytes, jobs, workers", [(2, 64, 2, 1), (8, 64, 8, 1), (8, 7, 3, 1), (8, 1, 1, 4)])
+def test_without_a_gpu_there_is_a_training_on_every_core_that_has_memory(
+    dvc, monkeypatch, cores, gigabytes, jobs, workers
+):
+    monkeypatch.delenv("CONTRASTMASK_WORKERS", raising=False)
+    monkeypatch.setattr(local, "gpu_names", list)
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(local.psutil, "virtual_memory", lambda: SimpleNamespace(available=gigabytes * 2**30))
+    given = []
+    monkeypatch.setattr(launchers, "dvc", lambda *_, environment, **__: given.append(environment))
+    chosen = local.Local(machine_settings.load(), None, "generated", [launchers.Step("train", ("train@a",))])
+    assert chosen.jobs == jobs
+    chosen.start()
+    assert chosen.futures["train"].result() is None
+    assert given[0]["CONTRASTMASK_WORKERS"] == str(workers)
 
 
 def test_a_training_of_several_processes_has_as_many_gpus(dvc, monkeypatch, tmp_path):
