@@ -10,6 +10,7 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 
 import heapq
 import json
+import sys
 from dataclasses import dataclass
 
 import mmcv
@@ -143,14 +144,14 @@ def show(dataset, gpus, images_per_second=None):
     """Print the plan for a number of GPUs."""
     declared = experiments.load()
     items = plan(dataset, images_per_second)
-    columns = (Column("run", no_wrap=True), "state", "seeds", "images", "GPU-hours", "throughput", "checkpoint")
+    columns = (Column("run", overflow="fold"), "state", "seeds", "images", "GPU-hours", "throughput", "checkpoint")
     table = Table(*columns, title=f"dataset {dataset}")
     for item in items:
         hours = "unknown" if item.hours is None else f"{item.hours:.2f}"
         source = "measured here" if item.measured else "given" if images_per_second else "unknown"
         numbers = (str(item.seeds), f"{item.images:,}", hours, source, decimal(item.checkpoint_bytes))
         table.add_row(item.name, item.state, *numbers)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 200)  # a file or a pipe has room for whole lines
     console.print(table)
     console.print(f"{sum(item.hours == 0 for item in items)} of {len(items)} runs done")
     if (wall := wall_hours(items, gpus)) is None:

@@ -73,3 +73,10 @@ def test_wall_time_packs_whole_runs():
 def test_size_of_a_checkpoint_is_that_of_its_parameters():
     job = config.resolve("mask_rcnn_r50_1x_nonvoc2voc", "generated", 0)
     assert 0.9e6 < plan.parameters(job) < 2e6
+
+
+def test_a_plan_in_a_file_has_whole_lines(capsys):
+    plan.show("generated", 2)
+    shown = capsys.readouterr().out
+    assert all(f"│ {name} " in shown for name in experiments.selected()["runs"])
+    assert "…" not in shown
