@@ -13,8 +13,10 @@ import functools
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 import zlib
 from datetime import timedelta
@@ -23,10 +25,11 @@ import torch
 from filelock import FileLock, Timeout
 from mmcv.parallel import scatter_kwargs
 from torch import distributed as dist
+from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import paths
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, Interrupted
 
 logger = logging.getLogger("pipeline.distributed")
 
@@ -35,6 +38,7 @@ warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", c
 
 JOB = "job.pickle"  # what to train, for the processes of this very run
 FAILED = "failed"  # the error line of a process, one file for each
+STOPPED = "stopped"  # the same, of a process that SIGTERM asked to end
 PATIENCE = timedelta(minutes=30)  # of a collective operation; the first one waits for the slowest process to start
 
 
@@ -67,18 +71,53 @@ def train_in_processes(training, scratch):
 
     Raises:
         ExperimentError: a process failed; says why if that is known.
+        Interrupted: this process, or one of the training, was asked to end by SIGTERM.
     """
     nodes, each = processes()
-    for old in scratch.glob(f"{FAILED}*"):
+    for old in (*scratch.glob(f"{FAILED}.*"), *scratch.glob(f"{STOPPED}.*")):
         old.unlink()
     (scratch / JOB).write_bytes(pickle.dumps(training))
     command = _torchrun(nodes, each) + ["-m", "pipeline.worker", str(scratch)]
     quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # DistributedDataParallel warns that this time all parameters were used
-    code = subprocess.run(command, cwd=paths.ROOT, env=quiet | os.environ, check=False).returncode
+    child = subprocess.Popen(command, cwd=paths.ROOT, env=quiet | os.environ, start_new_session=True,
+                             preexec_fn=functools.partial(_prctl_pr_set_pdeathsig, signal.SIGTERM))  # fmt: skip
+    with _ending_together(child) as told:
+        code = child.wait()
     if code:
-        lines = [path.read_text().strip() for path in sorted(scratch.glob(f"{FAILED}*"))]
-        raise ExperimentError(lines[0] if lines else f"{training.name}: a process of {nodes} x {each} ended with code "
-                              f"{code}, see above; state is kept in {scratch}")  # fmt: skip
+        failed, stopped = ([path.read_text().strip() for path in sorted(scratch.glob(f"{kind}.*"))]
+                           for kind in (FAILED, STOPPED))  # fmt: skip
+        if failed:
+            raise ExperimentError(failed[0])
+        if stopped or told.is_set():
+            raise Interrupted((*stopped, "stopped by SIGTERM; run again to continue from the last state")[0])
+        raise ExperimentError(f"{training.name}: a process of {nodes} x {each} ended with code {code}, see above; "
+                              f"state is kept in {scratch}")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _ending_together(child):
+    """Pass SIGTERM and Ctrl-C on to a child that has a session of its own; yields an event, set once it was told.
+
+    Once only: a second signal makes torchrun leave before its processes have saved their state.
+    """
+    told = threading.Event()
+
+    def tell(*_):
+        if not told.is_set():
+            told.set()
+            child.terminate()
+
+    main = threading.current_thread() is threading.main_thread()
+    former = signal.signal(signal.SIGTERM, tell) if main else None
+    try:
+        yield told
+    except KeyboardInterrupt:
+        tell()
+        child.wait()
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, former)
 
 
 def _torchrun(nodes, each):
@@ -116,10 +155,11 @@ def member(scratch):
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
             yield
-            dist.barrier()
+            barrier()
             dist.destroy_process_group()
     except ExperimentError as error:
-        (scratch / f"{FAILED}.{number}").write_text(f"{error}\n")
+        kind = STOPPED if isinstance(error, Interrupted) else FAILED
+        (scratch / f"{kind}.{number}").write_text(f"{error}\n")
         raise
 
 
@@ -148,6 +188,27 @@ def gather(value):
     values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def any_of(value):
+    """Whether a value is true in any process, in every process."""
+    if world_size() == 1:
+        return value
+    found = torch.tensor(int(value))
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=_control_group())
+    return bool(found)
+
+
+def barrier():
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier(group=_control_group())
+
+
+@functools.cache
+def _control_group():
+    """A group for what processes tell each other between steps: through the CPU, so that it waits for no GPU."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 class DataParallel(DistributedDataParallel):

@@ -9,6 +9,7 @@ from pipeline import config, evaluation, experiments, paths, status, tracking, t
 from pipeline.datasets import prepare
 from pipeline.datasets.categories import base_and_novel
 from pipeline.errors import ExperimentError
+from pipeline.history import read_log
 
 logger = logging.getLogger("pipeline.runs")
 
@@ -85,7 +86,7 @@ def _evaluate(run_name, dataset, working_on):
 
 def _published_log(job):
     log = paths.log(job.dataset, job.name, job.seed)
-    return tracking_record.read_log(log) if log.exists() else []
+    return read_log(log) if log.exists() else []
 
 
 def track_results(dataset):

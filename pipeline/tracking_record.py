@@ -17,6 +17,7 @@ import time
 from filelock import FileLock, Timeout
 
 from pipeline import paths
+from pipeline.history import read_log
 
 IDENTITY = ("dataset", "run", "seed", "fingerprint")
 
@@ -121,17 +122,6 @@ class Record:
         """When the process that tracked this training last wrote something, ms."""
         files = [self._file(".json"), self._file(".times"), *paths.scratch(self.content["fingerprint"]).glob("*")]
         return int(max((path.stat().st_mtime for path in files if path.exists()), default=time.time()) * 1000)
-
-
-def read_log(path):
-    """Records of a log.jsonl; a last line cut short by a kill is dropped."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
 
 
 def _read(path):

@@ -44,6 +44,7 @@ from pipeline import distributed, paths
 from pipeline.config import fingerprint
 from pipeline.datasets.sampler import IterationBatchSampler
 from pipeline.errors import ExperimentError, Interrupted
+from pipeline.history import read_log
 from pipeline.machine import data_workers, use_device
 from pipeline.models.precision import use_autocast
 
@@ -151,17 +152,6 @@ def _follow(log, tracker, seconds=10):
         over.set()
         if tracker:
             thread.join()
-
-
-def read_log(path):
-    """Records of a log.jsonl; a last line cut short by a kill is dropped."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
 
 
 def work(training, scratch, tracker=None):
@@ -400,11 +390,7 @@ def cut_log(path, step):
 
 
 class StateHook(Hook):
-    """Write the resumable state every `interval` steps, and when SIGTERM asks this process to end.
-
-    Where several processes share a training the signal ends it at once and what was done since the last state is done
-    again: the processes would have to agree on where to stop in every iteration.
-    """
+    """Write the resumable state every `interval` steps, and when SIGTERM asks any process of this training to end."""
 
     def __init__(self, scratch, interval, accumulate, log=None):
         self.scratch, self.interval, self.accumulate, self.log = scratch, interval, accumulate, log
@@ -412,8 +398,8 @@ class StateHook(Hook):
 
     @contextlib.contextmanager
     def stoppable(self):
-        """Handle SIGTERM inside, where one process trains alone."""
-        if distributed.world_size() > 1 or threading.current_thread() is not threading.main_thread():
+        """Handle SIGTERM inside."""
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
         former = signal.signal(signal.SIGTERM, self._ask_to_stop)
@@ -422,7 +408,7 @@ class StateHook(Hook):
         except RuntimeError as error:
             if not self.asked_to_stop:
                 raise
-            # The signal went to every process of a job, and a data worker has ended before the step.
+            # The signal went to every process of a job, and a data worker or another trainer has ended before the step.
             raise Interrupted(f"stopped by SIGTERM; run again to continue from the last state ({error})") from None
         finally:
             signal.signal(signal.SIGTERM, former)
@@ -439,10 +425,13 @@ class StateHook(Hook):
 
     def after_train_iter(self, runner):
         step, rest = divmod(runner.iter + 1, self.accumulate)
-        if rest or not (step % self.interval == 0 or self.asked_to_stop):
+        if rest:
             return
-        save_state(runner, self.scratch, step)
-        if self.asked_to_stop:
+        stop = distributed.any_of(self.asked_to_stop)
+        if stop or step % self.interval == 0:
+            save_state(runner, self.scratch, step)
+        if stop:
+            distributed.barrier()  # torchrun kills the others as soon as one has ended
             raise Interrupted(f"stopped by SIGTERM at step {step}; the state is saved, run again to continue")
 
 

@@ -23,6 +23,7 @@ LAYERS = [
         "pipeline.status",
         "pipeline.cli",
         "pipeline.distributed",
+        "pipeline.history",
         "pipeline.doctor",
     },
     {"pipeline.experiments", "pipeline.knobs", "pipeline.machine_settings"},

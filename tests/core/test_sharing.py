@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -13,7 +14,8 @@ import torch
 
 from benchmarks.random_kills import job
 from pipeline import config, distributed, paths, training
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, Interrupted
+from pipeline.history import read_log
 
 from .conftest import empty
 
@@ -26,16 +28,41 @@ def two(monkeypatch, workspace):
     monkeypatch.setenv("CONTRASTMASK_WORKERS", "1")
 
 
+SHARED = {"seed": 3, "iterations": 20}
+
+
 def content(scratch):
     return torch.load(scratch / "checkpoint.pth", weights_only=True)["state_dict"], (scratch / "log.jsonl").read_text()
 
 
-def test_two_processes_train_and_an_interrupted_one_ends_with_the_same_weights(two):
-    shared = job(seed=3, iterations=20)
-    scratch = training.train(shared)
-    weights, log = content(scratch)
-    assert [json.loads(line)["iter"] for line in log.splitlines()] == list(range(1, 21))
+@pytest.fixture(scope="module")
+def whole(tiny_root):
+    """Weights and log of the training in two processes, never interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "ROOT", tiny_root)
+        patch.setenv("CONTRASTMASK_HOME", str(tiny_root))
+        patch.setenv("CONTRASTMASK_PROCESSES", "2")
+        patch.setenv("CONTRASTMASK_WORKERS", "1")
+        scratch = training.train(job(**SHARED))
+    found = content(scratch)
     assert json.loads((scratch / "progress.json").read_text())["processes"] == 2
+    empty(scratch)
+    return found
+
+
+def assert_same(scratch, whole):
+    weights, log = content(scratch)
+    assert log == whole[1]
+    assert all(torch.equal(weights[name], tensor) for name, tensor in whole[0].items())
+
+
+def test_two_processes_log_every_step(whole):
+    assert [json.loads(line)["iter"] for line in whole[1].splitlines()] == list(range(1, 21))
+
+
+def test_a_killed_training_of_two_processes_ends_with_the_same_weights(whole, two):
+    shared = job(**SHARED)
+    scratch = paths.scratch(config.fingerprint(shared))
     empty(scratch)
     # what starts the processes is killed alone; the next attempt waits for those it left, or goes on
     (scratch / distributed.JOB).write_bytes(pickle.dumps(shared))
@@ -48,9 +75,59 @@ def test_two_processes_train_and_an_interrupted_one_ends_with_the_same_weights(t
     starter.wait()
     assert not (scratch / "checkpoint.pth").exists()
     assert training.train(shared) == scratch
-    resumed, resumed_log = content(scratch)
-    assert resumed_log == log
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in weights.items())
+    assert_same(scratch, whole)
+
+
+def after_steps(scratch, steps, act):
+    """Act once that many steps are logged, from a thread of its own."""
+
+    def watch():
+        log = scratch / "log.jsonl"
+        while not log.exists() or len(read_log(log)) < steps:
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_sigterm_saves_the_state_of_all_processes_and_the_next_attempt_goes_on_from_there(whole, two):
+    shared = job(**SHARED, interval=1000)  # no state but the one that the signal asks for
+    scratch = paths.scratch(config.fingerprint(shared))
+    empty(scratch)
+
+    def stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)  # as a job script does until the training has ended
+
+    after_steps(scratch, 3, stop)
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM at step \d+; the state is saved") as stopped:
+        training.train(shared)
+    [state] = training.states_of(scratch)
+    assert f"at step {torch.load(state, weights_only=True)['step']};" in str(stopped.value)
+    assert not list(scratch.glob("*.part"))
+    training.train(shared)
+    assert_same(scratch, whole)
+
+
+def test_a_signal_to_one_of_the_processes_stops_all(whole, two):
+    shared = job(**SHARED, interval=1000)
+    scratch = paths.scratch(config.fingerprint(shared))
+    empty(scratch)
+
+    def stop():
+        found = subprocess.run(["pgrep", "-f", f"^{sys.executable} -u -m pipeline.worker {scratch}"],
+                               capture_output=True, text=True, check=True)  # fmt: skip
+        _, second, *_data_workers = found.stdout.split()
+        os.kill(int(second), signal.SIGTERM)
+
+    after_steps(scratch, 3, stop)
+    with pytest.raises(Interrupted, match=r"at step \d+; the state is saved"):
+        training.train(shared)
+    training.train(shared)
+    assert_same(scratch, whole)
 
 
 def test_the_error_of_a_process_is_told_in_its_own_words(two):
@@ -84,7 +161,7 @@ def test_resuming_with_another_number_of_processes_goes_on(two, monkeypatch):
     monkeypatch.setattr(training, "save_state", original)
     monkeypatch.setenv("CONTRASTMASK_PROCESSES", "2")
     training.train(shared)
-    assert [record["iter"] for record in training.read_log(scratch / "log.jsonl")] == [1, 2, 3, 4]
+    assert [record["iter"] for record in read_log(scratch / "log.jsonl")] == [1, 2, 3, 4]
 
 
 TWO_PROCESSES = os.path.join(os.path.dirname(__file__), "..", "models", "two_processes.py")

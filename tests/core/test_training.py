@@ -16,6 +16,7 @@ from benchmarks.random_kills import DATASET, job
 from pipeline import config, distributed, paths, training
 from pipeline.cli import command
 from pipeline.errors import ExperimentError, Interrupted
+from pipeline.history import read_log
 from pipeline.models.precision import PARTS
 
 from .conftest import empty
@@ -137,7 +138,7 @@ def test_steps_in_several_iterations_resume_at_a_step(workspace, kill_after):
     accumulating = job(data={"batch_size": 4})
     scratch = training.train(accumulating)
     whole = torch.load(scratch / "checkpoint.pth", weights_only=True), (scratch / "log.jsonl").read_text()
-    assert [record["iter"] for record in training.read_log(scratch / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [record["iter"] for record in read_log(scratch / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert json.loads((scratch / "progress.json").read_text())["of"] == 6
     empty(scratch)
     disarm = kill_after(7)  # when step 4 is logged, before its state is saved
@@ -150,7 +151,7 @@ def test_steps_in_several_iterations_resume_at_a_step(workspace, kill_after):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_trains_near_full_precision(workspace, precision):
     """On a CPU fp16 runs without loss scaling, which is CUDA's; what is cast is the same."""
-    lower, full = (training.read_log(training.train(job(iterations=2, precision=name)) / "log.jsonl")
+    lower, full = (read_log(training.train(job(iterations=2, precision=name)) / "log.jsonl")
                    for name in (precision, "fp32"))  # fmt: skip
     assert lower[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.05)
     assert lower[0]["loss"] != full[0]["loss"]
