@@ -130,6 +130,26 @@ def test_a_signal_to_one_of_the_processes_stops_all(whole, two):
     assert_same(scratch, whole)
 
 
+def test_the_processes_of_a_killed_starter_save_their_state_and_end(whole, two):
+    shared = job(**SHARED, interval=1000)
+    scratch = paths.scratch(config.fingerprint(shared))
+    empty(scratch)
+    starter = os.fork()
+    if not starter:
+        try:
+            training.train(shared)
+        finally:
+            os._exit(1)
+    after_steps(scratch, 3, lambda: os.kill(starter, signal.SIGKILL)).join()
+    os.waitpid(starter, 0)
+    while not list(scratch.glob("stopped.*")):
+        assert not (scratch / "checkpoint.pth").exists()
+        time.sleep(0.02)
+    assert training.states_of(scratch)
+    training.train(shared)
+    assert_same(scratch, whole)
+
+
 def test_the_error_of_a_process_is_told_in_its_own_words(two):
     with pytest.raises(ExperimentError, match=r"run contrastmask_r50_1x_nonvoc2voc: \w+ is (nan|inf) at iteration"):
         training.train(job(seed=4, optimizer={"type": "SGD", "lr": 1e30}))
