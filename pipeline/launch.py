@@ -8,6 +8,7 @@ so launching again is always safe.
 import contextlib
 import logging
 import time
+from collections import Counter
 from dataclasses import replace
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from pipeline.launchers.slurm import Slurm
 logger = logging.getLogger("pipeline.launch")
 
 LAUNCHERS = {"local": Local, "slurm": Slurm}
+KINDS = ("failed", "running", "queued", "done")  # of State, what one looks for first
 
 
 def launch(jobs=None, dataset=None, launcher=None):
@@ -151,8 +153,11 @@ def _show(dataset, launcher):
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
             states = launcher.states()
-            table = Table("run", "state", "ETA", title=f"{dataset}: {_minutes(time.monotonic() - began)}")
-            for name, state in states.items():
+            count = Counter(state.state for state in states.values())
+            counts = ", ".join(f"{count[kind]} {kind}" for kind in KINDS if count[kind])
+            table = Table("run", "state", "ETA", title=f"{dataset}, {_minutes(time.monotonic() - began)}: {counts}")
+            # A terminal may be too short for all rows: those at the end are cut.
+            for name, state in sorted(states.items(), key=lambda item: KINDS.index(item[1].state)):
                 words, eta = _describe(dataset, name, state)
                 table.add_row(name, words, eta)
                 if state.over and name not in told:
