@@ -18,16 +18,25 @@ KNOB_FILES = ("pipeline/paper.yaml", "params.yaml")
 PRIORS_FIGURES = ("partition", "keys")  # kinds of figures that show what stage `priors` writes
 
 
-def read_yaml(path):
-    """Read a YAML 1.2 mapping, as DVC does. Raises ExperimentError for a missing, unreadable or non-mapping file."""
+def read_yaml(path, pure=False):
+    """Read a YAML mapping as DVC does, whose parser in C wants values with a colon quoted inside of braces.
+
+    Args:
+        pure: take the slower parser, which does not.
+
+    Raises:
+        ExperimentError: the file is missing, unreadable or no mapping.
+    """
     try:
-        content = YAML(typ="safe").load(path)
+        content = YAML(typ="safe", pure=pure).load(path)
     except FileNotFoundError:
         raise ExperimentError(f"{path}: no such file; restore it with `git checkout {path.name}`") from None
     except YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
-        raise ExperimentError(f"{path.name}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", error)
+        hint = "; inside of braces or brackets a value with a colon needs quotes" if "':'" in str(problem) else ""
+        raise ExperimentError(f"{path.name}{line}: not valid YAML: {problem}{hint}") from None
     if not isinstance(content, dict):
         raise ExperimentError(f"{path.name}: expected a mapping at the top, found {type(content).__name__}")
     return content

@@ -50,7 +50,7 @@ def load(path=None):
     path = path or paths.home() / "machine.yaml"
     if not path.exists():
         return Settings()
-    content = experiments.read_yaml(path)
+    content = experiments.read_yaml(path, pure=True)
     _check(content, TOP, path.name)
     _check(content.get("slurm", {}), SLURM, f"{path.name}: slurm")
     known = experiments.load().runs

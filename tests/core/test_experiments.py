@@ -92,6 +92,16 @@ def test_broken_yaml(tmp_path):
         experiments.load(path)
 
 
+def test_a_colon_that_dvc_s_parser_refuses_is_named_with_its_remedy(tmp_path):
+    path = tmp_path / "experiments.yaml"
+    path.write_text("{url: http://localhost/a.zip}\n")
+    with pytest.raises(ExperimentError, match="a value with a colon needs quotes"):
+        experiments.read_yaml(path)
+    assert experiments.read_yaml(path, pure=True) == {"url": "http://localhost/a.zip"}
+    path.write_text("{url: 'http://localhost/a.zip'}\n")
+    assert experiments.read_yaml(path) == {"url": "http://localhost/a.zip"}
+
+
 def test_unknown_dataset(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
     paths.PARAMS.write_text("dataset: coco2071\n")
