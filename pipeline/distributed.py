@@ -39,6 +39,7 @@ warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", c
 JOB = "job.pickle"  # what to train, for the processes of this very run
 FAILED = "failed"  # the error line of a process, one file for each
 STOPPED = "stopped"  # the same, of a process that SIGTERM asked to end
+CRASHED = "crashed"  # of a process that ended with a traceback; torchrun then sends SIGTERM to the others
 PATIENCE = timedelta(minutes=30)  # of a collective operation; the first one waits for the slowest process to start
 
 
@@ -74,8 +75,9 @@ def train_in_processes(training, scratch):
         Interrupted: this process, or one of the training, was asked to end by SIGTERM.
     """
     nodes, each = processes()
-    for old in (*scratch.glob(f"{FAILED}.*"), *scratch.glob(f"{STOPPED}.*")):
-        old.unlink()
+    for kind in (FAILED, STOPPED, CRASHED):
+        for old in scratch.glob(f"{kind}.*"):
+            old.unlink()
     (scratch / JOB).write_bytes(pickle.dumps(training))
     command = _torchrun(nodes, each) + ["-m", "pipeline.worker", str(scratch)]
     quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # DistributedDataParallel warns that this time all parameters were used
@@ -84,11 +86,11 @@ def train_in_processes(training, scratch):
     with _ending_together(child) as told:
         code = child.wait()
     if code:
-        failed, stopped = ([path.read_text().strip() for path in sorted(scratch.glob(f"{kind}.*"))]
-                           for kind in (FAILED, STOPPED))  # fmt: skip
+        failed, stopped, crashed = ([path.read_text().strip() for path in sorted(scratch.glob(f"{kind}.*"))]
+                                    for kind in (FAILED, STOPPED, CRASHED))  # fmt: skip
         if failed:
             raise ExperimentError(failed[0])
-        if stopped or told.is_set():
+        if told.is_set() or stopped and not crashed:
             raise Interrupted((*stopped, "stopped by SIGTERM; run again to continue from the last state")[0])
         raise ExperimentError(f"{training.name}: a process of {nodes} x {each} ended with code {code}, see above; "
                               f"state is kept in {scratch}")  # fmt: skip
@@ -157,8 +159,8 @@ def member(scratch):
             yield
             barrier()
             dist.destroy_process_group()
-    except ExperimentError as error:
-        kind = STOPPED if isinstance(error, Interrupted) else FAILED
+    except Exception as error:
+        kind = STOPPED if isinstance(error, Interrupted) else FAILED if isinstance(error, ExperimentError) else CRASHED
         (scratch / f"{kind}.{number}").write_text(f"{error}\n")
         raise
 

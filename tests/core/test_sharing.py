@@ -155,6 +155,20 @@ def test_the_error_of_a_process_is_told_in_its_own_words(two):
         training.train(job(seed=4, optimizer={"type": "SGD", "lr": 1e30}))
 
 
+def test_a_process_that_crashes_is_no_interruption(two, tmp_path, monkeypatch):
+    """torchrun ends the others with SIGTERM, and they say so."""
+    command = tmp_path / "command.py"
+    command.write_text("import pathlib, sys\n"
+                       "scratch = pathlib.Path(sys.argv[-1])\n"
+                       "(scratch / 'stopped.0').write_text('stopped by SIGTERM')\n"
+                       "(scratch / 'crashed.1').write_text('CUDA out of memory')\n"
+                       "sys.exit(1)\n")  # fmt: skip
+    monkeypatch.setattr(distributed, "_torchrun", lambda *_: [sys.executable, str(command)])
+    with pytest.raises(ExperimentError, match="a process of 1 x 2 ended with code 1, see above") as failed:
+        training.train(job(seed=8))
+    assert not isinstance(failed.value, Interrupted)
+
+
 def test_nodes_outside_a_slurm_job_are_refused(workspace, monkeypatch):
     monkeypatch.setenv("CONTRASTMASK_NODES", "2")
     with pytest.raises(ExperimentError, match="CONTRASTMASK_NODES is 2, but this is no Slurm job"):
