@@ -92,40 +92,30 @@ def after_steps(scratch, steps, act):
     return thread
 
 
-def test_sigterm_saves_the_state_of_all_processes_and_the_next_attempt_goes_on_from_there(whole, two):
+def to_the_starter(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)  # as a job script does until the training has ended
+
+
+def to_one_process(scratch):
+    found = subprocess.run(["pgrep", "-f", f"^{sys.executable} -u -m pipeline.worker {scratch}"],
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    _, second, *_data_workers = found.stdout.split()
+    os.kill(int(second), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("signal_to", [to_the_starter, to_one_process])
+def test_sigterm_saves_the_state_of_all_processes_and_the_next_attempt_goes_on_from_there(whole, two, signal_to):
     shared = job(**SHARED, interval=1000)  # no state but the one that the signal asks for
     scratch = paths.scratch(config.fingerprint(shared))
     empty(scratch)
-
-    def stop():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGTERM)  # as a job script does until the training has ended
-
-    after_steps(scratch, 3, stop)
+    after_steps(scratch, 3, lambda: signal_to(scratch))
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM at step \d+; the state is saved") as stopped:
         training.train(shared)
     [state] = training.states_of(scratch)
     assert f"at step {torch.load(state, weights_only=True)['step']};" in str(stopped.value)
     assert not list(scratch.glob("*.part"))
-    training.train(shared)
-    assert_same(scratch, whole)
-
-
-def test_a_signal_to_one_of_the_processes_stops_all(whole, two):
-    shared = job(**SHARED, interval=1000)
-    scratch = paths.scratch(config.fingerprint(shared))
-    empty(scratch)
-
-    def stop():
-        found = subprocess.run(["pgrep", "-f", f"^{sys.executable} -u -m pipeline.worker {scratch}"],
-                               capture_output=True, text=True, check=True)  # fmt: skip
-        _, second, *_data_workers = found.stdout.split()
-        os.kill(int(second), signal.SIGTERM)
-
-    after_steps(scratch, 3, stop)
-    with pytest.raises(Interrupted, match=r"at step \d+; the state is saved"):
-        training.train(shared)
     training.train(shared)
     assert_same(scratch, whole)
 
