@@ -24,9 +24,10 @@ def gpu_names():
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def data_workers():
-    """Loader processes: CONTRASTMASK_WORKERS, or one for every two cores."""
-    return max(1, int(os.environ.get("CONTRASTMASK_WORKERS", (os.cpu_count() or 2) // 2)))
+def data_workers(cores=None):
+    """Loader processes: CONTRASTMASK_WORKERS, or one for every two cores, of a training's share if that is given."""
+    cores = (os.cpu_count() or 2) if cores is None else cores
+    return max(1, int(os.environ.get("CONTRASTMASK_WORKERS", cores // 2)))
 
 
 def test_batch():

@@ -10,11 +10,11 @@ import psutil
 from pipeline import launchers
 from pipeline.errors import ExperimentError
 from pipeline.launchers import State
-from pipeline.machine import gpu_names
+from pipeline.machine import data_workers, gpu_names
 
 logger = logging.getLogger("pipeline.launch")
 
-CPU_JOB_BYTES = 2 * 2**30  # memory: twice what a training of the embedded default and its data worker take
+CPU_JOB_BYTES = 2 * 2**30  # memory for a training of the embedded default and its data worker
 
 
 class Local:
@@ -74,9 +74,8 @@ class Local:
         self.started.add(step.name)
         try:
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-            workers = {"CONTRASTMASK_WORKERS": str(max(1, self.cores // self.jobs // step.processes // 2))}
-            environment = workers | os.environ | step.environment | visible
-            failed = launchers.dvc(*step.targets, single=True, environment=environment)
+            workers = {"CONTRASTMASK_WORKERS": str(data_workers(self.cores // self.jobs // step.processes))}
+            failed = launchers.dvc(*step.targets, single=True, environment=step.environment | visible | workers)
         finally:
             self.gpus.give(gpus)
         return step.targets[0] if failed else None
