@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+from tools import processes
 from tools.machine import GIB, output_of
 from tools.pins import SetupError
 
@@ -155,7 +156,7 @@ def run_with_progress(command, environment, log_path):
     progress = BuildProgress(time.monotonic())
     live = sys.stdout.isatty()
     with log_path.open("w") as log:
-        process = subprocess.Popen(
+        process = processes.start(
             command,
             env=environment,
             text=True,
@@ -179,7 +180,7 @@ def run_with_progress(command, environment, log_path):
                 text = progress.text(time.monotonic())
                 print(f"\r\033[K{text}" if live else text, end="" if live else "\n", flush=True)
         except BaseException:
-            process.terminate()
+            processes.end(process)
             raise
         finally:
             if live:

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tools import machine, mmcv_wheel, pins
+from tools import machine, mmcv_wheel, pins, processes
 from tools.pins import ROOT, SetupError
 
 LOADS = "import pipeline.compat, mmcv.ops, mmdet"
@@ -34,7 +34,7 @@ def create_venv(base_python, venv):
     if venv.exists() and not (venv / "pyvenv.cfg").exists() and any(venv.iterdir()):
         raise SetupError(f"{venv} is neither empty nor an environment with pip: set VENV to another folder")
     say(f"creating {venv} with {base_python}")
-    if subprocess.run([base_python, "-m", "venv", "--clear", venv]).returncode != 0:
+    if processes.run([base_python, "-m", "venv", "--clear", venv]) != 0:
         raise SetupError(f"{base_python} could not create {venv}: see above")
 
 
@@ -42,7 +42,7 @@ def pip_install(venv, *arguments):
     command = [venv / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", *arguments]
     if not sys.stdout.isatty():
         command.append("-q")
-    if subprocess.run(command, cwd=ROOT).returncode != 0:
+    if processes.run(command, cwd=ROOT) != 0:
         raise SetupError("pip failed, see above; `make setup` continues with what is already installed")
 
 
@@ -78,7 +78,12 @@ def install_mmcv(venv, version, mode):
 
 
 def set_up(venv):
-    """Bring `venv` to the pinned versions; its stamp says that it has them."""
+    """Bring `venv` to the pinned versions; its stamp says that it has them. One set-up at a time works on it."""
+    with processes.alone(venv, lambda: say(f"another set-up works on {venv}: waiting for it")):
+        _set_up(venv)
+
+
+def _set_up(venv):
     stamp, current = venv / ".stamp", pins.fingerprint()
     if stamp.exists() and stamp.read_text() == current:
         with contextlib.suppress(OSError):  # an environment in a read-only image stays as it is
@@ -114,12 +119,23 @@ def main(arguments=None):
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # full disk, no permission
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}; mend that and repeat `make setup`", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("error: interrupted; `make setup` continues where it stopped", file=sys.stderr)
         return 130
     return 0
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that no half-built wheel is left
+def command():
+    """`main`, unwinding when it is asked to end, so that nothing half-built is left."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()
