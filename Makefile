@@ -41,7 +41,7 @@ $(VENV)/.stamp: environment.yml constraints.txt $(wildcard tools/*.py)
 	echo "error: no Python on PATH: install python3.11, python3.11-venv and python3.11-dev and repeat" >&2; exit 1
 
 reproduce: setup ## make the chosen tables and figures on the chosen dataset (TABLES=all: every one) and print Table 2
-	@$(ACTIVATE) $(if $(TABLES),python -m stages.select $(TABLES) &&) python -m stages.launch $(JOBS:%=--jobs %)
+	@$(ACTIVATE) $(if $(TABLES),python -m stages.select $(TABLES) &&) exec python -m stages.launch $(JOBS:%=--jobs %)
 	@cat $(TABLE)
 	@echo
 	@echo "Tables, figures and curves: reports/README.md. Each training in MLflow: make ui."

@@ -16,20 +16,18 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import warnings
 import zlib
 from datetime import timedelta
 
 import torch
-from filelock import FileLock, Timeout
 from mmcv.parallel import scatter_kwargs
 from torch import distributed as dist
-from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline import paths
-from pipeline.errors import ExperimentError, Interrupted
+from pipeline import files, paths
+from pipeline.errors import ExperimentError, Interrupted, one_line
+from pipeline.processes import handling, tie_to_parent
 
 logger = logging.getLogger("pipeline.distributed")
 
@@ -72,7 +70,7 @@ def train_in_processes(training, scratch):
 
     Raises:
         ExperimentError: a process failed; says why if that is known.
-        Interrupted: this process, or one of the training, was asked to end by SIGTERM.
+        Interrupted: this process, or one of the training, was asked to end by a signal.
     """
     nodes, each = processes()
     for kind in (FAILED, STOPPED, CRASHED):
@@ -82,7 +80,7 @@ def train_in_processes(training, scratch):
     command = _torchrun(nodes, each) + ["-m", "pipeline.worker", str(scratch)]
     quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # DistributedDataParallel warns that this time all parameters were used
     child = subprocess.Popen(command, cwd=paths.ROOT, env=quiet | os.environ, start_new_session=True,
-                             preexec_fn=functools.partial(_prctl_pr_set_pdeathsig, signal.SIGTERM))  # fmt: skip
+                             preexec_fn=tie_to_parent)  # fmt: skip
     with _ending_together(child) as told:
         code = child.wait()
     if code:
@@ -90,36 +88,29 @@ def train_in_processes(training, scratch):
                                     for kind in (FAILED, STOPPED, CRASHED))  # fmt: skip
         if failed:
             raise ExperimentError(failed[0])
-        if told.is_set() or stopped and not crashed:
-            raise Interrupted((*stopped, "stopped by SIGTERM; run again to continue from the last state")[0])
+        if told or stopped and not crashed:
+            by = signal.Signals(told[0] if told else signal.SIGTERM)
+            words = (*stopped, "stopped by SIGTERM; run again to continue from the last state")[0]
+            raise Interrupted(words.replace("SIGTERM", by.name, 1), by)  # what torchrun passes on is always SIGTERM
         raise ExperimentError(f"{training.name}: a process of {nodes} x {each} ended with code {code}, see above; "
                               f"state is kept in {scratch}")  # fmt: skip
 
 
 @contextlib.contextmanager
 def _ending_together(child):
-    """Pass SIGTERM and Ctrl-C on to a child that has a session of its own; yields an event, set once it was told.
+    """Pass a signal that asks to end on to a child that has a session of its own; yields a list that will name it.
 
     Once only: a second signal makes torchrun leave before its processes have saved their state.
     """
-    told = threading.Event()
+    told = []
 
-    def tell(*_):
-        if not told.is_set():
-            told.set()
+    def tell(number, _):
+        if not told:
+            told.append(number)
             child.terminate()
 
-    main = threading.current_thread() is threading.main_thread()
-    former = signal.signal(signal.SIGTERM, tell) if main else None
-    try:
+    with handling(tell):
         yield told
-    except KeyboardInterrupt:
-        tell()
-        child.wait()
-        raise
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, former)
 
 
 def _torchrun(nodes, each):
@@ -161,18 +152,13 @@ def member(scratch):
             dist.destroy_process_group()
     except Exception as error:
         kind = STOPPED if isinstance(error, Interrupted) else FAILED if isinstance(error, ExperimentError) else CRASHED
-        (scratch / f"{kind}.{number}").write_text(f"{error}\n")
+        (scratch / f"{kind}.{number}").write_text(f"{one_line(error)}\n")
         raise
 
 
 def exclusive(path, name):
     """Hold a lock file, waiting with a message for another process that has it. Returns a context manager."""
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=1)
-    except Timeout:
-        logger.info("%s: another process trains it (%s); waiting", name, path)
-        return lock.acquire()
+    return files.lock(path, lambda: logger.info("%s: another process trains it (%s); waiting", name, path))
 
 
 def agree(value):

@@ -12,14 +12,12 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import mmcv
 import torch
-from filelock import FileLock
 from mmcv.parallel import collate
 from mmdet.core import encode_mask_results
 from mmdet.models import build_detector
@@ -28,10 +26,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import pipeline.models  # noqa: F401  # registers the model
-from pipeline import config, paths
+from pipeline import checkpoint, config, files, paths
 from pipeline.datasets.partial import validation_set
 from pipeline.machine import data_workers, test_batch, use_device
 from pipeline.prediction_file import PredictionLines
+from pipeline.processes import tie_to_trainer
 from pipeline.scoring import report
 from pipeline.scoring_engines import match
 
@@ -51,11 +50,13 @@ def predict(training, path):
     Args:
         training: pipeline.config.Training of the run.
         path: JSON array to write, complete or not at all.
+
+    Raises:
+        ExperimentError: the run is not trained or its checkpoint damaged.
     """
     device, batch_size = use_device(), test_batch()
     dataset = validation_set(training.dataset, training.data["test"])
-    checkpoint = paths.checkpoint(training.dataset, training.name, training.seed)
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    content = checkpoint.of_run(training, mmap=True)
     with _saved(content["meta"]["fingerprint"], _identity(training, device, batch_size),
                 dataset.img_ids) as lines:  # fmt: skip
         if lines.done:
@@ -77,7 +78,8 @@ def _infer(model, dataset, lines, batch_size, title):
     # Batches are those of an inference from the first image on, wherever this one begins: the same noise.
     batches = [batch for batch in _batches(sizes, batch_size) if batch[-1] >= done]
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=data_workers(), multiprocessing_context="fork",
-                        collate_fn=partial(collate, samples_per_gpu=batch_size))  # fmt: skip
+                        collate_fn=partial(collate, samples_per_gpu=batch_size),
+                        worker_init_fn=tie_to_trainer)  # fmt: skip
 
     def save(index, boxes, masks):
         unordered[index] = _records(dataset.img_ids[index], dataset.cat_ids, boxes, masks)
@@ -134,8 +136,7 @@ def _records(image, category_ids, boxes, masks):
 def _saved(fingerprint, identity, image_ids):
     """The saved detections of a training, for one process at a time."""
     path = paths.saved_predictions(fingerprint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"), contextlib.closing(PredictionLines(path, identity, image_ids)) as lines:
+    with _lock(path), contextlib.closing(PredictionLines(path, identity, image_ids)) as lines:
         yield lines
 
 
@@ -143,8 +144,13 @@ def forget(fingerprint):
     """Remove the saved detections of a training, once its scores are written."""
     path = paths.saved_predictions(fingerprint)
     if path.exists():
-        with FileLock(f"{path}.lock"):
+        with _lock(path):
             path.unlink(missing_ok=True)
+
+
+def _lock(path):
+    return files.lock(path.with_name(f"{path.name}.lock"),
+                      lambda: logger.info("another process predicts here (%s); waiting", path))  # fmt: skip
 
 
 def _identity(training, device, batch_size):
@@ -187,11 +193,3 @@ def evaluate(training, base, novel):
     matched = match(paths.annotations(training.dataset, "val2017"), predictions)
     ids = {name: category for category, name in matched.categories.items()}
     return report(matched, {"novel": [ids[name] for name in novel], "base": [ids[name] for name in base]})
-
-
-def write_json(content, path):
-    """Write compact JSON under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, separators=(",", ":")) + "\n")
-    os.replace(temporary, path)

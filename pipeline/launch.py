@@ -7,15 +7,17 @@ so launching again is always safe.
 
 import contextlib
 import logging
+import os
 import time
 from collections import Counter
 from dataclasses import replace
 
+from filelock import Timeout
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline import experiments, launchers, machine_settings, paths, status
+from pipeline import experiments, files, launchers, machine_settings, paths, status
 from pipeline.errors import ExperimentError
 from pipeline.launchers import Step
 from pipeline.launchers.local import Local
@@ -46,18 +48,28 @@ def launch(jobs=None, dataset=None, launcher=None):
     dataset = dataset or experiments.chosen_dataset()
     selection = experiments.selected()
     steps = _steps(selection, dataset, settings)
-    chosen = LAUNCHERS[launcher or settings.launcher](settings, jobs or settings.jobs, dataset, steps)
+    kind = LAUNCHERS[launcher or settings.launcher]
+    chosen = kind(settings, jobs or settings.jobs, dataset, steps)
+    with contextlib.nullcontext() if kind.detached else _alone():
+        _launch(chosen, selection, dataset)
+
+
+def _launch(chosen, selection, dataset):
+    """Do the steps of a launcher, and what comes before and after them."""
+    launchers.children.ending.clear()
     changed = launchers.changed_stages()
     if not changed and not _incomplete().exists():
         logger.info("data, runs and report are up to date")
         return
     if (first := _first(changed, chosen.here)) and launchers.dvc(*first, echo=True):
         raise ExperimentError("data or splits could not be made, see above; nothing was trained")
-    chosen.start()
     try:
+        chosen.start()
         states = _show(dataset, chosen)
     except KeyboardInterrupt:
         if not chosen.detached:
+            logger.info("ending: trainings save their state (Ctrl-C once more ends them without)")
+            chosen.stop()
             raise
         raise ExperimentError(
             "the watching ended, the jobs go on; the same command watches them again, `scancel` ends them"
@@ -72,6 +84,24 @@ def launch(jobs=None, dataset=None, launcher=None):
         raise ExperimentError(f"{len(failed)} of {len(selection['runs'])} runs have no result: {words}")
     if wrong:
         raise ExperimentError(f"the report could not be built completely: {wrong}")
+
+
+@contextlib.contextmanager
+def _alone():
+    """Hold the lock of the launches on this machine in this working copy, or say which process has it."""
+    path = paths.launch_log("launch").with_suffix(".lock")
+    holder = path.with_suffix(".json")
+    try:
+        lock = files.lock(path)
+    except Timeout:
+        other = files.read_json(holder) or {}
+        who = f"process {other.get('pid')} on {other.get('host')}, since {other.get('since')}"
+        remedy = f"wait for it, or end it with `kill {other.get('pid')}` (trainings save their state)"
+        raise ExperimentError(f"a launch runs in this working copy already ({who}); {remedy}") from None
+    with lock:
+        since = time.strftime("%F %T")
+        files.write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename, "since": since})
+        yield
 
 
 def report():

@@ -7,12 +7,14 @@ import torch
 
 from pipeline.errors import ExperimentError
 
+MOST = 65536  # of anything that is counted here
+
 
 def use_device():
     """Pick `cuda` or `cpu`; on a CPU fix the number of threads, or results would depend on the number of cores."""
     if torch.cuda.is_available():
         return "cuda"
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    torch.set_num_threads(_positive("OMP_NUM_THREADS", 1, "threads"))
     cv2.setNumThreads(0)
     return "cpu"
 
@@ -27,7 +29,7 @@ def gpu_names():
 def data_workers(cores=None):
     """Loader processes: CONTRASTMASK_WORKERS, or one for every two cores, of a training's share if that is given."""
     cores = (os.cpu_count() or 2) if cores is None else cores
-    return max(1, int(os.environ.get("CONTRASTMASK_WORKERS", cores // 2)))
+    return _positive("CONTRASTMASK_WORKERS", max(1, cores // 2), "data workers")
 
 
 def test_batch():
@@ -36,7 +38,12 @@ def test_batch():
     Raises:
         ExperimentError: the variable is not a positive integer.
     """
-    value = os.environ.get("CONTRASTMASK_TEST_BATCH") or "1"
-    if not (value.isdecimal() and int(value)):
-        raise ExperimentError(f"CONTRASTMASK_TEST_BATCH={value!r}: not a number of images; valid: 1, 2, ...")
+    return _positive("CONTRASTMASK_TEST_BATCH", 1, "images")
+
+
+def _positive(variable, default, what):
+    """An environment variable that is a positive integer; the default if it is unset or empty."""
+    value = (os.environ.get(variable) or str(default)).strip()
+    if not (value.isascii() and value.isdecimal() and 0 < int(value) <= MOST):
+        raise ExperimentError(f"{variable}={value!r}: not a number of {what}; valid: 1, 2, ..., or unset it")
     return int(value)

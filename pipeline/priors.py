@@ -12,7 +12,6 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 # isort: split
 
 import logging
-import os
 
 import mmcv
 import numpy as np
@@ -21,7 +20,7 @@ from mmdet.core import BitmapMasks, bbox2roi, mask_target
 from mmdet.models import build_detector
 
 import pipeline.models  # noqa: F401  # registers the model
-from pipeline import paths
+from pipeline import checkpoint, files, paths
 from pipeline.datasets.partial import validation_set
 from pipeline.errors import ExperimentError
 from pipeline.machine import use_device
@@ -134,12 +133,8 @@ def compute(model, image, boxes, labels, masks, is_novel, generator):
 
 def load_model(training):
     """The detector of a trained run, in evaluation mode. Raises ExperimentError if it is not trained."""
-    checkpoint = paths.checkpoint(training.dataset, training.name, training.seed)
-    if not checkpoint.exists():
-        missing = checkpoint.relative_to(paths.ROOT)
-        raise ExperimentError(f"{missing}: not trained yet; run `dvc repro train@{training.name}`")
     model = build_detector(mmcv.ConfigDict(training.model))
-    model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    model.load_state_dict(checkpoint.of_run(training)["state_dict"])
     return model.eval()
 
 
@@ -157,9 +152,6 @@ def _network_input(data, image_id, boxes, masks):
 
 
 def _write_arrays(arrays, path):
-    """Write arrays to an .npz under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
+    """Write arrays to an .npz in one step."""
+    with files.writing(path) as file:
         np.savez_compressed(file, **arrays)
-    os.replace(temporary, path)

@@ -1,11 +1,20 @@
 """What the stages do with a declared run: train it, evaluate it, state its headline numbers."""
 
-import json
 import logging
 
-import torch
-
-from pipeline import config, evaluation, experiments, paths, status, tracking, tracking_record, training
+from pipeline import (
+    checkpoint,
+    config,
+    evaluation,
+    experiments,
+    files,
+    paths,
+    results_file,
+    status,
+    tracking,
+    tracking_record,
+    training,
+)
 from pipeline.datasets import prepare
 from pipeline.datasets.categories import base_and_novel
 from pipeline.errors import ExperimentError
@@ -68,17 +77,18 @@ def _evaluate(run_name, dataset, working_on):
     per_seed = []
     jobs = resolve_seeds(run_name, dataset)
     for job in jobs:
-        fingerprint = trained_fingerprint(job)
+        fingerprint = require_trained(job)
         working_on(fingerprint)
         with tracking.track(job, fingerprint, "evaluate", "FINISHED", tags(run_name)) as tracker:
             tracker.log_history(_published_log(job))  # of a training whose folder is elsewhere or gone
             scores = evaluation.evaluate(job, base, novel)
+            predictions = results_file.predictions_digest(dataset, run_name, job.seed)
             tracker.log_scores(scores)
-            per_seed.append({"seed": job.seed, "fingerprint": fingerprint, **scores})
-    evaluation.write_json(
+            per_seed.append({"seed": job.seed, "fingerprint": fingerprint, "predictions": predictions, **scores})
+    results_file.write(
+        dataset, run_name,
         {"run": run_name, "dataset": dataset, "direction": run.direction, "method": run.method,
          "seeds": [job.seed for job in jobs], "per_seed": per_seed},
-        paths.results(dataset, run_name),
     )  # fmt: skip
     for scores in per_seed:
         evaluation.forget(scores["fingerprint"])
@@ -95,7 +105,11 @@ def track_results(dataset):
     Left out, with a message, is a result whose run is no longer declared, configured or trained as when it was made.
     """
     for path in sorted(paths.results(dataset, "").parent.glob("*.json")):
-        content = json.loads(path.read_text())
+        try:
+            content = results_file.read(dataset, path.stem)
+        except ExperimentError as error:
+            logger.warning("%s", error)
+            continue
         for scores in content["per_seed"]:
             if tracking_record.Record(dataset, content["run"], scores["seed"], scores["fingerprint"]).exists:
                 continue
@@ -115,16 +129,33 @@ def track_results(dataset):
 
 def trained_fingerprint(job):
     """The fingerprint recorded in a run's checkpoint. Raises ExperimentError if the run is not trained."""
-    checkpoint = paths.checkpoint(job.dataset, job.name, job.seed)
-    if not checkpoint.exists():
-        missing = checkpoint.relative_to(paths.ROOT)
-        raise ExperimentError(f"{missing}: not trained yet; run `dvc repro train@{job.name}`")
-    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["meta"]["fingerprint"]
+    return checkpoint.of_run(job, mmap=True)["meta"].get("fingerprint")
+
+
+def require_trained(job):
+    """The fingerprint of a run whose checkpoint is the one that its training would write today.
+
+    Raises:
+        ExperimentError: the run is not trained, or with another configuration, code or data, or it is another's
+            checkpoint.
+    """
+    trained, today = trained_fingerprint(job), config.fingerprint(job)
+    if trained != today:
+        path = paths.checkpoint(job.dataset, job.name, job.seed).relative_to(paths.ROOT)
+        raise ExperimentError(
+            f"{path}: trained with other code, settings or data than those of today, or of another run (fingerprint "
+            f"{trained}, not {today}); run `dvc repro -s -f train@{job.name}`, which trains it unless that is done"
+        )
+    return trained
 
 
 def headline(run_name, dataset):
     """Write the mean over seeds of a run's main numbers, percent, as a flat file for DVC."""
-    per_seed = json.loads(paths.results(dataset, run_name).read_text())["per_seed"]
+    found = results_file.read(dataset, run_name)
+    if found is None:
+        missing = paths.results(dataset, run_name).relative_to(paths.ROOT)
+        raise ExperimentError(f"{missing}: not evaluated yet; run `dvc repro evaluate@{run_name}`")
+    per_seed = found["per_seed"]
     numbers = {}
     for group, iou_type, metric, name in (
         ("novel", "segm", "mAP", "novel_mask_mAP"),
@@ -135,4 +166,4 @@ def headline(run_name, dataset):
         values = [scores[iou_type][group][metric] for scores in per_seed]
         if None not in values:
             numbers[name] = round(sum(values) / len(values), 2)
-    evaluation.write_json(numbers, paths.metrics())
+    files.write_json(paths.metrics(), numbers)

@@ -5,7 +5,6 @@ a training is. They are never an input of a number.
 """
 
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -14,10 +13,13 @@ from dataclasses import dataclass
 
 import psutil
 
-from pipeline import paths
-from pipeline.errors import ExperimentError, Interrupted
+from pipeline import files, paths
+from pipeline.errors import ExperimentError, Interrupted, one_line
+from pipeline.history import read_progress
 
 logger = logging.getLogger("pipeline.status")
+
+STATES = ("running", "failed", "trained", "evaluated", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -61,29 +63,35 @@ class Status:
 
 def read(dataset, run_name):
     """The Status of the latest attempt at a run, or None if there was none on this machine."""
-    try:
-        record = json.loads(_path(dataset, run_name).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    record = _read(dataset, run_name)
+    if record is None:
         return None
-    state = record["state"]
-    if state == "running" and record["host"] == _host() and not _alive(record):
+    state, fingerprint = record["state"], record.get("fingerprint")
+    if state == "running" and record.get("host") == _host() and not _alive(record):
         state = "interrupted"
-    progress = {}
-    if record.get("fingerprint"):
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            progress = json.loads((paths.scratch(record["fingerprint"]) / "progress.json").read_text())
+    progress = read_progress(paths.scratch(fingerprint)) if fingerprint else {}
     return Status(
-        state, record["stage"], record.get("fingerprint"), record.get("error"),
+        state, record["stage"], fingerprint, record.get("error"),
         *(progress.get(key) for key in ("iteration", "of", "seconds")), progress.get("processes", 1),
     )  # fmt: skip
 
 
+def _read(dataset, run_name):
+    """The record of the latest attempt, or None if there is none or it is damaged: nothing depends on it."""
+    record = files.read_json(_path(dataset, run_name))
+    if record is None or record.get("state") not in STATES or record.get("stage") not in ("train", "evaluate"):
+        return None
+    texts = (record.get("fingerprint"), record.get("error"))
+    if not isinstance(record.get("host"), str) or not all(isinstance(text, (str, type(None))) for text in texts):
+        return None
+    return record
+
+
 def settle(dataset, run_name):
     """Record an attempt that says it runs as interrupted: for whoever knows, as a cluster does, that none runs."""
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        record = json.loads(_path(dataset, run_name).read_text())
-        if record["state"] == "running":
-            _write(dataset, run_name, record | {"state": "interrupted"})
+    record = _read(dataset, run_name)
+    if record and record["state"] == "running":
+        _write(dataset, run_name, record | {"state": "interrupted"})
 
 
 def _host():
@@ -95,7 +103,7 @@ def _alive(record):
     """Whether the process that wrote the record still runs; a recycled process number does not count."""
     try:
         return abs(psutil.Process(record["pid"]).create_time() - record["process_started"]) < 1
-    except psutil.Error:
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
         return False
 
 
@@ -103,7 +111,8 @@ def _alive(record):
 def attempt(dataset, run_name, stage):
     """Record an attempt at a stage of a run; yields a function to call with each fingerprint that is worked on.
 
-    Ends as 'trained' or 'evaluated', or as 'failed' with the error's last line, which is raised on.
+    Ends as 'trained' or 'evaluated', as 'interrupted' by a signal, or as 'failed' with the error in one line; the error
+    is raised on.
     """
     process = psutil.Process()
     record = {"state": "running", "stage": stage, "host": _host(), "pid": process.pid,
@@ -116,25 +125,20 @@ def attempt(dataset, run_name, stage):
     write()
     try:
         yield lambda fingerprint: write(fingerprint=fingerprint)
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         write(state="interrupted")
         raise
-    except (Exception, KeyboardInterrupt) as error:
-        line = (str(error).strip().splitlines() or [""])[-1]
-        write(state="failed", error=line if isinstance(error, ExperimentError) else f"{type(error).__name__}: {line}")
+    except Exception as error:
+        write(state="failed", error=one_line(error))
         raise
     write(state={"train": "trained", "evaluate": "evaluated"}[stage])
 
 
 def _write(dataset, run_name, record):
-    path = _path(dataset, run_name)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record))
-        os.replace(temporary, path)
-    except OSError as error:  # a full disk: nothing depends on this file
-        logger.warning("%s: %s; status not recorded", path, error.strerror)
+        files.write_json(_path(dataset, run_name), record)
+    except (OSError, ExperimentError) as error:  # a full disk: nothing depends on this file
+        logger.warning("%s; status not recorded", one_line(error))
 
 
 def _path(dataset, run_name):

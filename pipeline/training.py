@@ -14,15 +14,12 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 # isort: split
 
 import contextlib
-import errno
 import functools
 import hashlib
 import io
 import json
 import logging
-import os
 import random
-import shutil
 import signal
 import threading
 import time
@@ -36,17 +33,17 @@ from mmcv.runner import HOOKS, GradientCumulativeFp16OptimizerHook, Hook, TextLo
 from mmdet.datasets import build_dataset
 from mmdet.models import build_detector
 from mmdet.utils import build_dp
-from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.utils.data import DataLoader
 
 import pipeline.datasets.partial  # noqa: F401  # registers the dataset and its steps
-from pipeline import distributed, paths
+from pipeline import checkpoint, distributed, files, paths
 from pipeline.config import fingerprint
 from pipeline.datasets.sampler import IterationBatchSampler
-from pipeline.errors import ExperimentError, Interrupted
-from pipeline.history import read_log
+from pipeline.errors import ExperimentError, Interrupted, first_line
+from pipeline.history import read_log, read_progress
 from pipeline.machine import data_workers, use_device
 from pipeline.models.precision import use_autocast
+from pipeline.processes import handling, tie_to_trainer
 
 logger = logging.getLogger("pipeline.training")
 
@@ -62,48 +59,15 @@ def seed_everything(seed):
 
 
 def save_atomically(content, path):
-    """Write a checkpoint under a temporary name, then rename: a killed write never looks complete.
+    """Write a checkpoint under a temporary name, then rename: a killed write never looks complete."""
+    files.write_bytes(path, serialised(content), durable=True)
 
-    Raises ExperimentError if the disk is full.
-    """
-    buffer = io.BytesIO()  # torch.save names the archive after the file; a buffer keeps the bytes the same everywhere
+
+def serialised(content):
+    """The bytes of torch.save, which names the archive after its file; a buffer keeps them the same everywhere."""
+    buffer = io.BytesIO()
     torch.save(content, buffer)
-    save_bytes(buffer.getbuffer(), path)
-
-
-def save_bytes(content, path):
-    """As `save_atomically`, for bytes."""
-    temporary = path.with_name(path.name + ".part")
-    with _room_for(path):
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder):
-    """Make the names in a folder outlive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _room_for(path):
-    """Turn a full disk into one line; what was written of the new file goes, so that it takes no room."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        path.with_name(path.name + ".part").unlink(missing_ok=True)
-        raise ExperimentError(
-            f"{path}: {error.strerror}; free some space and run again: it goes on from the last state saved"
-        ) from None
+    return buffer.getbuffer()
 
 
 def train(training, tracker=None):
@@ -115,13 +79,13 @@ def train(training, tracker=None):
 
     Raises:
         ExperimentError: missing inputs, non-finite loss, bad data, full disk.
-        Interrupted: stopped by SIGTERM; the state is saved.
+        Interrupted: stopped by SIGTERM, SIGHUP or Ctrl-C; the state is saved.
     """
     identity = fingerprint(training)
     scratch = paths.scratch(identity)
     scratch.mkdir(parents=True, exist_ok=True)
     with distributed.exclusive(scratch / "lock", training.name):
-        if (scratch / "checkpoint.pth").exists():
+        if finished(scratch):
             logger.info("%s seed %d: already trained, reusing %s", training.name, training.seed, identity)
         elif distributed.processes() == (1, 1):
             work(training, scratch, tracker)
@@ -131,6 +95,22 @@ def train(training, tracker=None):
         if tracker:
             tracker.log_history(read_log(scratch / "log.jsonl"))
     return scratch
+
+
+def finished(scratch):
+    """Whether a training has ended; a damaged checkpoint is reported, removed, and does not count."""
+    path = scratch / "checkpoint.pth"
+    if not path.exists():
+        return False
+    try:
+        meta = checkpoint.read(path, mmap=True)["meta"]
+        if "digest" not in meta or meta["fingerprint"] != scratch.name:
+            raise ValueError("it is of another training")
+    except (ValueError, KeyError) as error:
+        logger.warning("%s: damaged (%s); training again", path, error)
+        path.unlink()
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -235,23 +215,21 @@ def work(training, scratch, tracker=None):
     if first:
         for leftover in scratch.glob("*.part"):
             leftover.unlink()
-        (scratch / "config.py").write_text(mmcv.Config(config).pretty_text + "\n")
+        files.write_text(scratch / "config.py", mmcv.Config(config).pretty_text + "\n")
         cut_log(scratch / "log.jsonl", step)
         log_interval = training.optimisation["log_interval"]
         runner.register_hook(ProgressHook(scratch, log_interval, step, accumulate), priority="LOWEST")
         if tracker:
             runner.register_hook(TrackerHook(tracker), priority="LOWEST")
     began = time.monotonic()
-    with _room_for(scratch / "log.jsonl"), saving.stoppable():
+    with saving.stoppable():
         runner.run([loader], [("train", 1)])
     if not first:
         return
     model = runner.model.module
-    save_atomically(
-        {"state_dict": {key: value.cpu() for key, value in model.state_dict().items()},
-         "meta": {"fingerprint": scratch.name, "CLASSES": list(dataset.CLASSES)}},
-        scratch / "checkpoint.pth",
-    )  # fmt: skip
+    weights = {key: value.cpu() for key, value in model.state_dict().items()}
+    meta = {"fingerprint": scratch.name, "CLASSES": list(dataset.CLASSES)}
+    save_atomically(checkpoint.content_of(weights, meta), scratch / "checkpoint.pth")
     for leftover in scratch.glob("state_*.pth*"):
         leftover.unlink()
     logger.info("%s seed %d: trained in %.0f s", training.name, training.seed, time.monotonic() - began)
@@ -348,9 +326,8 @@ def save_state(runner, scratch, step):
     scaler = [hook.loss_scaler.state_dict() for hook in runner.hooks if isinstance(hook, ScaledOptimizerHook)]
     content = {"step": step, "model": runner.model.module.state_dict(), "optimizer": runner.optimizer.state_dict(),
                "generators": states, "scaler": scaler[0] if scaler else None, "log": json.dumps(log)}  # fmt: skip
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    save_bytes(buffer.getbuffer(), scratch / f"state_{step:08d}_{digest(buffer.getbuffer())}.pth")
+    state = serialised(content)
+    files.write_bytes(scratch / f"state_{step:08d}_{digest(state)}.pth", state, durable=True)
     for old in states_of(scratch)[:-2]:
         old.unlink()
 
@@ -384,37 +361,38 @@ def latest_state(scratch):
 def cut_log(path, step):
     """Keep the records up to `step`; later ones will be written again."""
     kept = [record for record in read_log(path) if record["iter"] <= step] if path.exists() else []
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    os.replace(temporary, path)
+    files.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class StateHook(Hook):
-    """Write the resumable state every `interval` steps, and when SIGTERM asks any process of this training to end."""
+    """Write the resumable state every `interval` steps, and when a signal asks any process of this training to end."""
 
     def __init__(self, scratch, interval, accumulate, log=None):
         self.scratch, self.interval, self.accumulate, self.log = scratch, interval, accumulate, log
-        self.asked_to_stop = False
+        self.asked_to_stop = None  # number of the signal
 
     @contextlib.contextmanager
     def stoppable(self):
-        """Handle SIGTERM inside."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        former = signal.signal(signal.SIGTERM, self._ask_to_stop)
-        try:
-            yield
-        except RuntimeError as error:
-            if not self.asked_to_stop:
-                raise
-            # The signal went to every process of a job, and a data worker or another trainer has ended before the step.
-            raise Interrupted(f"stopped by SIGTERM; run again to continue from the last state ({error})") from None
-        finally:
-            signal.signal(signal.SIGTERM, former)
+        """Handle SIGTERM, SIGHUP and Ctrl-C inside."""
+        with handling(self._ask_to_stop):
+            try:
+                yield
+            except RuntimeError as error:
+                if self.asked_to_stop is None:
+                    raise
+                # The signal went to every process of a job, and a data worker or another trainer ended before the step.
+                raise self._interrupted(
+                    f"; run again to continue from the last state ({first_line(str(error))})"
+                ) from None
 
-    def _ask_to_stop(self, *_):
-        self.asked_to_stop = True
+    def _ask_to_stop(self, number, _):
+        if self.asked_to_stop is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # for somebody who does not want to wait for the step to end
+        self.asked_to_stop = number
+
+    def _interrupted(self, words):
+        by = self.asked_to_stop or signal.SIGTERM  # another process was asked
+        return Interrupted(f"stopped by {signal.Signals(by).name}{words}", by)
 
     def before_epoch(self, runner):
         """Put back what was logged and not averaged yet; the logger has cleared its buffer."""
@@ -427,22 +405,12 @@ class StateHook(Hook):
         step, rest = divmod(runner.iter + 1, self.accumulate)
         if rest:
             return
-        stop = distributed.any_of(self.asked_to_stop)
+        stop = distributed.any_of(self.asked_to_stop is not None)
         if stop or step % self.interval == 0:
             save_state(runner, self.scratch, step)
         if stop:
             distributed.barrier()  # torchrun kills the others as soon as one has ended
-            raise Interrupted(f"stopped by SIGTERM at step {step}; the state is saved, run again to continue")
-
-
-def tie_to_trainer(_):
-    """Let a data worker end when its trainer does and not before.
-
-    Signals for the trainer's process group would take the worker from a trainer that finishes its step; and one whose
-    trainer was killed waits for ever for somebody to take its batch.
-    """
-    os.setpgid(0, 0)
-    _prctl_pr_set_pdeathsig(signal.SIGKILL)
+            raise self._interrupted(f" at step {step}; the state is saved, run again to continue")
 
 
 class ProgressHook(Hook):
@@ -454,11 +422,8 @@ class ProgressHook(Hook):
 
     def __init__(self, scratch, interval, start, accumulate):
         self.path, self.interval, self.start, self.accumulate = scratch / "progress.json", interval, start, accumulate
-        try:
-            earlier = json.loads(self.path.read_text())
-            self.before = earlier["seconds"] * min(1.0, start / max(earlier["iteration"], 1))
-        except (FileNotFoundError, json.JSONDecodeError):
-            self.before = 0.0
+        earlier = read_progress(scratch)
+        self.before = earlier["seconds"] * min(1.0, start / max(earlier["iteration"], 1)) if earlier else 0.0
 
     def before_run(self, runner):
         self.began = time.monotonic()
@@ -468,9 +433,7 @@ class ProgressHook(Hook):
             progress = {"iteration": (runner.iter + 1) // self.accumulate, "of": runner.max_iters // self.accumulate,
                         "seconds": self.before + time.monotonic() - self.began,
                         "processes": distributed.world_size()}  # fmt: skip
-            temporary = self.path.with_name(self.path.name + ".part")
-            temporary.write_text(json.dumps(progress))
-            os.replace(temporary, self.path)
+            files.write_json(self.path, progress)
 
 
 @HOOKS.register_module()
@@ -519,7 +482,7 @@ class RunLogHook(TextLoggerHook):
                     f"(profiles.<profile>.training.optimizer.lr) or check the data; state is kept in {runner.work_dir}"
                 )
         if distributed.rank() == 0:
-            with open(os.path.join(runner.work_dir, "log.jsonl"), "a") as file:
+            with files.naming(Path(runner.work_dir) / "log.jsonl") as path, path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
 
@@ -528,7 +491,4 @@ def publish(scratch, dataset, run, seed):
     for name, target in (("checkpoint.pth", paths.checkpoint(dataset, run, seed)),
                          ("config.py", paths.config(dataset, run, seed)),
                          ("log.jsonl", paths.log(dataset, run, seed))):  # fmt: skip
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(target.name + ".part")
-        shutil.copyfile(scratch / name, temporary)
-        os.replace(temporary, target)
+        files.copy(scratch / name, target)

@@ -15,7 +15,9 @@ def main():
     declared = experiments.load()
     base, novel = base_and_novel(declared.directions[declared.run(name).direction])
     runs.ensure_images(dataset)
-    priors.write(runs.resolve_seeds(name, dataset)[0], base, novel)
+    job = runs.resolve_seeds(name, dataset)[0]
+    runs.require_trained(job)
+    priors.write(job, base, novel)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,24 @@ A launcher has `here` (targets to make before), `start()` and `states()`; `detac
 report behind them, go on without the process that started them. A step is always the same command, `dvc repro`.
 """
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from pipeline import paths
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, first_line
+from pipeline.processes import Children, tie_to_parent
+
+children = Children()  # the DVC commands of this launch
+
+FORGET = "run `rm dvc.lock` and the same command again: DVC finds in its cache what is unchanged and makes the rest"
 
 
 @dataclass(frozen=True)
@@ -72,26 +82,51 @@ def command(*arguments):
 
 
 def dvc(*targets, single=False, force=False, echo=False, environment=None):
-    """Run `dvc repro` on targets; its output goes to a log of its own unless it is echoed. Returns the exit status."""
+    """Run `dvc repro` on targets; its output goes to a log of its own unless it is echoed.
+
+    Returns:
+        The exit status.
+    """
     line = command("repro", *["--single-item"] * single, *["--force"] * force, *targets)
     environment = os.environ | (environment or {})
     if echo:
-        return subprocess.run(line, cwd=paths.ROOT, env=environment, check=False).returncode
+        return children.run(line, cwd=paths.ROOT, env=environment)
     path = log(targets[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        done = subprocess.run(
-            line, cwd=paths.ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False
-        )
-    return done.returncode
+        return children.run(line, cwd=paths.ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
 def changed_stages():
     """Names of the DVC stages that are not as their inputs say. Raises ExperimentError if DVC cannot tell."""
-    asked = subprocess.run(command("status", "--json"), cwd=paths.ROOT, capture_output=True, text=True, check=False)
-    if asked.returncode:
-        said = [line for line in asked.stderr.splitlines() if line.startswith("ERROR: ")] or ["no output"]
-        what, busy, _ = said[0].removeprefix("ERROR: ").partition(", it is being blocked by")
-        remedy = "; wait for the launch or DVC command that runs here" if busy else ""
-        raise ExperimentError(f"`dvc status` failed: {what}{remedy}")
-    return set(json.loads(asked.stdout))
+    _require_lock_file()
+    asked = subprocess.run(command("status", "--json"), cwd=paths.ROOT, capture_output=True, text=True, check=False,
+                           preexec_fn=tie_to_parent)  # fmt: skip
+    with contextlib.suppress(ValueError):
+        if not asked.returncode:
+            return set(json.loads(asked.stdout))
+    lines = asked.stderr.strip().splitlines()
+    said = [line for line in lines if line.startswith("ERROR: ")] or lines or [f"exit status {asked.returncode}"]
+    what, busy, _ = said[0].removeprefix("ERROR: ").partition(", it is being blocked by")
+    remedy = "; wait for the launch or DVC command that runs here" if busy else ""
+    raise ExperimentError(f"`dvc status` failed: {what}{remedy}")
+
+
+def _require_lock_file():
+    """Refuse a dvc.lock that DVC cannot read, such as one that git could not merge, and say how it comes back."""
+    path = paths.ROOT / "dvc.lock"
+    if not path.exists():
+        return
+    text = path.read_bytes().decode(errors="replace")
+    if re.search(r"^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE):
+        unmerged = subprocess.run(["git", "ls-files", "--unmerged", "dvc.lock"], cwd=paths.ROOT, capture_output=True,
+                                  check=False).stdout  # fmt: skip
+        remedy = ("run `git checkout --ours dvc.lock` (or --theirs), then `git add dvc.lock`, and this command again"
+                  if unmerged else FORGET)  # fmt: skip
+        raise ExperimentError(f"dvc.lock: git left merge conflicts in it; {remedy}")
+    try:
+        content = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise ExperimentError(f"dvc.lock: damaged ({first_line(str(error))}); {FORGET}") from None
+    if not isinstance(content, dict):
+        raise ExperimentError(f"dvc.lock: damaged (no mapping); {FORGET}")

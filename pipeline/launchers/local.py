@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import psutil
 
@@ -57,6 +57,11 @@ class Local:
             self.futures[step.name] = pool.submit(self._make, step, self.futures.get(step.after))
         pool.shutdown(wait=False)
 
+    def stop(self):
+        """Start nothing more, let what runs save its state, and wait for it."""
+        launchers.children.end()
+        wait(self.futures.values())
+
     def states(self):
         """{step: State}."""
         return {name: self._state(name, future) for name, future in self.futures.items()}
@@ -70,6 +75,8 @@ class Local:
         """Make a step once the one before it is there. Returns the target that failed, or None."""
         if before and before.result():
             return before.result()
+        if launchers.children.ending.is_set():
+            return step.targets[0]
         gpus = self.gpus.take(step.processes)
         self.started.add(step.name)
         try:

@@ -8,8 +8,7 @@ from statistics import mean, stdev
 
 import pandas as pd
 
-from pipeline import paths, status
-from pipeline.errors import ExperimentError
+from pipeline import paths, results_file, status
 
 METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
 GROUPS = ("novel", "base", "all")
@@ -80,7 +79,7 @@ def result(dataset, run):
     path = paths.results(dataset, run.name)
     if not path.exists() or superseded(dataset, run):
         return None
-    content = _read_json(path, run)
+    content = results_file.read(dataset, run.name)
     try:
         for key, expected in (("run", run.name), ("dataset", dataset), ("direction", run.direction)):
             if content[key] != expected:
@@ -123,16 +122,7 @@ def _is_ap(value):
 
 
 def _malformed(path, run, what):
-    return ExperimentError(
-        f"{path.relative_to(paths.ROOT)}: {what}; remove the file and run `{evaluate_command(run.name)}`"
-    )
-
-
-def _read_json(path, run):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _malformed(path, run, f"not JSON ({error})") from None
+    return results_file.malformed(path, run.name, what)
 
 
 def losses(dataset, run):
@@ -163,10 +153,10 @@ def predictions(dataset, run):
     result_of_run = result(dataset, run)
     if result_of_run is None:
         return None
-    path = paths.predictions(dataset, run.name, result_of_run.seeds[0])
-    if not path.exists():
+    records = results_file.read_predictions(dataset, run.name, result_of_run.seeds[0])
+    if records is None:
         return None
     by_image = defaultdict(list)
-    for record in _read_json(path, run):
+    for record in records:
         by_image[record["image_id"]].append(record)
     return by_image

@@ -17,6 +17,10 @@ COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan",
 LAYERS = [
     {
         "pipeline.errors",
+        "pipeline.files",
+        "pipeline.processes",
+        "pipeline.checkpoint",
+        "pipeline.results_file",
         "pipeline.compat",
         "pipeline.machine",
         "pipeline.paths",

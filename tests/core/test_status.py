@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import paths, status
 from pipeline.errors import ExperimentError
+from pipeline.history import read_log
 
 
 @pytest.fixture(autouse=True)
@@ -37,15 +38,47 @@ def test_an_attempt_that_runs_tells_how_far_it_is():
 
 @pytest.mark.parametrize(
     ("error", "line"),
-    [(ExperimentError("loss is nan"), "loss is nan"), (ValueError("a\nb"), "ValueError: b"),
-     (KeyboardInterrupt(), "KeyboardInterrupt: ")],
+    [(ExperimentError("loss is nan"), "loss is nan"), (ValueError("a\nb"), "ValueError: a"), (KeyError(), "KeyError"),
+     (OSError(28, "No space left on device", "/x"), "/x: No space left on device; free some space")],
 )  # fmt: skip
-def test_a_failure_keeps_its_last_line(error, line):
+def test_a_failure_keeps_its_own_first_line(error, line):
     with pytest.raises(type(error)):
         with status.attempt("toy", "ours", "train"):
             raise error
     known = status.read("toy", "ours")
-    assert (known.state, known.error) == ("failed", line)
+    assert known.state == "failed" and known.error.startswith(line) and "\n" not in known.error
+
+
+def test_ctrl_c_is_no_failure():
+    with pytest.raises(KeyboardInterrupt):
+        with status.attempt("toy", "ours", "evaluate"):
+            raise KeyboardInterrupt
+    assert status.read("toy", "ours").describe() == "interrupted (evaluate)"
+
+
+DAMAGED = [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}", b'{"state": 3}', b'{"state": "running", "stage": "train"}',
+           b'{"state": "running", "stage": "train", "fingerprint": 7}', b"[" * 100000, b"\0" * 512,
+           b'{"iteration": "x", "of": 1, "seconds": 1}', b'{"iteration": 1, "of": 0, "seconds": NaN}']  # fmt: skip
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_damaged_files_are_no_status_and_no_traceback(content):
+    """Of a status, of a training's progress and of its log."""
+    with status.attempt("toy", "ours", "train") as working_on:
+        working_on("abc")
+    path = paths.statuses("toy") / "ours.json"
+    whole = path.read_bytes()
+    progress("abc", iteration=50, of=200, seconds=25.0)
+    path.write_bytes(content)
+    known = status.read("toy", "ours")
+    assert known is None
+    status.settle("toy", "ours")
+    path.write_bytes(whole)
+    for name in ("progress.json", "log.jsonl"):
+        (paths.scratch("abc") / name).write_bytes(content)
+    known = status.read("toy", "ours")
+    assert (known.state, known.iteration, known.eta) == ("trained", None, None)
+    assert read_log(paths.scratch("abc") / "log.jsonl") == []
 
 
 def test_a_killed_attempt_is_interrupted():

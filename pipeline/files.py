@@ -1,0 +1,158 @@
+"""Write files so that one that exists is complete: under a temporary name, then renamed; and hold locks.
+
+The temporary name `<name>.<machine>-<process>-<random>.part` is that of one writer alone. It goes if the writing
+fails; those of processes that were killed go when the file is written the next time.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import json
+import os
+import re
+import secrets
+import shutil
+
+import psutil
+from filelock import FileLock, Timeout
+
+from pipeline.errors import ExperimentError, Refused, refusal
+
+OWNER = re.compile(r"\.(?P<machine>[^/]*)-(?P<process>\d+)-[0-9a-f]{8}\.part$")
+
+
+@contextlib.contextmanager
+def writing(path, durable=False):
+    """Yield a binary file that takes the place of `path` if the block succeeds; the old content stays if it fails.
+
+    Args:
+        path: its folder is created.
+        durable: make content and name outlive a loss of power.
+
+    Raises:
+        Refused: full disk, no permission and the like; names `path`, whatever call of the block failed.
+    """
+    temporary = path.with_name(f"{path.name}.{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _forget_leftovers(path)
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # what failed counts, not that its remains cannot be removed
+                temporary.unlink()
+            raise
+        if durable:
+            _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Let an OSError that names no file, or a temporary one of `path`, name `path`; yields it.
+
+    Raises:
+        Refused: full disk and the like, see `pipeline.errors.refusal`.
+    """
+    try:
+        yield path
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or str(error.filename).startswith(f"{path}.")):
+            error.filename = str(path)
+            error.filename2 = None
+        if line := refusal(error):
+            raise Refused(line) from None
+        raise
+
+
+def write_bytes(path, content, durable=False):
+    """Write bytes in one step, see `writing`."""
+    with writing(path, durable) as file:
+        file.write(content)
+
+
+def write_text(path, content, durable=False):
+    """Write a text (UTF-8) in one step, see `writing`."""
+    write_bytes(path, content.encode(), durable)
+
+
+def write_json(path, content, durable=False):
+    """Write compact JSON in one step, see `writing`."""
+    write_text(path, json.dumps(content, separators=(",", ":")) + "\n", durable)
+
+
+def copy(source, target):
+    """Copy a file in one step, see `writing`."""
+    with source.open("rb") as content, writing(target) as file:
+        shutil.copyfileobj(content, file, 2**20)
+
+
+def read_json(path, kind=dict):
+    """The JSON content of a file that nothing depends on, or None if it is absent, damaged or not of this type."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, kind) else None
+
+
+def lock(path, wait=None):
+    """Hold a lock file, for one process at a time; the system frees it with the process.
+
+    Args:
+        path: its folder is created; the file stays.
+        wait: called once if another process has it, before waiting for it; None: do not wait longer than a second.
+
+    Returns:
+        A context manager that holds the lock already.
+
+    Raises:
+        Timeout: another process has it, and `wait` is None.
+        ExperimentError: the file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _require_locks(path)
+    held = FileLock(path)
+    try:
+        return held.acquire(timeout=1)
+    except Timeout:
+        if wait is None:
+            raise
+    wait()
+    return held.acquire()
+
+
+def _require_locks(path):
+    """Refuse a file system without flock: filelock would take a file left from before for a lock that is held."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise ExperimentError(
+                f"{path}: no file locks here ({error.strerror}); let CONTRASTMASK_HOME name a folder on a file system "
+                "with flock"
+            ) from None
+    finally:
+        os.close(descriptor)
+
+
+def _forget_leftovers(path):
+    """Remove what killed processes of this machine left of earlier attempts to write a file."""
+    for old in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        owner = OWNER.search(old.name)
+        if owner and owner["machine"] == os.uname().nodename and not psutil.pid_exists(int(owner["process"])):
+            old.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

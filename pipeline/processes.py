@@ -1,0 +1,139 @@
+"""Signals and the processes of a training: what is asked to end does so, and nothing outlives what started it."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+
+from pipeline.errors import Stopped
+
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "tcsh", "csh", "ash")
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+PATIENCE_SECONDS = 20  # for a `dvc` that runs no stage to end by itself
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def tie_to_parent(number=signal.SIGTERM):
+    """Let this process get a signal when the one that started it is gone, however that ended."""
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def tie_to_trainer(_):
+    """Let a data worker end when its trainer does and not before.
+
+    Signals for the trainer's process group would take the worker from a trainer that finishes its step; and one whose
+    trainer was killed waits for ever for somebody to take its batch.
+    """
+    os.setpgid(0, 0)
+    tie_to_parent(signal.SIGKILL)
+
+
+def _raise(number, _):
+    raise Stopped(number)
+
+
+def raise_when_asked_to_end():
+    """Turn SIGTERM and SIGHUP into Stopped; one that is ignored, as under nohup, stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _raise)
+
+
+@contextlib.contextmanager
+def handling(handler):
+    """Handle all signals that ask this process to end; ignored ones stay ignored. Only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        if former[number] is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in ENDING:
+            signal.signal(number, former[number])
+
+
+class Children:
+    """`dvc` processes that end with this one.
+
+    Each has a session of its own, so that Ctrl-C reaches it through `end` alone. That asks its stage and not DVC
+    itself, which then notes that the stage failed and lets go of its locks.
+    """
+
+    def __init__(self):
+        self._running, self._lock, self.ending = set(), threading.Lock(), threading.Event()
+
+    def run(self, command, **options):
+        """Wait for a command and return its exit status; while `end` is at work nothing is started any more."""
+        with self._lock:
+            if self.ending.is_set():
+                return 128 + signal.SIGTERM
+            child = subprocess.Popen(command, start_new_session=True, preexec_fn=tie_to_parent, **options)
+            self._running.add(child)
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            self.end()
+            raise
+        finally:
+            with self._lock:
+                self._running.discard(child)
+
+    def end(self):
+        """Ask all stages to end, once each, and wait; a second Ctrl-C ends them at once. Nothing more is started."""
+        self.ending.set()
+        told, began = set(), time.monotonic()
+        while running := self._alive():
+            try:
+                for child in running:
+                    self._tell(child, told, time.monotonic() - began)
+                time.sleep(0.1)
+            except KeyboardInterrupt:
+                for child in running:
+                    _kill(child.pid)
+
+    def _alive(self):
+        with self._lock:
+            return [child for child in self._running if child.poll() is None]
+
+    def _tell(self, child, told, seconds):
+        stages = _stages(child.pid)
+        for stage in stages:
+            if stage not in told:  # once: torchrun leaves at a second signal before its processes have saved
+                told.add(stage)
+                with contextlib.suppress(psutil.Error):
+                    stage.terminate()
+        if not stages and seconds > PATIENCE_SECONDS and child not in told:  # it waits for a lock
+            told.add(child)
+            child.send_signal(signal.SIGINT)
+
+
+def _stages(pid):
+    """What a `dvc` process runs, behind a shell or not."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(pid).children():
+            found += child.children() if child.name() in SHELLS else [child]
+    return found
+
+
+def _kill(pid):
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                each.kill()
