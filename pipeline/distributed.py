@@ -22,13 +22,12 @@ import zlib
 from datetime import timedelta
 
 import torch
-from filelock import FileLock, Timeout
 from mmcv.parallel import scatter_kwargs
 from torch import distributed as dist
 from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline import paths
+from pipeline import locks, paths
 from pipeline.errors import ExperimentError, Interrupted
 
 logger = logging.getLogger("pipeline.distributed")
@@ -167,12 +166,7 @@ def member(scratch):
 
 def exclusive(path, name):
     """Hold a lock file, waiting with a message for another process that has it. Returns a context manager."""
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=1)
-    except Timeout:
-        logger.info("%s: another process trains it (%s); waiting", name, path)
-        return lock.acquire()
+    return locks.hold(path, f"training {name}")
 
 
 def agree(value):

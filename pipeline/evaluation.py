@@ -19,7 +19,6 @@ from functools import partial
 
 import mmcv
 import torch
-from filelock import FileLock
 from mmcv.parallel import collate
 from mmdet.core import encode_mask_results
 from mmdet.models import build_detector
@@ -28,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import pipeline.models  # noqa: F401  # registers the model
-from pipeline import config, paths
+from pipeline import config, locks, paths
 from pipeline.datasets.partial import validation_set
 from pipeline.machine import data_workers, test_batch, use_device
 from pipeline.prediction_file import PredictionLines
@@ -135,15 +134,16 @@ def _saved(fingerprint, identity, image_ids):
     """The saved detections of a training, for one process at a time."""
     path = paths.saved_predictions(fingerprint)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"), contextlib.closing(PredictionLines(path, identity, image_ids)) as lines:
-        yield lines
+    with locks.hold(f"{path}.lock", f"the detections of {fingerprint}"):
+        with contextlib.closing(PredictionLines(path, identity, image_ids)) as lines:
+            yield lines
 
 
 def forget(fingerprint):
     """Remove the saved detections of a training, once its scores are written."""
     path = paths.saved_predictions(fingerprint)
     if path.exists():
-        with FileLock(f"{path}.lock"):
+        with locks.hold(f"{path}.lock", f"the detections of {fingerprint}"):
             path.unlink(missing_ok=True)
 
 

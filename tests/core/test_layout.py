@@ -18,6 +18,7 @@ LAYERS = [
     {
         "pipeline.errors",
         "pipeline.compat",
+        "pipeline.locks",
         "pipeline.machine",
         "pipeline.paths",
         "pipeline.status",
