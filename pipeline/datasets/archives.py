@@ -5,6 +5,7 @@ temporary folder. Both are renamed only after size, checksums and CRCs agree. Wh
 `<archive>.rejected`: the declared sum may be what is wrong.
 """
 
+import errno
 import hashlib
 import logging
 import lzma
@@ -293,16 +294,18 @@ def unpack(path, wanted, target, expected=None):
             for name in tqdm(lacking, desc=f"unpacking {path.name}", unit="file", mininterval=1):
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(members[name]) as source, open(staging / name, "wb") as file:
-                    shutil.copyfileobj(source, file, CHUNK)  # zipfile checks size and CRC
+                    shutil.copyfileobj(source, file, CHUNK)  # zipfile checks the CRC
+                    if file.tell() != held[name][0]:
+                        raise zipfile.BadZipFile(f"{name} has {file.tell()} bytes, {held[name][0]} are declared")
         for folder in {PurePosixPath(name).parent for name in lacking}:
             (target / folder).mkdir(parents=True, exist_ok=True)
         for name in lacking:
             os.replace(staging / name, target / name)
         return held
     except OSError as error:
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):  # those are of a decompressor, and of a member before the file
             raise
-        raise _damaged(path, error) from None  # of a decompressor
+        raise _damaged(path, error) from None
     except DAMAGED as error:
         raise _damaged(path, error) from None
     finally:

@@ -18,7 +18,7 @@ from pipeline.errors import ExperimentError
 logger = logging.getLogger(__name__)
 
 WANTED = re.compile(
-    rf"(train|val)2017/.+\.(?i:{'|'.join(SUFFIXES)})|annotations/instances_(train|val)2017\.json"
+    rf"(train|val)2017/.+\.(?i:{'|'.join(SUFFIXES)})|annotations/instances_(train|val)2017\.json", re.DOTALL
 )
 EXPECTED = "images below train2017/ or val2017/, or annotations/instances_train2017.json and instances_val2017.json"
 FOLDERS = ("train2017", "val2017", "annotations")
