@@ -167,5 +167,5 @@ def _files(folder):
                     others[path] = "a folder"
                     pending.append((entry.path, f"{path}/"))
                 else:
-                    others[path] = "a link to nowhere" if entry.is_symlink() else "no regular file"
+                    others[path] = "no regular file" if os.path.exists(entry.path) else "a link to nowhere"
     return present, others
