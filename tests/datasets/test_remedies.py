@@ -154,3 +154,24 @@ def test_the_remedy_works_where_dvc_says_that_nothing_is_to_be_done(copy):
     remove(image)
     copy.run("dvc", "repro", "--force", "download")
     copy.load("drawn", "train2017/000000000001.png")
+
+
+@pytest.mark.slow
+def test_a_download_that_fails_under_dvc_takes_nothing_away(copy):
+    params = copy.folder / "params.yaml"
+    chosen = params.read_text()
+    params.write_text(chosen.replace("dataset: drawn", "dataset: mini"))
+    copy.run("dvc", "repro", "download")
+    before, good = tree(copy.folder / "data" / "mini"), copy.entries["mini"]
+    try:
+        copy.edit_experiments({("datasets",): {**copy.entries, "mini": edited(good)}})
+        result = copy.run("dvc", "repro", "download", check=False)
+        assert result.returncode and "train2017.zip: expected sha256" in result.stderr
+        after = tree(copy.folder / "data" / "mini")
+        assert {name: after.get(name) for name in before} == before
+        copy.edit_experiments({("datasets",): copy.entries})
+        copy.look("mini")
+        copy.run("dvc", "repro", "download")
+        copy.load("mini", "train2017/000000000003.png")
+    finally:
+        params.write_text(chosen)
