@@ -25,7 +25,7 @@ from mmcv.parallel import scatter_kwargs
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline import files, paths
+from pipeline import locks, paths
 from pipeline.errors import ExperimentError, Interrupted, one_line
 from pipeline.processes import handling, tie_to_parent
 
@@ -158,7 +158,7 @@ def member(scratch):
 
 def exclusive(path, name):
     """Hold a lock file, waiting with a message for another process that has it. Returns a context manager."""
-    return files.lock(path, lambda: logger.info("%s: another process trains it (%s); waiting", name, path))
+    return locks.hold(path, f"training {name}")
 
 
 def agree(value):

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import pipeline.models  # noqa: F401  # registers the model
-from pipeline import checkpoint, config, files, paths
+from pipeline import checkpoint, config, locks, paths
 from pipeline.datasets.partial import validation_set
 from pipeline.machine import data_workers, test_batch, use_device
 from pipeline.prediction_file import PredictionLines
@@ -149,8 +149,8 @@ def forget(fingerprint):
 
 
 def _lock(path):
-    return files.lock(path.with_name(f"{path.name}.lock"),
-                      lambda: logger.info("another process predicts here (%s); waiting", path))  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return locks.hold(f"{path}.lock", f"the detections of {path.parent.name}")
 
 
 def _identity(training, device, batch_size):

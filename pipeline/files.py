@@ -1,12 +1,10 @@
-"""Write files so that one that exists is complete: under a temporary name, then renamed; and hold locks.
+"""Write files so that one that exists is complete: under a temporary name, then renamed.
 
 The temporary name `<name>.<machine>-<process>-<random>.part` is that of one writer alone. It goes if the writing
 fails; those of processes that were killed go when the file is written the next time.
 """
 
 import contextlib
-import errno
-import fcntl
 import glob
 import json
 import os
@@ -15,9 +13,8 @@ import secrets
 import shutil
 
 import psutil
-from filelock import FileLock, Timeout
 
-from pipeline.errors import ExperimentError, Refused, refusal
+from pipeline.errors import Refused, refusal
 
 OWNER = re.compile(r"\.(?P<machine>[^/]*)-(?P<process>\d+)-[0-9a-f]{8}\.part$")
 
@@ -99,47 +96,6 @@ def read_json(path, kind=dict):
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, kind) else None
-
-
-def lock(path, wait=None):
-    """Hold a lock file, for one process at a time; the system frees it with the process.
-
-    Args:
-        path: its folder is created; the file stays.
-        wait: called once if another process has it, before waiting for it; None: do not wait longer than a second.
-
-    Returns:
-        A context manager that holds the lock already.
-
-    Raises:
-        Timeout: another process has it, and `wait` is None.
-        ExperimentError: the file system has no locks.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _require_locks(path)
-    held = FileLock(path)
-    try:
-        return held.acquire(timeout=1)
-    except Timeout:
-        if wait is None:
-            raise
-    wait()
-    return held.acquire()
-
-
-def _require_locks(path):
-    """Refuse a file system without flock: filelock would take a file left from before for a lock that is held."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise ExperimentError(
-                f"{path}: no file locks here ({error.strerror}); let CONTRASTMASK_HOME name a folder on a file system "
-                "with flock"
-            ) from None
-    finally:
-        os.close(descriptor)
 
 
 def _forget_leftovers(path):

@@ -12,12 +12,11 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from filelock import Timeout
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline import experiments, files, launchers, machine_settings, paths, status
+from pipeline import experiments, files, launchers, locks, machine_settings, paths, status
 from pipeline.errors import ExperimentError
 from pipeline.launchers import Step
 from pipeline.launchers.local import Local
@@ -91,17 +90,19 @@ def _alone():
     """Hold the lock of the launches on this machine in this working copy, or say which process has it."""
     path = paths.launch_log("launch").with_suffix(".lock")
     holder = path.with_suffix(".json")
-    try:
-        lock = files.lock(path)
-    except Timeout:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = locks.lock_file(path)
+    if not locks.take(lock, "the launch", seconds=1):
         other = files.read_json(holder) or {}
         who = f"process {other.get('pid')} on {other.get('host')}, since {other.get('since')}"
         remedy = f"wait for it, or end it with `kill {other.get('pid')}` (trainings save their state)"
-        raise ExperimentError(f"a launch runs in this working copy already ({who}); {remedy}") from None
-    with lock:
+        raise ExperimentError(f"a launch runs in this working copy already ({who}); {remedy}")
+    try:
         since = time.strftime("%F %T")
         files.write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename, "since": since})
         yield
+    finally:
+        lock.release()
 
 
 def report():

@@ -44,7 +44,7 @@ def tags(run_name):
 
 
 def ensure_images(dataset):
-    """Have the images of a dataset, wherever its annotations came from."""
+    """Look whether the images of a dataset are there; raises ExperimentError if not. Changes nothing."""
     prepare.ensure_images(dataset, experiments.load().dataset(dataset), images_root=paths.images_root(dataset),
                           manifest=paths.manifest(dataset))  # fmt: skip
 

@@ -23,9 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
-from pipeline import paths
+from pipeline import locks, paths
 from pipeline.errors import ExperimentError, Interrupted
 from pipeline.tracking_record import IDENTITY, Record
 
@@ -80,7 +78,7 @@ def connect(experiment):
 
     store = paths.tracking_store()
     store.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{store}.lock") if is_local() else contextlib.nullcontext():
+    with locks.hold(f"{store}.lock", "the MLflow store") if is_local() else contextlib.nullcontext():
         client = mlflow.MlflowClient(store_uri())
         found = client.get_experiment_by_name(experiment)
         if found:

@@ -14,9 +14,7 @@ import json
 import os
 import time
 
-from filelock import FileLock, Timeout
-
-from pipeline import paths
+from pipeline import locks, paths
 from pipeline.history import read_log
 
 IDENTITY = ("dataset", "run", "seed", "fingerprint")
@@ -33,7 +31,7 @@ class Record:
     def __init__(self, dataset, run, seed, fingerprint):
         self._stem = paths.tracking_records() / dataset / f"{run}_seed{seed}_{fingerprint}"
         self._stem.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self._file(".lock"))
+        self._lock = locks.lock_file(self._file(".lock"))
         self._times = {}
         self.owned = False
         self.content = dict(zip(IDENTITY, (dataset, run, seed, fingerprint), strict=True))
@@ -66,9 +64,7 @@ class Record:
     def own(self, seconds=0.0):
         """Become the one process that may write this record and its MLflow run. Returns whether it is."""
         if not self.owned:
-            try:
-                self._lock.acquire(timeout=seconds)
-            except Timeout:
+            if not locks.take(self._lock, f"the tracking record {self}", seconds):
                 return False
             self.owned = True
             changes, self.content = self.content, _read(self._file(".json"))

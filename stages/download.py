@@ -1,4 +1,9 @@
-"""python -m stages.download: fetch or draw the chosen dataset, verify it, write annotations and manifest."""
+"""python -m stages.download [DATASET]: fetch or draw a dataset, verify it, write annotations and manifest.
+
+Without a name it is the chosen one. What is there and as it should be is left alone; what lacks is brought.
+"""
+
+import argparse
 
 from pipeline import experiments, paths
 from pipeline.cli import command
@@ -7,7 +12,9 @@ from pipeline.datasets.prepare import prepare
 
 @command
 def main():
-    name = experiments.chosen_dataset()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", nargs="?", help="of pipeline/experiments.yaml; default: that of params.yaml")
+    name = parser.parse_args().dataset or experiments.chosen_dataset()
     prepare(name, experiments.load().dataset(name), images_root=paths.images_root(name), out_dir=paths.data(name))
 
 

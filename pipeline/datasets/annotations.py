@@ -65,7 +65,7 @@ def listed_image_sizes(path, names, folder):
 
     Args:
         path: of the annotation file, for messages.
-        names: file names it lists.
+        names: file names it lists, as paths below `folder`.
         folder: of the images.
 
     Returns:
@@ -74,8 +74,7 @@ def listed_image_sizes(path, names, folder):
     Raises:
         ExperimentError: a listed image is missing or empty.
     """
-    with os.scandir(folder) as entries:
-        present = {entry.name: entry.stat().st_size for entry in entries}
+    present = {name: os.path.getsize(path) for name in names if os.path.isfile(path := os.path.join(folder, name))}
     for state, bad in (
         ("missing", [name for name in names if name not in present]),
         ("empty", [name for name in names if present.get(name) == 0]),
@@ -83,8 +82,7 @@ def listed_image_sizes(path, names, folder):
         if bad:
             raise ExperimentError(
                 f"{path}: of the {len(names)} images it lists {len(bad)} are {state} in {folder} "
-                f"(first: {bad[0]}); "
-                "restore them, or delete that folder and run stage download again"
+                f"(first: {bad[0]}); bring whole ones, or take them out of the annotations"
             )
     return {name: present[name] for name in names}
 

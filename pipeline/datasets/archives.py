@@ -1,18 +1,24 @@
 """Bring the archives of a dataset onto this machine and unpack them: resumable, verified before use, safe.
 
 Nothing half-done carries a final name: downloads grow as `<archive>.part`, members are unpacked into a
-temporary folder. Both are renamed only after size, checksums and CRCs agree.
+temporary folder. Both are renamed only after size, checksums and CRCs agree. What does not agree is kept as
+`<archive>.rejected`: the declared sum may be what is wrong.
 """
 
+import errno
 import hashlib
 import logging
+import lzma
 import os
 import re
 import shutil
 import stat
+import struct
 import threading
+import unicodedata
 import zipfile
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -20,13 +26,21 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
+from pipeline.datasets.contents import differing, discard
 from pipeline.datasets.downloads import CHUNK, Stopped, Unreachable, download, progress
+from pipeline.datasets.files import require_regular
 from pipeline.errors import ExperimentError
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 3  # downloads
 ALGORITHMS = ("sha256", "md5")
+LONGEST_NAME = 255  # bytes of a part of a path, on all usual file systems
+# Images do not shrink when packed, annotations about five times; zeros do a thousand times.
+SWELLING, SWELLING_FREE = 100, 1 << 26  # times an archive's size; bytes for which that is no concern
+# What zipfile and its decompressors raise on damaged files, beside BadZipFile.
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError, OverflowError,
+           IndexError, RuntimeError)  # fmt: skip
 
 
 class Archive(NamedTuple):
@@ -71,7 +85,7 @@ def declared_archives(dataset, entry):
     return archives
 
 
-def obtain(base_url, archives, downloads):
+def obtain(base_url, archives, downloads, unpacked=None):
     """Yield `(archive, path)` of verified archives as they become complete, downloading several at a time.
 
     One that fails does not stop the others: a long download is worth finishing. Closing the generator stops all.
@@ -81,6 +95,7 @@ def obtain(base_url, archives, downloads):
             place.
         archives: what to get, as `declared_archives` gives it.
         downloads: folder for downloads; a finished or partial file there is used.
+        unpacked: bytes that unpacking will need; the size of all archives if not given.
 
     Raises:
         ExperimentError: before anything is downloaded, not enough disk space; at the end, everything that went
@@ -93,7 +108,7 @@ def obtain(base_url, archives, downloads):
     # Images do not compress: unpacked they are as large as their archive.
     require_space(
         downloads if remote else downloads.parent,
-        missing + sum(archive.size for archive in archives),
+        missing + (sum(archive.size for archive in archives) if unpacked is None else unpacked),
         f"{'downloading and ' * remote}unpacking {', '.join(archive.name for archive in archives)}",
     )
     failures, stop = {}, threading.Event()
@@ -128,31 +143,55 @@ def _obtain_local(base_url, archive):
     url = urlsplit(base_url)
     folder = Path(unquote(url.path)) if url.scheme == "file" else Path(base_url).expanduser()
     path = folder / archive.name
-    if not path.is_file():
+    require_regular(path)
+    if not path.exists():
         raise ExperimentError(f"archive {path} is missing; put it there or change base_url")
-    verify(path, archive, remedy="replace it, or correct the entry in experiments.yaml")
+    if reason := mismatch(path, archive):
+        raise ExperimentError(f"{path}: {reason}; {_causes(archive)}: replace the file, or {_CORRECT_SUM}")
     return path
 
 
 def _obtain_remote(base_url, archive, downloads, stop):
     path = downloads / archive.name
+    part, rejected = _part(path), _rejected(path)
+    for file in (path, part, rejected):
+        require_regular(file)
     if path.exists():
-        verify(path, archive, remedy="delete it and run stage download again", stop=stop)
+        return _accept(path, path, archive, stop)
+    if rejected.exists() and not mismatch(rejected, archive, stop):  # the declared sum was wrong and is corrected
+        os.replace(rejected, path)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = _part(path)
     download(f"{base_url.rstrip('/')}/{archive.name}", archive.size, part, archive.name, stop)
-    try:
-        verify(part, archive, name=path.name, remedy="it was removed; run stage download again", stop=stop)
-    except ExperimentError:
-        part.unlink()
-        raise
-    os.replace(part, path)
+    return _accept(part, path, archive, stop)
+
+
+def _accept(file, path, archive, stop):
+    """Give a verified file its final name; one that is not as declared is put aside."""
+    if reason := mismatch(file, archive, stop):
+        rejected = _rejected(path)
+        os.replace(file, rejected)
+        raise ExperimentError(
+            f"{path}: {reason}; kept as {rejected.name}; {_causes(archive)}: run `python -m stages.download` again, "
+            f"which fetches another one, or {_CORRECT_SUM}, and it takes the one kept"
+        )
+    os.replace(file, path)
     return path
+
+
+_CORRECT_SUM = "correct the entry and run it again"
+
+
+def _causes(archive):
+    return f"either the file is damaged or pipeline/experiments.yaml declares a wrong value for {archive.name}"
 
 
 def _part(path):
     return path.with_name(path.name + ".part")
+
+
+def _rejected(path):
+    return path.with_name(path.name + ".rejected")
 
 
 def _missing_bytes(path, archive):
@@ -180,16 +219,15 @@ def _failure_lines(base_url, archives, downloads, failures):
     )
     yield (
         f"cannot download from {base_url}: {', '.join(names)}; "
-        f"check the network and run stage download again, or bring {', '.join(files)}"
+        f"check the network and run `python -m stages.download` again, or bring {', '.join(files)}"
     )
 
 
-def verify(path, archive, remedy, name=None, stop=None):
-    """Check size and all declared checksums of a file. Raises ExperimentError with `remedy`."""
-    name = name or path
+def mismatch(path, archive, stop=None):
+    """Compare a file with the declared size and all declared checksums. Returns what differs, `None` if nothing."""
     size = path.stat().st_size
     if size != archive.size:
-        raise ExperimentError(f"{name}: expected {archive.size} bytes, got {size}; {remedy}")
+        return f"expected {archive.size} bytes, got {size}"
     digests = {algorithm: hashlib.new(algorithm) for algorithm in archive.checksums}
     with open(path, "rb") as file, progress(archive.size, f"verifying {archive.name}") as bar:
         while chunk := file.read(CHUNK):
@@ -200,7 +238,8 @@ def verify(path, archive, remedy, name=None, stop=None):
             bar.update(len(chunk))
     for algorithm, expected in archive.checksums.items():
         if (got := digests[algorithm].hexdigest()) != expected:
-            raise ExperimentError(f"{name}: expected {algorithm} {expected}, got {got}; {remedy}")
+            return f"expected {algorithm} {expected}, got {got}"
+    return None
 
 
 def require_space(folder, needed, purpose):
@@ -224,43 +263,125 @@ def _unsafe(member):
     )
 
 
-def unpack(path, wanted, target):
-    """Unpack the wanted members of a zip archive into `target`, replacing files of the same name.
+def unpack(path, wanted, target, expected=None):
+    """Unpack those wanted members of a zip archive that `target` does not hold as the archive does.
 
     Args:
         path: the archive.
         wanted: compiled pattern that the full name of a member has to match; other members are left packed.
         target: folder on the same disk as its parent; created if missing.
+        expected: what `wanted` means, for the message that there is none.
+
+    Returns:
+        What the archive holds of it: {member: [bytes, CRC-32]}.
 
     Raises:
-        ExperimentError: a member that leads outside, a link, a bad CRC, no wanted member, not enough disk
-            space. Then `target` is unchanged.
+        ExperimentError: a member that leads outside or is no plain file, two of a name, encryption, an unknown
+            compression, a bad CRC, no wanted member, not enough disk space. Then `target` is unchanged.
     """
-    target.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f"{target.name}.unpacking")
-    shutil.rmtree(staging, ignore_errors=True)
+    discard(staging)
     try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if _unsafe(info.filename):
-                    raise ExperimentError(
-                        f"{path}: member '{info.filename}' leads outside the target; not unpacked"
-                    )
-                if stat.S_ISLNK(info.external_attr >> 16):
-                    raise ExperimentError(f"{path}: member '{info.filename}' is a link; not unpacked")
-            members = [info for info in archive.infolist() if wanted.fullmatch(info.filename)]
-            if not members:
-                raise ExperimentError(f"{path}: holds none of the expected files ({wanted.pattern})")
-            require_space(target, sum(info.file_size for info in members), f"unpacking {path.name}")
-            for info in tqdm(members, desc=f"unpacking {path.name}", unit="file", mininterval=1):
-                archive.extract(info, staging)  # zipfile checks the CRC
-        for folder in {PurePosixPath(info.filename).parent for info in members}:
+        with _opened(path) as archive:
+            members = {info.filename: info for info in _wanted_members(path, archive, wanted, expected)}
+            held = {name: [info.file_size, info.CRC] for name, info in members.items()}
+            lacking = differing(target, held)
+            for name in lacking:
+                if (target / name).is_dir():
+                    raise ExperimentError(f"{target / name} is a folder where a file is due; move it away")
+            target.mkdir(parents=True, exist_ok=True)
+            require_space(target, sum(held[name][0] for name in lacking), f"unpacking {path.name}")
+            for name in tqdm(lacking, desc=f"unpacking {path.name}", unit="file", mininterval=1):
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(members[name]) as source, open(staging / name, "wb") as file:
+                    shutil.copyfileobj(source, file, CHUNK)  # zipfile checks the CRC
+                    if file.tell() != held[name][0]:
+                        raise zipfile.BadZipFile(f"{name} has {file.tell()} bytes, {held[name][0]} are declared")
+        for folder in {PurePosixPath(name).parent for name in lacking}:
             (target / folder).mkdir(parents=True, exist_ok=True)
-        for info in members:
-            os.replace(staging / info.filename, target / info.filename)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ExperimentError(
-            f"{path}: damaged archive ({error}); delete it and run stage download again"
-        ) from None
+        for name in lacking:
+            os.replace(staging / name, target / name)
+        return held
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # those are of a decompressor, and of a member before the file
+            raise
+        raise _damaged(path, error) from None
+    except DAMAGED as error:
+        raise _damaged(path, error) from None
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        discard(staging)
+
+
+def _damaged(path, error):
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ExperimentError(
+        f"{path}: damaged archive ({reason}), though it is as pipeline/experiments.yaml declares it; bring a whole one "
+        "and declare its bytes and checksums"
+    )
+
+
+def _opened(path):
+    """Open an archive. Names without the mark that they are UTF-8 are that nevertheless where it is made on a Mac."""
+    require_regular(path)
+    try:
+        return zipfile.ZipFile(path, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(path)
+
+
+def _wanted_members(path, archive, wanted, expected):
+    """The members to unpack, after a look at what an archive says about them."""
+    for info in archive.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if _unsafe(info.filename):
+            _refuse(path, info, "leads outside the target")
+        if kind == stat.S_IFLNK:
+            _refuse(path, info, "is a link")
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            _refuse(path, info, "is no file")
+    members = [info for info in archive.infolist() if wanted.fullmatch(info.filename) and not info.is_dir()]
+    if not members:
+        first = next((info.filename for info in archive.infolist() if not info.is_dir()), "nothing")
+        raise ExperimentError(
+            f"{path}: holds none of the expected files, which are {expected or wanted.pattern}; "
+            f"it holds e.g. {_shown(first)}; pack it like that"
+        )
+    alike = Counter(map(_folded, members))
+    folders = {str(parent) for info in members for parent in PurePosixPath(info.filename).parents}
+    names = Counter(info.filename for info in members)
+    for info in members:
+        parts = info.filename.split("/")
+        if info.flag_bits & 1:
+            _refuse(path, info, "is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+            _refuse(path, info, f"is compressed in a way ({info.compress_type}) that Python cannot read")
+        if stat.S_ISDIR(info.external_attr >> 16) or info.filename in folders:
+            _refuse(path, info, "is a folder where a file is due")
+        if not all(map(str.isprintable, info.orig_filename)) or {"", "."} & set(parts):
+            _refuse(path, info, "has a name that is none")
+        if max(len(os.fsencode(part)) for part in parts) > LONGEST_NAME:
+            _refuse(path, info, f"has a name of more than {LONGEST_NAME} bytes")
+        if names[info.filename] > 1:
+            _refuse(path, info, "stands twice in it")
+        if alike[_folded(info)] > 1:
+            _refuse(path, info, "differs from another one in case or Unicode form only, which some disks cannot hold")
+    unpacked, packed = sum(info.file_size for info in members), path.stat().st_size
+    if unpacked > SWELLING_FREE and unpacked > SWELLING * packed:
+        raise ExperimentError(
+            f"{path}: would unpack to {unpacked} bytes, {unpacked // packed} times its size, which no images do; "
+            "not unpacked"
+        )
+    return members
+
+
+def _folded(info):
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", info.filename).casefold())
+
+
+def _refuse(path, info, reason):
+    raise ExperimentError(f"{path}: member {_shown(info.filename)} {reason}; not unpacked")
+
+
+def _shown(name):
+    """A member's name, on one line and not too long."""
+    return repr(name if len(name) <= 100 else f"{name[:60]}...{name[-20:]}")

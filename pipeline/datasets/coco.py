@@ -1,115 +1,168 @@
 """COCO 2017, a mirror or a subset of it: from archives that an entry declares, or a folder already there."""
 
 import contextlib
-import json
+import logging
 import os
 import re
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
+from pipeline.datasets import contents
 from pipeline.datasets.archives import declared_archives, obtain, unpack
-from pipeline.datasets.images import is_whole
+from pipeline.datasets.contents import Filled
+from pipeline.datasets.images import SUFFIXES, is_whole
 from pipeline.errors import ExperimentError
 
-WANTED = re.compile(r"(train|val)2017/[^/]+\.(jpg|png)|annotations/instances_(train|val)2017\.json")
+logger = logging.getLogger(__name__)
+
+WANTED = re.compile(
+    rf"(train|val)2017/.+\.(?i:{'|'.join(SUFFIXES)})|annotations/instances_(train|val)2017\.json", re.DOTALL
+)
+EXPECTED = "images below train2017/ or val2017/, or annotations/instances_train2017.json and instances_val2017.json"
 FOLDERS = ("train2017", "val2017", "annotations")
 ENTRY_KEYS = ("base_url", "archives", "root_env", "keep_archives", "train_images")
+MARKER = contents.MARKERS["coco"]  # {archive: {bytes, checksums}} of those that are unpacked
 READERS = 8  # threads; checking a folder on a network disk is latency, not computing
 
 
-def fill(name, entry, root):
-    """Make `root` hold `train2017/`, `val2017/` and `annotations/`.
+def identify(name, entry):
+    """What identifies the data of an entry, for the manifest. Raises ExperimentError for a bad entry."""
+    if unknown := [key for key in entry if key not in ENTRY_KEYS]:
+        raise ExperimentError(
+            f"experiments.yaml: datasets.{name}: unknown key {', '.join(unknown)}; "
+            f"valid: {', '.join(ENTRY_KEYS)}"
+        )
+    return {"archives": {a.name: {"bytes": a.size, **a.checksums} for a in declared_archives(name, entry)}}
 
-    If the environment variable that the entry names as `root_env` is set, its folder is checked and linked,
-    not copied. Otherwise the archives are downloaded to `root/../downloads`, verified and unpacked; what an
-    earlier run finished is not done again, and nothing is done if all of it is there.
+
+def fill(name, entry, root, downloads):
+    """Have `train2017/`, `val2017/` and `annotations/`, for `root` or in it already.
+
+    If the environment variable that the entry names as `root_env` is set, its folder is linked, not copied. Where
+    that was done before and the variable is not set at all, the links stay. Otherwise the archives are downloaded,
+    verified and unpacked: what an earlier run finished is not done again, files of it that are missing or differ from
+    what the archives hold are brought back. Nothing in `root` is given up here; that is up to `Filled.install`.
 
     Args:
         name: of the dataset.
         entry: `base_url`, `archives` (see `archives.declared_archives`); optionally `root_env`, `keep_archives`
             (`false` deletes a download once it is unpacked), and `train_images`, which only stages.plan reads.
         root: folder, on a disk with room for the data.
-
-    Returns:
-        What identifies the data, for the manifest.
+        downloads: folder for archives.
 
     Raises:
         ExperimentError: bad entry, and whatever `archives` raises.
     """
-    if unknown := [key for key in entry if key not in ENTRY_KEYS]:
-        raise ExperimentError(
-            f"experiments.yaml: datasets.{name}: unknown key {', '.join(unknown)}; "
-            f"valid: {', '.join(ENTRY_KEYS)}"
-        )
-    archives = declared_archives(name, entry)
-    identity = {"archives": {a.name: {"bytes": a.size, **a.checksums} for a in archives}}
-    marker = root / "archives.json"
-    done = json.loads(marker.read_text()) if marker.exists() else {}
-    if done == identity["archives"]:
-        return identity
-    if any(facts != identity["archives"].get(archive) for archive, facts in done.items()):
-        shutil.rmtree(root)  # unpacked from other archives
+    identity, archives = identify(name, entry), declared_archives(name, entry)
+    done = contents.read_json(root / MARKER)
+    variable, linked = entry.get("root_env"), _is_linked(root)
+    if variable and os.environ.get(variable):
+        if done != identity["archives"]:
+            return _link(name, variable, Path(os.environ[variable]).expanduser().resolve(), root, identity)
+        logger.warning("%s is not used: the archives are unpacked in %s; move that folder away to link another one",
+                       variable, root)  # fmt: skip
+    elif variable and linked and variable not in os.environ:
+        return _keep_links(name, variable, root, identity)
+    refuse_others_files(root)
+    same = all(facts == identity["archives"].get(archive) for archive, facts in done.items())
+    in_place = same and not linked and (not contents.managed(root) or (root / MARKER).exists())
+    tree = root if in_place else contents.beside(root)
+    _unpack_all(entry["base_url"], archives, identity["archives"], tree, downloads, entry.get("keep_archives", True))
+    return Filled(identity, tree, lambda: None if in_place else contents.swap(tree, root))
+
+
+def _unpack_all(base_url, archives, facts, tree, downloads, keep):
+    """Let a folder hold what the archives hold, and no archive's files that has changed since."""
+    done = contents.read_json(tree / MARKER)
+    if any(facts.get(archive) != state for archive, state in done.items()):
+        contents.discard(tree)
         done = {}
-    if (variable := entry.get("root_env")) and os.environ.get(variable):
-        _link(variable, Path(os.environ[variable]).expanduser().resolve(), root)
-        return identity
-    _clear(root)
-    _write_marker(marker, done)  # before the first file: what is here, we put here
-    pending = [archive for archive in archives if archive.name not in done]
-    with contextlib.closing(obtain(entry["base_url"], pending, root.parent / "downloads")) as complete:
+    held = {archive: files for archive, files in contents.recorded(tree).items() if archive in done}
+    lacking = {archive: contents.differing(tree, files) for archive, files in held.items()}
+    for archive, paths in lacking.items():
+        if paths:
+            logger.warning("%s: %d files are missing or not as in %s, such as %s: bringing them again",
+                           tree, len(paths), archive, paths[0])  # fmt: skip
+    pending = [archive for archive in archives if lacking.get(archive.name, True)]
+    # What unpacking needs at once; where it is not known what an archive holds, `unpack` looks again.
+    room = sum(sum(held[a.name][path][0] for path in lacking[a.name]) if a.name in held else a.size
+               for a in pending if a.name in held or a.name not in done)  # fmt: skip
+    contents.write_json(tree / MARKER, done)  # before the first file: what is here, we put here
+    with contextlib.closing(obtain(base_url, pending, downloads, room)) as complete:
         for archive, path in complete:
-            unpack(path, WANTED, root)
-            done[archive.name] = identity["archives"][archive.name]
-            _write_marker(marker, done)
-            if not entry.get("keep_archives", True) and path.is_relative_to(root.parent / "downloads"):
+            files = unpack(path, WANTED, tree, EXPECTED)
+            for other, theirs in held.items():
+                if other != archive.name and (twice := [p for p in files if theirs.get(p, files[p]) != files[p]]):
+                    raise ExperimentError(
+                        f"{twice[0]}: {other} and {archive.name} both hold it, with different content; "
+                        "declare one of them only"
+                    )
+            held[archive.name], done[archive.name] = files, facts[archive.name]
+            contents.record(tree, held)
+            contents.write_json(tree / MARKER, done)
+            if not keep and path.is_relative_to(downloads):
                 path.unlink()
-    return identity
 
 
-def _write_marker(marker, done):
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    part = marker.with_suffix(".part")
-    part.write_text(json.dumps(done))
-    os.replace(part, marker)
+def _is_linked(root):
+    return not contents.managed(root) and any((root / name).is_symlink() for name in FOLDERS)
 
 
-def _clear(root):
-    """Remove links of an earlier run; refuse to touch files that stage download did not put here."""
-    if (root / "archives.json").exists():
+def refuse_others_files(root):
+    """Leave alone what stage download did not put there."""
+    if contents.managed(root) or not root.exists():
         return
-    for name in FOLDERS:
-        if (root / name).is_symlink():
-            (root / name).unlink()
-    if root.exists() and any(root.iterdir()):
+    if any(not (entry.is_symlink() and entry.name in FOLDERS) for entry in root.iterdir()):
         raise ExperimentError(
             f"{root} holds files that stage download did not put there; move them away; "
             "to use them in place set the variable that the entry names as root_env to their new folder"
         )
 
 
-def _link(variable, folder, root):
-    """Let `root` point into a COCO folder, after a look at what is there."""
+def _link(dataset, variable, folder, root, identity):
+    """Use a COCO folder in place; `root` points into it once it is checked."""
     for name in FOLDERS:
         if not (folder / name).is_dir():
             raise ExperimentError(
                 f"{variable}={folder}: has no folder {name}/; it needs {', '.join(f'{f}/' for f in FOLDERS)} "
-                f"(unset {variable} to download instead)"
+                f"(`{variable}= python -m stages.download {dataset}` fetches the archives instead)"
             )
     if folder == root.resolve():
-        return
-    if (root / "archives.json").exists():
-        shutil.rmtree(root)  # an unfinished download
-    _clear(root)
-    root.mkdir(parents=True, exist_ok=True)
-    for name in FOLDERS:
-        (root / name).symlink_to(folder / name, target_is_directory=True)
+        return Filled(identity, root, lambda: None)
+    refuse_others_files(root)
+
+    def install():
+        if all((root / name).is_symlink() and Path(os.readlink(root / name)) == folder / name for name in FOLDERS):
+            return
+        links = contents.beside(root)
+        contents.discard(links)
+        links.mkdir(parents=True)
+        for name in FOLDERS:
+            (links / name).symlink_to(folder / name, target_is_directory=True)
+        contents.swap(links, root)
+
+    return Filled(identity, folder, install)
 
 
-def check_whole(folder, names):
-    """Raise ExperimentError if one of the images `names` in `folder` is cut short."""
+def _keep_links(dataset, variable, root, identity):
+    """Go on with a folder that an earlier run linked: another shell knows the variable."""
+    fetch = f"`{variable}= python -m stages.download {dataset}` fetches the archives instead"
+    for folder in FOLDERS:
+        if not (root / folder).is_dir():
+            target = os.readlink(root / folder) if (root / folder).is_symlink() else "nothing"
+            raise ExperimentError(
+                f"{root / folder} leads to {target}, where no folder is; mount or restore it, or set {variable} to "
+                f"where the data are now; {fetch}"
+            )
+    logger.info("%s is not set; going on with %s, which is linked; %s", variable, (root / FOLDERS[0]).resolve().parent,
+                fetch)  # fmt: skip
+    return Filled(identity, root, lambda: None)
+
+
+def check_whole(folder, names, advice):
+    """Raise ExperimentError, which says what to do, if one of the images `names` in `folder` is cut short."""
     with ThreadPoolExecutor(READERS) as readers:
         states = readers.map(is_whole, (folder / name for name in names))
         for name, whole in zip(
@@ -117,5 +170,5 @@ def check_whole(folder, names):
         ):
             if not whole:
                 raise ExperimentError(
-                    f"image {folder.resolve() / name} is truncated or not an image; restore it"
+                    f"image {folder.resolve() / name} is truncated or not an image that OpenCV reads; {advice}"
                 )

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 from urllib3.util import Retry
 
+from pipeline.datasets.files import told
 from pipeline.errors import ExperimentError
 
 logger = logging.getLogger(__name__)
@@ -71,8 +72,8 @@ def download(url, size, part, name, stop):
                 if have > size:
                     part.unlink()
                     raise ExperimentError(
-                        f"{url}: the server sends more than the expected {size} bytes; "
-                        "run stage download again, or correct the entry in experiments.yaml"
+                        f"{url}: the server sends more than the expected {size} bytes; run "
+                        "`python -m stages.download` again, or correct bytes of the entry in pipeline/experiments.yaml"
                     )
                 if have < size:
                     broken = f"the answer ended after {have} of {size} bytes"
@@ -83,7 +84,7 @@ def download(url, size, part, name, stop):
     except (requests.RequestException, HTTPError) as error:
         raise Unreachable(_reason(error)) from None
     except OSError as error:
-        raise ExperimentError(f"cannot write {part}: {error.strerror}; mend it, run stage download again") from None
+        raise ExperimentError(f"cannot write {told(error, part)}") from None
 
 
 def _request_rest(session, url, size, part, bar, stop):

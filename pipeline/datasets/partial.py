@@ -23,7 +23,7 @@ from mmdet.datasets.pipelines import DefaultFormatBundle, LoadAnnotations, LoadI
 from pipeline import paths
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.categories import CATEGORIES, NAMES
-from pipeline.datasets.images import is_whole
+from pipeline.datasets.images import is_whole, remedy
 from pipeline.errors import ExperimentError
 
 # A polygon without extent: rasterises to no pixel, as bitmap or cropped to any RoI. MMDetection wants some
@@ -219,13 +219,13 @@ class LoadWholeImage(LoadImageFromFile):
             whole = False
         if not whole:
             state = "is truncated or not an image" if path.exists() else "is missing"
-            raise ExperimentError(f"image {path} {state}; delete it and run stage download again")
+            raise ExperimentError(f"image {path} {state}; {remedy(results['img_prefix'] or '')}")
         height, width = results["img_shape"][:2]
         info = results["img_info"]
         if (width, height) != (info["width"], info["height"]):
             raise ExperimentError(
                 f"image {path} is {width}x{height}, its annotations say {info['width']}x{info['height']}; "
-                "images and annotations belong to different datasets: run stage download again"
+                f"correct width and height there, or the image: {remedy(results['img_prefix'] or '')}"
             )
         return results
 

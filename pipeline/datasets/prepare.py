@@ -2,43 +2,67 @@
 
 The manifest says what the data are, not where or when they were fetched: two machines with the same data have
 the same manifest, and it is what later stages depend on instead of 118,287 image files.
+
+Only `prepare`, that is stage download, changes data, and what is new is complete and checked before the old makes
+room. The other stages call `ensure_images`, which only looks.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import NamedTuple
 
-from filelock import FileLock
-
-from pipeline.datasets import coco, generated
+from pipeline import locks
+from pipeline.datasets import coco, contents, generated
 from pipeline.datasets.annotations import listed_image_sizes, read_instances
 from pipeline.datasets.categories import CATEGORIES, VOC
+from pipeline.datasets.contents import Filled
+from pipeline.datasets.files import refusals_told, require_regular
+from pipeline.datasets.images import remedy, resolve_names
+from pipeline.datasets.streamed_json import compact
 from pipeline.errors import ExperimentError
 
 SUBSETS = ("train2017", "val2017")
+BUFFER = 1 << 20  # bytes
 
 
-def fill_generated(name, spec, root):
-    """Draw a generated dataset into `root`, unless it is there. Gives its identity for the manifest."""
+def identify_generated(_name, spec):
+    """What identifies a generated dataset, for the manifest. Raises ExperimentError for a bad spec."""
     generated.check_spec(spec)
-    identity = {"spec": {key: spec[key] for key in generated.SPEC_KEYS}}
-    marker = root / "spec.json"
-    if not marker.exists() or json.loads(marker.read_text()) != identity:
-        staging = root.with_name(f"{root.name}.drawing")
-        shutil.rmtree(staging, ignore_errors=True)
-        generated.generate(spec, staging, staging / "annotations")
-        (staging / marker.name).write_text(json.dumps(identity))
-        shutil.rmtree(root, ignore_errors=True)
-        os.replace(staging, root)
-    return identity
+    return {"spec": {key: spec[key] for key in generated.SPEC_KEYS}}
 
 
-# How each kind of dataset fills `root` with train2017/, val2017/ and annotations/.
-KINDS = {"generated": fill_generated, "coco": coco.fill}
+def fill_generated(name, spec, root, _downloads):
+    """Draw a generated dataset for `root`, unless it is there as it was drawn."""
+    identity, marker = identify_generated(name, spec), contents.MARKERS["generated"]
+    drawn = contents.recorded(root).get(marker)
+    if drawn and contents.read_json(root / marker) == identity and not contents.differing(root, drawn):
+        return Filled(identity, root, lambda: None)
+    coco.refuse_others_files(root)
+    staging = contents.beside(root)
+    contents.discard(staging)
+    generated.generate(spec, staging, staging / "annotations")
+    files = [str(path.relative_to(staging)) for path in sorted(staging.rglob("*")) if path.is_file()]
+    contents.record(staging, {marker: contents.found(staging, files)})
+    contents.write_json(staging / marker, identity)
+    return Filled(identity, staging, lambda: contents.swap(staging, root))
+
+
+class Kind(NamedTuple):
+    """How a kind of dataset is identified, looking at its declaration only, and filled."""
+
+    identify: object
+    fill: object
+
+
+KINDS = {
+    "generated": Kind(identify_generated, fill_generated),
+    "coco": Kind(coco.identify, coco.fill),
+}
 NOT_FOR_KINDS = ("kind", "profile")
 
 
@@ -52,53 +76,92 @@ def prepare(name, entry, *, images_root, out_dir):
         out_dir: gets `annotations/instances_{train,val}2017.json` and `manifest.json`, the latter last.
 
     Raises:
-        ExperimentError: unknown kind, anything a kind raises, broken annotations, missing images.
+        ExperimentError: unknown kind, anything a kind raises, broken annotations, missing images, a disk that refuses.
+            Then what was there before still is.
     """
     images_root, out_dir = Path(images_root), Path(out_dir)
-    with _filled(name, entry, images_root) as identity:
-        manifest = {"dataset": name, "kind": entry["kind"], **identity, "subsets": {}}
-        for subset in SUBSETS:
-            manifest["subsets"][subset] = _check_subset(images_root, subset)
-        _copy_annotations(images_root / "annotations", out_dir / "annotations")
-    part = out_dir / "manifest.json.part"
-    part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out_dir / "manifest.json")
+    kind, options = _kind(name, entry)
+    kind.identify(name, options)  # before anything is written
+    with refusals_told(images_root):
+        images_root.parent.mkdir(parents=True, exist_ok=True)
+        # Several experiments may run side by side and share the images.
+        with locks.hold(images_root.with_name(f"{images_root.name}.lock"), f"the images of {name}"):
+            root = images_root.resolve() if images_root.is_symlink() else images_root  # such as to another disk
+            contents.recover(root)
+            filled = kind.fill(name, options, root, images_root.parent / "downloads")
+            manifest = {"dataset": name, "kind": entry["kind"], **filled.identity, "subsets": {}}
+            names = {}
+            for subset in SUBSETS:
+                manifest["subsets"][subset], names[subset] = _check_subset(filled.folder, subset)
+            with _Outputs(out_dir) as outputs:
+                for subset in SUBSETS:
+                    file = f"instances_{subset}.json"
+                    part = outputs.part(Path("annotations") / file)
+                    write_annotations(filled.folder / "annotations" / file, part, names[subset])
+                    manifest["subsets"][subset]["annotations_sha256"] = _sha256(part)
+                part = outputs.part(Path("manifest.json"))
+                part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+                filled.install()
+                outputs.publish()
+            contents.discard(contents.beside(root))  # what an earlier run began and this one does not need
 
 
 def ensure_images(name, entry, *, images_root, manifest):
-    """Have the images that a manifest describes: nothing is done where they are, else they are drawn or fetched.
+    """Look whether the images that a manifest describes are there. Changes nothing.
 
     DVC may restore annotations and manifest from a cache it shares with another working copy; images are not in it.
 
     Raises:
-        ExperimentError: the manifest is missing or is of other data, or anything `prepare` raises.
+        ExperimentError: manifest or images are missing, unfinished, or not of the dataset as it is declared now.
     """
-    try:
-        described = json.loads(Path(manifest).read_text())
-    except FileNotFoundError:
-        raise ExperimentError(f"{manifest}: no such file; run `dvc repro download`") from None
-    with _filled(name, entry, Path(images_root)) as identity:
-        if any(described.get(key) != value for key, value in identity.items()):
-            raise ExperimentError(f"{manifest} is not of the dataset {name} as declared now; run `dvc repro download`")
+    images_root, again = Path(images_root), f"run `python -m stages.download {name}`"
+    kind, options = _kind(name, entry)
+    identity = kind.identify(name, options)
+    described = contents.read_json(manifest)
+    if not described:
+        raise ExperimentError(f"{manifest}: no such file, or damaged; {again}")
+    if edited := _difference(identity, {key: described.get(key) for key in identity}):
+        raise ExperimentError(
+            f"{manifest} is of other data than pipeline/experiments.yaml declares now (datasets.{name}.{edited}); "
+            f"undo that edit, or {again}, which keeps the images until the new ones are complete"
+        )
+    for subset in SUBSETS:
+        folder = images_root / subset
+        if not folder.is_dir():
+            where = f", which leads to {os.readlink(folder)}" if folder.is_symlink() else ""
+            raise ExperimentError(f"the images of {name} are not there: no folder {folder}{where}; {again}")
+    marker = images_root / contents.MARKERS[entry["kind"]]
+    expected = identity["archives"] if entry["kind"] == "coco" else identity
+    if contents.managed(images_root) and contents.read_json(marker) != expected:
+        raise ExperimentError(f"{images_root} is unfinished or of other data than {manifest}; {again}")
 
 
-@contextlib.contextmanager
-def _filled(name, entry, images_root):
-    """Hold the images' lock while `images_root` is filled; yields the identity of the data."""
+def _kind(name, entry):
     if entry.get("kind") not in KINDS:
         raise ExperimentError(
             f"experiments.yaml: datasets.{name}.kind is {entry.get('kind')!r}; valid: {', '.join(KINDS)}"
         )
-    images_root.parent.mkdir(parents=True, exist_ok=True)
-    # Several experiments may run side by side and share the images.
-    with FileLock(images_root.with_name(f"{images_root.name}.lock")):
-        options = {key: value for key, value in entry.items() if key not in NOT_FOR_KINDS}
-        yield KINDS[entry["kind"]](name, options, images_root)
+    return KINDS[entry["kind"]], {key: value for key, value in entry.items() if key not in NOT_FOR_KINDS}
+
+
+def _difference(declared, described):
+    """The first key, with dots, whose declared value is not the described one; `None` if there is none."""
+    for key in {**declared, **described}:
+        if declared.get(key) != described.get(key):
+            values = declared.get(key), described.get(key)
+            inner = _difference(*values) if all(isinstance(value, dict) for value in values) else None
+            return f"{key}.{inner}" if inner else key
+    return None
 
 
 def _check_subset(root, subset):
-    """Check annotations and images of a subset; give its entry of the manifest."""
+    """Check annotations and images of a subset.
+
+    Returns:
+        Its entry of the manifest, and {listed file name: path below the subset's folder}.
+    """
     path, folder = root / "annotations" / f"instances_{subset}.json", root / subset
+    require_regular(path)
     names, count = [], Counter()
     voc = {category.id for category in CATEGORIES if category.name in VOC}  # the file is checked to have these ids
     read_instances(
@@ -110,28 +173,81 @@ def _check_subset(root, subset):
         ),
     )
     if not folder.is_dir():
-        raise ExperimentError(f"folder {folder} is missing; run stage download again")
-    sizes = listed_image_sizes(path, names, folder)
-    if folder.is_symlink():  # not unpacked by us, so no CRC was checked
-        coco.check_whole(folder, list(sizes))
+        raise ExperimentError(f"{folder}: no such folder; the source of {path} has to hold it")
+    on_disk = resolve_names(names, folder)
+    sizes = listed_image_sizes(path, [on_disk[name] for name in names], folder)
+    delivered = "its source holds it like that: take it out of the annotations, or declare an archive with a whole one"
+    coco.check_whole(folder, list(sizes), delivered if contents.managed(root) else remedy(folder))
     listing = "".join(f"{name} {size}\n" for name, size in sorted(sizes.items()))
-    return {
+    entry = {
         "images": len(sizes),
         "instances": {"voc": count["voc"], "nonvoc": count["nonvoc"]},
         "crowd_annotations": count["crowd"],
         "image_names_and_sizes_sha256": hashlib.sha256(listing.encode()).hexdigest(),
-        "annotations_sha256": _sha256(path),
     }
+    return entry, on_disk
+
+
+def write_annotations(source, target, on_disk):
+    """Write the annotations as all later stages read them: `file_name` is the path below the subset's folder.
+
+    This is the one place where what stage download hands on may differ from the user's file: a copy byte for byte if
+    nothing has to be mended, else written anew in pieces.
+
+    Args:
+        source: COCO instance annotations, checked.
+        target: path to write.
+        on_disk: {listed file name: path below the folder}, of `images.resolve_names`.
+    """
+    if all(name == path for name, path in on_disk.items()):
+        shutil.copyfile(source, target)
+        return
+    with TemporaryFile(dir=target.parent) as images, TemporaryFile(dir=target.parent) as annotations:
+
+        def add_images(_, again):
+            for image in again():
+                images.write(b",\n" + compact(image | {"file_name": on_disk[image["file_name"]]}))
+
+        def add_annotations(_, again):
+            annotations.write(b"".join(b",\n" + compact(annotation) for annotation in again()))
+
+        header = read_instances(source, add_images, add_annotations)
+        with open(target, "wb") as file:
+            file.write(compact(header)[:-1])
+            for name, part in (("images", images), ("annotations", annotations)):
+                file.write(b',"%s":[' % name.encode())
+                part.seek(1)  # behind the first comma
+                shutil.copyfileobj(part, file, BUFFER)
+                file.write(b"]")
+            file.write(b"}\n")
+
+
+class _Outputs:
+    """Files of a folder that appear together, once all are written; in the order in which they were begun."""
+
+    def __init__(self, folder):
+        self._folder, self._parts = folder, {}
+
+    def __enter__(self):
+        return self
+
+    def part(self, path):
+        """Where to write a file of the folder."""
+        target = self._folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
+        self._parts[part] = target
+        return part
+
+    def publish(self):
+        for part, target in self._parts.items():
+            os.replace(part, target)
+
+    def __exit__(self, *_):
+        for part in self._parts:
+            part.unlink(missing_ok=True)
 
 
 def _sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _copy_annotations(source, target):
-    target.mkdir(parents=True, exist_ok=True)
-    for subset in SUBSETS:
-        name = f"instances_{subset}.json"
-        shutil.copyfile(source / name, target / f"{name}.part")
-        os.replace(target / f"{name}.part", target / name)

@@ -18,9 +18,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock
-
-from pipeline import experiments, launchers, paths
+from pipeline import experiments, launchers, locks, paths
 from pipeline.errors import ExperimentError
 from pipeline.launchers import State, Step
 
@@ -81,7 +79,7 @@ class Slurm:
         """
         lock = paths.launch_log(REPORT).with_suffix(".lock")
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):  # two shells may launch at once
+        with locks.hold(lock, "the launch"):  # two shells may launch at once
             changed = launchers.changed_stages()
             self.queue = self._ask()
             self._start(changed)

@@ -22,6 +22,7 @@ LAYERS = [
         "pipeline.checkpoint",
         "pipeline.results_file",
         "pipeline.compat",
+        "pipeline.locks",
         "pipeline.machine",
         "pipeline.paths",
         "pipeline.status",

@@ -116,19 +116,34 @@ WRONG = b"x" + CONTENT[1:]
 
 
 @pytest.mark.parametrize(
-    "content, faults, message",
+    "content, kept, message",
     [
-        (WRONG, None, f"train2017.zip: expected sha256 {ARCHIVE.checksums['sha256']}, got "
-                      f"{hashlib.sha256(WRONG).hexdigest()}; it was removed; run stage download again"),
-        (CONTENT, Faults(extra=b"more"), "the server sends more than the expected 1048576 bytes"),
+        (WRONG, ["zips/train2017.zip.rejected"],
+         f"train2017.zip: expected sha256 {ARCHIVE.checksums['sha256']}, got {hashlib.sha256(WRONG).hexdigest()}; "
+         "kept as train2017.zip.rejected; either the file is damaged or pipeline/experiments.yaml declares a wrong "
+         "value for zips/train2017.zip: run `python -m stages.download` again, which fetches another one, or correct "
+         "the entry and run it again, and it takes the one kept"),
+        (CONTENT + b"more", [],
+         "the server sends more than the expected 1048576 bytes; run `python -m stages.download` again, or correct "
+         "bytes of the entry in pipeline/experiments.yaml"),
     ],
     ids=["wrong bytes", "too long"],
 )  # fmt: skip
-def test_a_wrong_file_is_removed(tmp_path, content, faults, message):
+def test_a_wrong_file_never_gets_the_name(tmp_path, content, kept, message):
     with pytest.raises(ExperimentError) as caught:
-        download(tmp_path, faults, content=content)
+        download(tmp_path, content=content)
     assert message in str(caught.value) and "\n" not in str(caught.value)
-    assert files(tmp_path) == []
+    assert files(tmp_path) == kept
+    path, _ = download(tmp_path)
+    assert path.read_bytes() == CONTENT, "what is printed works: the next run fetches another one"
+
+
+def test_a_rejected_file_is_taken_once_the_declared_sum_is_corrected(tmp_path):
+    wrong = ARCHIVE._replace(checksums={"sha256": "0" * 64})
+    with pytest.raises(ExperimentError, match="expected sha256 0{64}"):
+        download(tmp_path, archive=wrong)
+    path, requests = download(tmp_path)
+    assert path.read_bytes() == CONTENT and requests == [] and files(tmp_path) == ["zips/train2017.zip"]
 
 
 @pytest.mark.parametrize(
@@ -170,12 +185,13 @@ def test_no_server(tmp_path):
 
 
 def test_a_file_that_was_brought_is_verified_and_kept(tmp_path):
-    path = put_part(tmp_path, CONTENT[:-1]).rename(tmp_path / "zips" / "train2017.zip")
+    put_part(tmp_path, CONTENT[:-1]).rename(tmp_path / "zips" / "train2017.zip")
     with pytest.raises(
-        ExperimentError, match="train2017.zip: expected 1048576 bytes, got 1048575; delete it"
+        ExperimentError, match="train2017.zip: expected 1048576 bytes, got 1048575; kept as train2017.zip.rejected"
     ):
         download(tmp_path)
-    assert path.exists()
+    assert (tmp_path / "zips" / "train2017.zip.rejected").read_bytes() == CONTENT[:-1]
+    assert download(tmp_path)[0].read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("prefix", ["file://", ""])
@@ -188,7 +204,7 @@ def test_local_archives_are_used_in_place(tmp_path, prefix):
     )
     assert not elsewhere.exists()
     (source / ARCHIVE.name).write_bytes(WRONG)
-    with pytest.raises(ExperimentError, match="replace it, or correct the entry"):
+    with pytest.raises(ExperimentError, match="the file is damaged or .*: replace the file, or correct the entry"):
         obtain_one(str(source), elsewhere)
     assert (source / ARCHIVE.name).exists()
     with pytest.raises(
@@ -221,7 +237,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(downloads, "_request_rest", full)
-    with pytest.raises(ExperimentError, match="cannot write .*train2017.zip.part: No space left on device; mend it"):
+    with pytest.raises(ExperimentError, match="cannot write .*train2017.zip.part: No space left on device; free some"):
         download(tmp_path)
 
 
@@ -256,7 +272,7 @@ def test_different_failures_are_all_told(tmp_path):
             raise AssertionError(got)
     text = str(caught.value)
     assert "wrong.zip: expected sha256" in text and "404 Client Error" in text and "wrong.zip (1048576" not in text
-    assert files(tmp_path) == ["good.zip"]
+    assert files(tmp_path) == ["good.zip", "wrong.zip.rejected"]
 
 
 def test_closing_stops_what_is_under_way(tmp_path):
@@ -376,7 +392,7 @@ def damaged_archives():
 )
 def test_a_damaged_archive_leaves_nothing(tmp_path, content):
     (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(ExperimentError, match="damaged archive .*; delete it and run stage download again"):
+    with pytest.raises(ExperimentError, match="damaged archive .*; bring a whole one and declare"):
         unpack(tmp_path / "a.zip", ANY, tmp_path / "images")
     assert files(tmp_path) == ["a.zip"]
 

@@ -278,12 +278,12 @@ def damage(path, kind):
 @pytest.mark.parametrize(
     "kind, message",
     [
-        ("missing", "is missing; delete it and run stage download again"),
-        ("truncated", "is truncated or not an image; delete it and run stage download again"),
+        ("missing", "is your own folder: restore the file there"),
+        ("truncated", "is truncated or not an image; "),
         ("cut at the end", "is truncated or not an image"),
         ("empty", "is truncated or not an image"),
         ("text", "is truncated or not an image"),
-        ("other size", "is 32x64, its annotations say 128x128; images and annotations belong to different"),
+        ("other size", "is 32x64, its annotations say 128x128; correct width and height there, or the image: "),
     ],
 )
 def test_a_broken_image_is_named(nonvoc2voc, generated_root, tmp_path, kind, message, extension):

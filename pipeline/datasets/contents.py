@@ -1,0 +1,139 @@
+"""What a folder of images and annotations has to hold, byte for byte, and how another one takes its place.
+
+Stage download leaves two files in a folder it filled: a marker, which says from what, and `contents.json`, with size
+and CRC of every file. So it finds what was deleted, emptied or changed later, and brings back just that.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+CONTENTS = "contents.json"  # {source: {path: [bytes, CRC-32]}}
+MARKERS = {"coco": "archives.json", "generated": "spec.json"}  # by kind of dataset
+READERS = 8  # threads; on a network disk this is latency, not computing
+CHUNK = 1 << 20  # bytes
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+
+
+class Filled(NamedTuple):
+    """Data that are complete, and where they are."""
+
+    identity: dict  # what identifies them, for the manifest
+    folder: Path  # holds train2017/, val2017/ and annotations/
+    install: object  # function that makes them the dataset's, once they are checked
+
+
+def read_json(path):
+    """The object of a JSON file; an empty one where that is missing or damaged."""
+    try:
+        content = json.loads(Path(path).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, sort_keys=True))
+    os.replace(part, path)
+
+
+def managed(root):
+    """Whether stage download put there what a folder holds."""
+    return any((root / marker).exists() for marker in MARKERS.values())
+
+
+def recorded(root):
+    """What is recorded of a folder: {source: {path: [bytes, CRC-32]}}."""
+    return read_json(root / CONTENTS)
+
+
+def record(root, contents):
+    write_json(root / CONTENTS, contents)
+
+
+def found(root, paths):
+    """Size and CRC of files below a folder.
+
+    Args:
+        root: folder.
+        paths: relative to it.
+
+    Returns:
+        {path: [bytes, CRC-32]}, without those that are missing or no regular files.
+    """
+    with ThreadPoolExecutor(READERS) as readers:
+        states = readers.map(lambda path: _state(root / path), paths)
+        bar = tqdm(states, total=len(paths), desc=f"checking {root.name}", unit="file", mininterval=1)
+        return {path: state for path, state in zip(paths, bar, strict=True) if state}
+
+
+def differing(root, files):
+    """The paths of `files`, {path: [bytes, CRC-32]}, that a folder does not hold like this."""
+    present = found(root, list(files)) if root.exists() else {}
+    return [path for path, state in files.items() if present.get(path) != list(state)]
+
+
+def _state(path):
+    if not path.is_file():
+        return None
+    crc = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            crc = zlib.crc32(chunk, crc)
+        return [file.tell(), crc]
+
+
+def beside(root):
+    """Where the successor of a folder is made."""
+    return root.with_name(f"{root.name}.new")
+
+
+def swap(new, root):
+    """Let a complete folder take the place of another one, which is removed.
+
+    Whoever reads `root` meanwhile finds the old or the new one, where the file system can exchange two names; where it
+    cannot, `recover` mends what a kill leaves between two renames.
+    """
+    old = _old(root)
+    discard(old)
+    if not os.path.lexists(root):
+        return os.rename(new, root)
+    if not _exchange(new, root):
+        os.rename(root, old)
+        os.rename(new, root)
+    discard(new)
+    discard(old)
+
+
+def recover(root):
+    """Mend what a swap left that was killed."""
+    if not os.path.lexists(root) and _old(root).exists():
+        os.rename(_old(root), root)
+
+
+def discard(folder):
+    """Remove a folder of ours, if it is there; links in it are removed, not followed."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _old(root):
+    return root.with_name(f"{root.name}.old")
+
+
+def _exchange(one, other):
+    """Exchange two names at once. Returns whether that was possible."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    return rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
