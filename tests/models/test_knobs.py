@@ -89,9 +89,9 @@ def test_the_table_of_differences_covers_the_model_and_is_complete():
         assert row["description"]
 
 
-OTHER = {"sigma": 0.2, "delta": 0.2, "tau_easy": 0.4, "tau_hard": 0.4, "cl_loss_weight": 0.5,
-         "encoder_convs": 5,
-         "projector_layers": 2, "loss_scale": 0.2, "lambda_warmup_epochs": 2, "lambda_epoch_passes": 2, "min_keys": 3, "cl_key_scale": 0.5}
+OTHER = {"sigma": 0.2, "delta": 0.2, "tau_easy": 0.4, "tau_hard": 0.4, "cl_loss_weight": 0.5, "encoder_convs": 5,
+         "projector_layers": 2, "loss_scale": 0.2, "lambda_warmup_epochs": 2, "lambda_epoch_passes": 2, "min_keys": 3,
+         "cl_key_scale": 0.5}
 
 
 # mask_format is a matter of the data, see tests/core/test_released_configuration.py
