@@ -18,7 +18,7 @@ def similarity(key, query, form):
 def test_a_key_nearly_equal_to_the_query_has_no_direction(length, distance, defined):
     """Float32 rounding of |k - q|^2 is about 1e-7 of |k|^2 + |q|^2; ten times that is the limit, 1.4e-3 of a length."""
     query, key = [length, 0.0], [length * (1 + distance), 0.0]
-    assert similarity(key, query, "centred") == (pytest.approx(1, abs=1e-2) if defined else 0)
+    assert similarity(key, query, "centred") == (pytest.approx(1, abs=5e-2) if defined else 0)
 
 
 @pytest.mark.parametrize(("length", "defined"), [(5e-4, False), (2e-3, True), (1.0, True)])
