@@ -64,16 +64,16 @@ class Training:
 
 
 def load_knobs(run):
-    """Resolved knobs of a run: its knob file, then the overrides of its row."""
-    return _knobs(run.knobs, run.overrides or {}, f"experiments.yaml: runs.{run.name}.overrides")
+    """Resolved knobs of a run: its knob file, the overrides of its row, and the recipe's values for its schedule."""
+    return _knobs(run.knobs, run.overrides or {}, f"experiments.yaml: runs.{run.name}.overrides", run.schedule)
 
 
-def _knobs(file, overrides, where):
+def _knobs(file, overrides, where, schedule="1x"):
     values = dict(experiments.read_yaml(paths.ROOT / file))
     values.pop("dataset", None)
     if unknown := set(overrides) - set(values):
         raise ExperimentError(f"{where}: unknown knob {sorted(unknown)[0]!r}")
-    return Knobs.load(values | overrides, source=file)
+    return Knobs.load(values | overrides, file, schedule)
 
 
 def resolve(run_name, dataset, seed, declared=None):
@@ -96,7 +96,7 @@ def resolve(run_name, dataset, seed, declared=None):
         method=method,
         knobs=knobs,
         model=model_config(knobs, method, architecture, profile["backbones"][run.backbone]),
-        data=_with_oracle(_data(profile), dataset) if uses_oracle(knobs, method) else _data(profile),
+        data=_with_oracle(_data(profile, knobs), dataset) if uses_oracle(knobs, method) else _data(profile, knobs),
         schedule=dict(profile["schedules"][run.schedule]),
         optimisation=_optimisation(profile),
         initial_weights=profile["initial_weights"]["kind"] != "random",
@@ -128,7 +128,7 @@ def resolve_pretraining(backbone, dataset, declared=None):
                 profile["backbones"][backbone],
             )
         ),
-        data=_data(profile),
+        data=_data(profile, knobs),
         schedule={"iterations": recipe["iterations"], "milestones": []},
         optimisation=optimisation,
         initial_weights=False,
@@ -141,10 +141,12 @@ def _without_masks(model):
     return model | {"type": "FasterRCNN", "roi_head": {"type": "StandardRoIHead", **branch}}
 
 
-def _data(profile):
+def _data(profile, knobs):
     images, training = profile["images"], profile["training"]
     return {
-        "train": pipelines.train_pipeline(images["train_scales"], size_divisor=images["size_divisor"]),
+        "train": pipelines.train_pipeline(
+            images["train_scales"], size_divisor=images["size_divisor"], poly2mask=knobs.mask_format == "bitmap"
+        ),
         "test": pipelines.test_pipeline(images["test_scale"], size_divisor=images["size_divisor"]),
         "batch_size": training["batch_size"],
         "images_per_gpu": training["images_per_gpu"],

@@ -1,6 +1,8 @@
 """The knobs of an experiment: typed, bounded, read from a flat mapping, resolved against a recipe.
 
-`recipes.yaml` holds both presets; a knob whose value is the word `recipe` takes the value of the chosen one.
+`recipes.yaml` holds both presets; a knob whose value is the word `recipe` takes the value of the chosen one. A preset
+value may depend on the schedule of the run: there the released code has two configurations that differ in more than
+their length.
 """
 
 import dataclasses
@@ -64,6 +66,7 @@ class Knobs:
         loss_scale: factor on the contrastive loss (D8).
         lambda_warmup: linear or in steps of an epoch (D9).
         lambda_warmup_epochs: epochs until lambda is 1; 0 starts at 1 (D9b).
+        lambda_epoch_passes: passes over the training set that this warm-up counts as an epoch (D9c).
         key_pooling: keys contrasted within a RoI, or over the batch (D10).
         query_rois: RoIs in the shared queries: all, or the kept ones (D11).
         exchange_queries: shared queries average over the images of all GPUs, or of each (D12).
@@ -75,9 +78,11 @@ class Knobs:
         sampling_order: sample_first or split_first (D18b).
         projector_norm: batch, sync (batch over all GPUs) or none (D19).
         mask_loss_rois: base_positives or base_gt (D22).
+        box_init: initial weights of box classifier and regressor, xavier or normal (D23b).
         cam_normalise: after_upsample or before_upsample (D24).
         cam_frame: CAM of a detection's proposal, or of its refined box (D25).
         cl_key_scale: factor on delta for keys (D27).
+        mask_format: masks as bitmaps of the image, or as polygons until they are cropped to RoIs (D28b).
     """
 
     recipe: str = _choice(*RECIPES)
@@ -105,6 +110,7 @@ class Knobs:
     loss_scale: float = _at_least(0)
     lambda_warmup: str = _choice("linear", "steps")
     lambda_warmup_epochs: float = _at_least(0)
+    lambda_epoch_passes: int = _at_least(1)
     key_pooling: str = _choice("roi", "batch")
     query_rois: str = _choice("all", "kept")
     exchange_queries: bool
@@ -116,17 +122,20 @@ class Knobs:
     sampling_order: str = _choice("sample_first", "split_first")
     projector_norm: str = _choice("batch", "sync", "none")
     mask_loss_rois: str = _choice("base_positives", "base_gt")
+    box_init: str = _choice("xavier", "normal")
     cam_normalise: str = _choice("after_upsample", "before_upsample")
     cam_frame: str = _choice("proposal", "refined")
     cl_key_scale: float = _within(0, 2, low_open=True)
+    mask_format: str = _choice("bitmap", "polygon")
 
     @classmethod
-    def load(cls, mapping: dict, source: str = "params.yaml") -> "Knobs":
+    def load(cls, mapping: dict, source: str = "params.yaml", schedule: str = "1x") -> "Knobs":
         """Read knobs and replace the value `recipe` by the preset's.
 
         Args:
             mapping: knob name -> value, all of them.
             source: file the mapping came from, for messages.
+            schedule: of the run; decides between preset values that differ by it.
 
         Raises:
             ExperimentError: a knob is unknown, missing, of the wrong type or out of its range.
@@ -140,7 +149,7 @@ class Knobs:
         if missing:
             raise ExperimentError(f"{source}: knob {missing[0]!r} is missing; `git diff {source}` shows what left")
         recipe = _checked(fields["recipe"], mapping["recipe"], source)
-        preset = preset_values(recipe)
+        preset = preset_values(recipe, schedule)
         values = {}
         for name, knob in fields.items():
             value = mapping[name]
@@ -150,26 +159,43 @@ class Knobs:
         return cls(**values)
 
     @classmethod
-    def preset(cls, recipe: str, **overrides) -> "Knobs":
+    def preset(cls, recipe: str, schedule: str = "1x", **overrides) -> "Knobs":
         """Return a preset as a whole, for what must not follow anybody's choice of knobs.
 
         Args:
             recipe: 'paper' or 'released'.
+            schedule: as in `load`.
             overrides: knobs that are to differ. Those that no preset decides are as in the pinned knob file.
         """
         pinned = YAML(typ="safe", pure=True).load(PINNED_FILE)
         decided = dict.fromkeys(preset_values(recipe), "recipe")
-        return cls.load({**pinned, **decided, "recipe": recipe, **overrides}, source=PINNED_FILE.name)
+        return cls.load({**pinned, **decided, "recipe": recipe, **overrides}, PINNED_FILE.name, schedule)
 
     @staticmethod
     def describe() -> list[dict]:
-        """Return the rows of the table of differences: id, knob, description, paper, released, note."""
+        """Return the rows of the table of differences: id, knob, description, paper, released, note.
+
+        A value that depends on the schedule is a dictionary by schedule.
+        """
         return [dict(row) for row in _differences()]
 
 
-def preset_values(recipe: str) -> dict:
-    """Return knob -> value of a preset, for the knobs that the presets decide."""
-    return {row["knob"]: row[recipe] for row in _differences() if row["knob"] is not None}
+def preset_values(recipe: str, schedule: str = "1x") -> dict:
+    """Return knob -> value of a preset, for the knobs that the presets decide.
+
+    Raises ExperimentError for a schedule that a value depends on and does not list.
+    """
+    return {row["knob"]: _of_schedule(row, recipe, schedule) for row in _differences() if row["knob"] is not None}
+
+
+def _of_schedule(row, recipe, schedule):
+    value = row[recipe]
+    if not isinstance(value, dict):
+        return value
+    if schedule not in value:
+        raise ExperimentError(f"recipes.yaml: {row['id']}, knob {row['knob']}: the {recipe} value lists the schedules "
+                              f"{', '.join(value)} and not {schedule!r}; add it, or set {row['knob']} in the knob file")
+    return value[schedule]
 
 
 @cache

@@ -12,12 +12,12 @@ import io
 
 import numpy as np
 from mmcv.parallel import DataContainer
-from mmdet.core import BitmapMasks
+from mmdet.core import BitmapMasks, PolygonMasks
 from mmdet.datasets.builder import PIPELINES
-from mmdet.datasets.pipelines import LoadAnnotations
 from pycocotools.coco import COCO
 
 from pipeline import paths
+from pipeline.datasets.partial import LoadPartialAnnotations
 from pipeline.errors import ExperimentError
 
 FIELD = "gt_prior_masks"
@@ -34,7 +34,7 @@ def with_prior_masks(steps, dataset):
     for step in steps:
         extended.append(step | {"keys": [*step["keys"], FIELD]} if step["type"] == "Collect" else step)
         if step["type"] == "LoadPartialAnnotations":
-            extended.append({"type": "LoadPriorMasks", "dataset": dataset})
+            extended.append({"type": "LoadPriorMasks", "dataset": dataset, "poly2mask": step["poly2mask"]})
         elif step["type"] == "FormatPartialBundle":
             extended.append({"type": "FormatPriorMasks"})
     return extended
@@ -49,14 +49,19 @@ def complete_annotations(dataset):
 
 @PIPELINES.register_module()
 class LoadPriorMasks:
-    """Load the mask of every object, bitmaps in the order of `gt_bboxes`; later steps treat them like `gt_masks`.
+    """Load the mask of every object in the order of `gt_bboxes`; later steps treat them like `gt_masks`.
+
+    Args:
+        dataset: name of the dataset.
+        poly2mask: as `LoadPartialAnnotations`: bitmaps, or polygons.
 
     Raises ExperimentError for an object that the complete annotations do not have: they and the split differ.
     """
 
-    def __init__(self, dataset):
+    def __init__(self, dataset, poly2mask=True):
         self.dataset = dataset
-        self.rasterise = LoadAnnotations(with_mask=True)._poly2mask
+        self.poly2mask = poly2mask
+        self.loader = LoadPartialAnnotations(with_mask=True, poly2mask=poly2mask)
 
     def __call__(self, results):
         coco = complete_annotations(self.dataset)
@@ -72,8 +77,12 @@ class LoadPriorMasks:
                 raise ExperimentError(
                     f"image {image['filename']}: a box of the split is not in {complete}; run `dvc repro split`"
                 )
-            masks.append(self.rasterise(same.pop(0)["segmentation"], image["height"], image["width"]))
-        results[FIELD] = BitmapMasks(masks, image["height"], image["width"])
+            masks.append(same.pop(0)["segmentation"])
+        size = image["height"], image["width"]
+        if self.poly2mask:
+            results[FIELD] = BitmapMasks([self.loader._poly2mask(mask, *size) for mask in masks], *size)
+        else:
+            results[FIELD] = PolygonMasks([self.loader.process_polygons(mask) for mask in masks], *size)
         results["mask_fields"].append(FIELD)
         return results
 

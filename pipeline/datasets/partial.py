@@ -232,12 +232,51 @@ class LoadWholeImage(LoadImageFromFile):
 
 @PIPELINES.register_module()
 class LoadPartialAnnotations(LoadAnnotations):
-    """Load boxes, labels and masks, and `gt_is_novel`, bool [objects]."""
+    """Load boxes, labels and masks, and `gt_is_novel`, bool [objects].
+
+    Masks that are kept as polygons (`poly2mask=False`) may be annotated as run-length encoding too.
+    """
+
+    def process_polygons(self, polygons):
+        """Return the polygons of one object's annotation, float64 (x, y, x, y, ...); never none.
+
+        The stock step fails on run-length encodings, and cuts coordinates to whole numbers in later steps if the
+        file has no others.
+        """
+        if isinstance(polygons, dict):
+            polygons = rectangles(self._poly2mask(polygons, *polygons["size"]))
+        polygons = super().process_polygons([np.asarray(polygon, dtype=np.float64) for polygon in polygons])
+        return polygons or [np.array(polygon) for polygon in NO_MASK]
 
     def __call__(self, results):
         results = super().__call__(results)
         results["gt_is_novel"] = results["ann_info"]["is_novel"].copy()
         return results
+
+
+def rectangles(mask):
+    """Cover the pixels of a mask exactly, holes too, with rectangles that do not overlap.
+
+    Args:
+        mask: [H, W], 0/1.
+
+    Returns:
+        List of polygons [x1, y1, x2, y1, x2, y2, x1, y2] on the corners of pixels, one for each run of pixels in a
+        column; equal runs in neighbouring columns are one.
+    """
+    height, width = mask.shape
+    steps = np.diff(np.pad(mask.astype(np.int8), ((1, 1), (0, 0))), axis=0)
+    found, running = [], {}  # the latter: first column of the runs that reach the present one, by (top, bottom)
+    for column in range(width + 1):
+        runs = set()
+        if column < width:
+            runs = set(zip(*(np.flatnonzero(steps[:, column] == change).tolist() for change in (1, -1)), strict=True))
+        for run in sorted(running.keys() - runs):
+            (top, bottom), left = run, running.pop(run)
+            found.append([left, top, column, top, column, bottom, left, bottom])
+        for run in runs - running.keys():
+            running[run] = column
+    return found
 
 
 @PIPELINES.register_module()

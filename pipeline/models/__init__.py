@@ -101,11 +101,13 @@ def _roi_head(knobs, method, arch, num_classes):
         "detach_cl_features": knobs.detach_cl_features,
         "lambda_warmup": knobs.lambda_warmup,
         "lambda_warmup_epochs": knobs.lambda_warmup_epochs,
+        "lambda_epoch_passes": knobs.lambda_epoch_passes,
         "bbox_roi_extractor": _roi_extractor(arch, arch.box_roi_size),
         "bbox_head": {
             "type": "CAMBoxHead",
             "pool_regression": arch.box_reg_pooled,
             "detach_classifier": knobs.detach_classifier,
+            "init": knobs.box_init,
             "num_shared_convs": arch.box_shared_convs,
             "num_cls_convs": arch.box_cls_convs,
             "num_reg_convs": arch.box_reg_convs,

@@ -18,7 +18,8 @@ Generated from `pipeline/recipes.yaml` by `python -m pipeline.reporting.recipes`
 The published text and the code its authors released differ. `recipe: paper` follows the text, and the code where
 the text is silent; `recipe: released` follows the code throughout. A recipe is nothing but the list of values
 below: a knob of `params.yaml` whose value is `recipe` takes its value from the list, any other value stands for
-itself, so one difference can be moved alone:
+itself, so one difference can be moved alone. Two values depend on the schedule of the run, because the released code
+has a configuration for each:
 
 ```sh
 dvc exp run -S recipe=released
@@ -49,9 +50,15 @@ def document():
     rows = rows.where(rows.notna(), "")
     rows["knob"] = [f"`{knob}`" if knob else "" for knob in rows["knob"]]
     for column in ("paper", "released"):
-        rows[column] = [str(value).lower() if isinstance(value, bool) else str(value) for value in rows[column]]
+        rows[column] = [_shown(value) for value in rows[column]]
     rows.columns = ["", "difference", "knob", "paper", "released", "note"]
     return INTRODUCTION + rows.to_markdown(index=False, disable_numparse=True) + "\n"
+
+
+def _shown(value):
+    if isinstance(value, dict):
+        return ", ".join(f"{schedule}: {_shown(chosen)}" for schedule, chosen in value.items())
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def knob_value(run, knob):
     """
     values = dict(experiments.read_yaml(paths.ROOT / run.knobs))
     values.pop("dataset", None)
-    knobs = Knobs.load(values | (run.overrides or {}), source=f"{run.knobs}, runs.{run.name}.overrides")
+    knobs = Knobs.load(values | (run.overrides or {}), f"{run.knobs}, runs.{run.name}.overrides", run.schedule)
     value = getattr(knobs, knob, None)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ExperimentError(f"knob {knob!r} cannot be drawn on an axis: run {run.name} has {value!r}")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from mmcv.runner import LogBuffer
 
+from pipeline.knobs import Knobs
 from pipeline.models.contrastmask import TrainingProgressHook
 
 from .conftest import batch, build, train_losses
@@ -22,6 +23,22 @@ def test_progress_reaches_a_plain_and_a_wrapped_model():
     for wrapped in (model, MMDataParallel(model, device_ids=[])):
         hook.before_train_iter(runner(wrapped, 6))
         assert model.roi_head._progress == (6, 1.5, 3, 0)
+
+
+@pytest.mark.parametrize(("schedule", "full_from"), [("1x", 4), ("3x", 12)])
+def test_the_weight_is_full_from_the_pass_of_the_released_schedule(schedule, full_from):
+    """Spec section 8: by epochs 0.25, 0.25, 0.5, 0.75, 1; an epoch of 3x is three passes."""
+    knobs = Knobs.preset("released", schedule)
+    model = build(recipe="released", lambda_epoch_passes=knobs.lambda_epoch_passes)
+    model.train()
+    hook, data, weights = TrainingProgressHook(seed=0, iters_per_epoch=2), batch(images=1, size=64), []
+    for passes in range(0, full_from + 2):
+        state = runner(model, 2 * passes + 1)
+        hook.before_train_iter(state)
+        model(return_loss=True, **data)
+        weights.append(float(model.roi_head.statistics["cl_lambda"]))
+    per_epoch = [0.25, 0.25, 0.5, 0.75]
+    assert weights == [weight for weight in per_epoch for _ in range(full_from // 4)] + [1.0, 1.0]
 
 
 def test_statistics_are_logged_beside_the_losses_and_not_among_them():

@@ -54,6 +54,23 @@ def test_presets_name_existing_knobs_with_valid_values():
         assert dataclasses.asdict(loaded).items() >= values.items()
 
 
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_a_recipe_has_values_of_its_own_for_a_schedule(recipe):
+    def values(schedule, **moved):
+        knobs = Knobs.preset(recipe, schedule, **moved)
+        return knobs.mask_format, knobs.lambda_epoch_passes
+
+    assert values("1x") == ("bitmap", 1) and values("3x") == ("polygon", 3)
+    assert values("3x", mask_format="bitmap") == ("bitmap", 3)
+    differing = {k for k, v in preset_values(recipe, "3x").items() if preset_values(recipe, "1x")[k] != v}
+    assert differing == {"mask_format", "lambda_epoch_passes"}
+
+
+def test_a_schedule_without_a_value_is_named_with_its_remedy():
+    with pytest.raises(ExperimentError, match="the schedules 1x, 3x and not '2x'; add it, or set lambda_epoch_pa"):
+        Knobs.load({**PAPER, "recipe": "released"}, schedule="2x")
+
+
 def test_one_difference_can_be_moved_alone():
     mapping = {**PAPER, **dict.fromkeys(preset_values("paper"), "recipe"), "recipe": "released"}
     moved = Knobs.load({**mapping, "tau_easy": 0.7})
@@ -65,7 +82,7 @@ def test_the_table_of_differences_covers_the_model_and_is_complete():
     rows = Knobs.describe()
     ids = [row["id"] for row in rows]
     assert len(set(ids)) == len(ids)
-    assert {f"D{n}" for n in range(1, 26)} <= set(ids)
+    assert {f"D{n}" for n in (*range(1, 26), *range(27, 34))} <= set(ids)
     for row in rows:
         assert row.keys() == {"id", "knob", "description", "paper", "released", "note"}
         assert row["knob"] is None or row["knob"] in PAPER
@@ -73,10 +90,12 @@ def test_the_table_of_differences_covers_the_model_and_is_complete():
 
 
 OTHER = {"sigma": 0.2, "delta": 0.2, "tau_easy": 0.4, "tau_hard": 0.4, "cl_loss_weight": 0.5, "encoder_convs": 5,
-         "projector_layers": 2, "loss_scale": 0.2, "lambda_warmup_epochs": 2, "min_keys": 3, "cl_key_scale": 0.5}
+         "projector_layers": 2, "loss_scale": 0.2, "lambda_warmup_epochs": 2, "lambda_epoch_passes": 2, "min_keys": 3,
+         "cl_key_scale": 0.5}
 
 
-@pytest.mark.parametrize("knob", sorted(PAPER.keys() - {"recipe", "seeds"}))
+# mask_format is a matter of the data, see tests/core/test_released_configuration.py
+@pytest.mark.parametrize("knob", sorted(PAPER.keys() - {"recipe", "seeds", "mask_format"}))
 def test_flipping_a_knob_changes_the_model(knob):
     field = next(f for f in dataclasses.fields(Knobs) if f.name == knob)
     value = PAPER[knob]

@@ -19,11 +19,17 @@ class CAMBoxHead(ConvFCBBoxHead):
     Args:
         pool_regression: average-pool the regression branch too (released code), or keep its cells apart.
         detach_classifier: keep the CAM from training the classifier's weight (D4).
+        init: classifier and regressor start 'normal' with standard deviations 0.01 and 0.001, or 'xavier' with
+            sqrt(2 / (inputs + outputs)), 0.077 and 0.059 at full size (D23b). MMDetection 2.14, which the released code
+            uses, states the former and then lets the Xavier rule of the fully connected layers overwrite it: that rule
+            names every linear layer. Later versions keep the former.
         kwargs: as `ConvFCBBoxHead`, without fully connected layers.
     """
 
-    def __init__(self, pool_regression=True, detach_classifier=True, **kwargs):
+    def __init__(self, pool_regression=True, detach_classifier=True, init="normal", **kwargs):
         super().__init__(with_avg_pool=True, **kwargs)
+        if init == "xavier":
+            self.init_cfg.append({"type": "Xavier", "layer": "Linear"})
         self.pool_regression = pool_regression
         self.detach_classifier = detach_classifier
         if not pool_regression:

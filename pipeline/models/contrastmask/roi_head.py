@@ -30,13 +30,14 @@ class ContrastMaskRoIHead(StandardRoIHead):
         cam_frame: box whose CAM a detection gets: its 'proposal' or the 'refined' box (D25).
         cam_normalise: min-max 'after_upsample' to each head's size or 'before_upsample' (D24).
         detach_mask_cam, detach_cl_cam, detach_cl_features: gradient routes (D4).
-        lambda_warmup, lambda_warmup_epochs: warm-up of the contrastive loss (D9).
+        lambda_warmup, lambda_warmup_epochs, lambda_epoch_passes: warm-up of the contrastive loss; an epoch of it is
+            that many passes over the training set (D9).
         kwargs: as `StandardRoIHead`.
     """
 
     def __init__(self, use_cam, cl_head, cl_roi_extractor, mask_roi_size, cl_roi_size, mask_loss_rois, cam_frame,
                  cam_normalise, detach_mask_cam, detach_cl_cam, detach_cl_features, lambda_warmup,
-                 lambda_warmup_epochs, **kwargs):
+                 lambda_warmup_epochs, lambda_epoch_passes=1, **kwargs):
         super().__init__(**kwargs)
         if self.share_roi_extractor:
             raise ValueError("mask_roi_extractor is missing: box and mask head pool features of different sizes")
@@ -51,21 +52,22 @@ class ContrastMaskRoIHead(StandardRoIHead):
         self.detach_cl_features = detach_cl_features
         self.lambda_warmup = lambda_warmup
         self.lambda_warmup_epochs = lambda_warmup_epochs
+        self.lambda_epoch_passes = lambda_epoch_passes
         self.cl_head = build_head(cl_head) if cl_head else None
         self.cl_roi_extractor = build_roi_extractor(cl_roi_extractor) if cl_head and cl_roi_extractor else None
         self.statistics = {}
         self._progress = None
 
-    def set_progress(self, iteration: int, epoch: float, seed: int, rank: int):
+    def set_progress(self, iteration: int, passes: float, seed: int, rank: int):
         """Say where the training stands; `TrainingProgressHook` does before every iteration.
 
         Args:
             iteration: iterations done, from 0.
-            epoch: passes over the training set done, with fraction.
+            passes: passes over the training set done, with fraction.
             seed: seed of the run.
             rank: rank of this process.
         """
-        self._progress = (iteration, epoch, seed, rank)
+        self._progress = (iteration, passes, seed, rank)
 
     # Training
 
@@ -159,8 +161,8 @@ class ContrastMaskRoIHead(StandardRoIHead):
     def _contrastive_loss(self, encoded, masks, cam, is_novel):
         if self._progress is None:
             raise RuntimeError("set_progress was never called: add TrainingProgressHook to the runner")
-        iteration, epoch, seed, rank = self._progress
-        weight = losses.warmup_weight(epoch, self.lambda_warmup, self.lambda_warmup_epochs)
+        iteration, passes, seed, rank = self._progress
+        weight = losses.warmup_weight(passes / self.lambda_epoch_passes, self.lambda_warmup, self.lambda_warmup_epochs)
         generator = sampling.step_generator(seed, rank, iteration, encoded.device)
         cams, has_prior = self._prior(cam.detach() if self.detach_cl_cam else cam, self.mask_roi_size, self.cl_roi_size)
         loss, statistics = self.cl_head.loss(encoded, masks, cams[:, 0], has_prior, is_novel, weight, generator)

@@ -1,0 +1,158 @@
+"""The resolved configuration of every row on COCO, leaf by leaf, against the values of code and text."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import config, experiments, training
+
+SOURCES = YAML(typ="safe", pure=True).load(Path(__file__).with_name("released_configuration.yaml"))
+RECIPES = {
+    "pinned": {},
+    "released": {"recipe": "released", "loss_denominator": "recipe"},
+    "paper": {"recipe": "paper", "loss_denominator": "recipe"},
+}
+DECLARED = experiments.load()
+ROWS = [name for name, run in DECLARED.runs.items() if run.pinned]
+
+
+def resolved(name, recipe="pinned", seed=0):
+    run = DECLARED.run(name)
+    run = replace(run, overrides=RECIPES[recipe] | (run.overrides or {}))
+    return config.resolve(name, "coco2017", seed, replace(DECLARED, runs=DECLARED.runs | {name: run}))
+
+
+def leaves(value, path=""):
+    """Path -> value of nested dictionaries; lists of numbers and names are values."""
+    if not isinstance(value, dict):
+        return {path: [list(item) if isinstance(item, tuple) else item for item in value]
+                if isinstance(value, (list, tuple)) else value}  # fmt: skip
+    found = {}
+    for key, item in value.items():
+        found |= leaves(item, f"{path}.{key}" if path else key)
+    return found
+
+
+def leaves_of_steps(steps, subset):
+    """Leaves of a data pipeline by the type of the step; steps inside of a step come after it."""
+    flat = [inner for step in steps for inner in (step, *step.get("transforms", ()))]
+    found = {f"{subset}.steps": [step["type"] for step in flat]}
+    for step in flat:
+        options = {key: value for key, value in step.items() if key not in ("type", "transforms")}
+        found |= {f"{subset}.{step['type']}.{key}": value for key, value in leaves(options).items() if options}
+    return found
+
+
+def expected(section, name, recipe):
+    """The values of a section of the sources for a row under a recipe."""
+    run = DECLARED.run(name)
+    wanted = {"pinned": "released"}.get(recipe, recipe)
+
+    def chosen(value):
+        if not isinstance(value, dict):
+            return value
+        return next(chosen(value[key]) for key in (recipe, wanted, run.schedule, run.backbone, run.method)
+                    if key in value)  # fmt: skip
+
+    values = {path: chosen(value) for path, value in SOURCES[section].items()}
+    if section == "cl_head":
+        values |= SOURCES["rows"].get(name, {})
+    if section == "data" and name in SOURCES["rows"] and SOURCES["rows"][name].get("supervision") == "oracle":
+        values["train.steps"] = [
+            after for step in values["train.steps"] for after in
+            {"LoadPartialAnnotations": (step, "LoadPriorMasks"), "FormatPartialBundle": (step, "FormatPriorMasks")}
+            .get(step, (step,))
+        ]  # fmt: skip
+        values["train.Collect.keys"] = [*values["train.Collect.keys"], "gt_prior_masks"]
+        values["train.LoadPriorMasks.dataset"] = "coco2017"
+        values["train.LoadPriorMasks.poly2mask"] = values["train.LoadPartialAnnotations.poly2mask"]
+    return {path: value for path, value in values.items() if value != "absent"}
+
+
+def compare(got, wanted):
+    differing = {path: (got.get(path, "absent"), wanted.get(path, "absent")) for path in got.keys() | wanted.keys()
+                 if got.get(path, "absent") != wanted.get(path, "absent")}  # fmt: skip
+    assert not differing, "(resolved, source) by path"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", ROWS)
+def test_every_leaf_of_every_row_is_that_of_the_sources(name, recipe):
+    run, row = DECLARED.run(name), resolved(name, recipe)
+    model = dict(row.model)
+    model["roi_head"] = dict(model["roi_head"])
+    cl_head = model["roi_head"].pop("cl_head")
+    compare(leaves(model), expected("model", name, recipe))
+    assert (cl_head is not None) == (run.method == "contrastmask")
+    if cl_head:
+        compare(leaves(cl_head), expected("cl_head", name, recipe))
+    data = dict(row.data)
+    steps = leaves_of_steps(data.pop("train"), "train") | leaves_of_steps(data.pop("test"), "test")
+    compare(steps | data, expected("data", name, recipe))
+    compare(leaves(row.optimisation), expected("optimisation", name, recipe))
+    compare(leaves(row.schedule), expected("schedule", name, recipe))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_runner_gets_the_schedule_of_the_sources(name):
+    given = training.runner_config(resolved(name), 10, 1)
+    got = given["lr_config"] | given["optimizer_config"] | {"max_iters": given["runner"]["max_iters"]}
+    got["hooks"] = [hook["type"] for hook in given["custom_hooks"]]
+    compare(got, expected("runner", name, "pinned"))
+    hook, = given["custom_hooks"]
+    assert (hook["seed"], hook["iters_per_epoch"]) == (0, 10)
+    assert given["optimizer"] == resolved(name).optimisation["optimizer"]
+    assert given["log_config"]["interval"] == 50
+
+
+def test_a_step_in_several_iterations_keeps_its_schedule():
+    """Half as many GPUs: twice the iterations of everything that the runner counts in iterations."""
+    given = training.runner_config(resolved("mask_rcnn_r50_1x_nonvoc2voc"), 20, 2)
+    assert given["lr_config"]["step"] == [160, 220] and given["runner"]["max_iters"] == 240
+    assert given["lr_config"]["warmup_iters"] == 1000
+    assert given["optimizer_config"]["cumulative_iters"] == 2
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_seeds_change_the_seed_alone_and_every_row_starts_from_weights(name):
+    first, second = (asdict(resolved(name, seed=seed)) for seed in (0, 1))
+    assert {key for key in first if first[key] != second[key]} == {"seed"} and second["seed"] == 1
+    assert first["initial_weights"] is True
+    assert first["method"] == {"mask_rcnn": {"cam": False, "cl_head": False}, "cam": {"cam": True, "cl_head": False},
+                               "contrastmask": {"cam": True, "cl_head": True}}[DECLARED.run(name).method]  # fmt: skip
+
+
+def test_initial_weights_are_those_of_the_sources():
+    compare(DECLARED.profile("coco2017")["initial_weights"], SOURCES["initial_weights"])
+
+
+def test_rows_of_the_sources_are_the_rows_that_override_knobs():
+    assert set(SOURCES["rows"]) == {name for name in ROWS if DECLARED.run(name).overrides}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_is_what_its_name_says(name):
+    run = DECLARED.run(name)
+    words = name.split("_")
+    assert words[0] == ("mask" if run.method == "mask_rcnn" else run.method)
+    if not run.overrides:
+        method = run.method.split("_")
+        assert words == [*method, run.backbone, run.schedule, run.direction]
+    assert run.direction == (words[-1] if words[-1] in DECLARED.directions else "nonvoc2voc")
+
+
+def test_directions_and_groups():
+    """Spec section 1: nonvoc2voc has masks of the 60 nonvoc categories and is scored on the 20 of VOC."""
+    assert DECLARED.directions["nonvoc2voc"] == {"base": "nonvoc", "novel": "voc"}
+    assert DECLARED.directions["voc2nonvoc"] == {"base": "voc", "novel": "nonvoc"}
+    assert DECLARED.directions["boxes"] == {"base": "none", "novel": "all"}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_small_profiles_follow_the_recipe_too(name):
+    run, row = DECLARED.run(name), config.resolve(name, "generated", 0, DECLARED)
+    assert row.data["train"][1]["poly2mask"] is (run.schedule == "1x")
+    assert row.model["roi_head"]["lambda_epoch_passes"] == {"1x": 1, "3x": 3}[run.schedule]
+    assert row.model["roi_head"]["bbox_head"]["init"] == "xavier"
