@@ -46,17 +46,17 @@ LATEX_METRICS = {
 
 
 def build_table(table_id):
-    """Write `reports/tables/<table_id>.{csv,md,tex}` for the chosen dataset.
+    """Write `reports/<dataset>/tables/<table_id>.{csv,md,tex}` for the chosen dataset.
 
     Raises:
         ExperimentError: unknown table, run or published row, or a result file that cannot be right.
     """
     declared, dataset = experiments.load(), experiments.chosen_dataset()
     frame = table_frame(table_id, declared, dataset)
-    with replacing(paths.table(table_id, "csv")) as path:
+    with replacing(paths.table(dataset, table_id, "csv")) as path:
         frame.to_csv(path, index=False, lineterminator="\n")
-    write_text(paths.table(table_id, "md"), markdown(table_id, frame, declared, dataset))
-    write_text(paths.table(table_id, "tex"), latex(table_id, frame, declared, dataset))
+    write_text(paths.table(dataset, table_id, "md"), markdown(table_id, frame, declared, dataset))
+    write_text(paths.table(dataset, table_id, "tex"), latex(table_id, frame, declared, dataset))
 
 
 def table_frame(table_id, declared, dataset):

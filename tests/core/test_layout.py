@@ -11,7 +11,7 @@ from pipeline import experiments, paths
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
 # command lines that are no node of the graph
-COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track"}
+COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track", "snapshot", "compare", "show"}
 
 # Lower layers never import higher ones. A module belongs to the longest prefix.
 LAYERS = [
@@ -24,6 +24,7 @@ LAYERS = [
         "pipeline.cli",
         "pipeline.distributed",
         "pipeline.history",
+        "pipeline.lockfile",
         "pipeline.doctor",
     },
     {"pipeline.experiments", "pipeline.knobs", "pipeline.machine_settings"},
@@ -120,14 +121,14 @@ def test_dvc_spells_the_paths_of_the_library():
         "download": {relative(paths.annotations("d", "train2017").parent), relative(paths.manifest("d"))},
         "split": {
             relative(paths.split("d", "k")),
-            *(relative(paths.statistics("k", extension)) for extension in ("csv", "md")),
+            *(relative(paths.statistics("d", "k", extension)) for extension in ("csv", "md")),
         },
         "pretrain": {relative(paths.initial_weights("d", "k"))},
         "train": {relative(paths.run("d", "k")), relative(paths.logs("d", "k"))},
         "evaluate": {relative(paths.run_predictions("d", "k")), relative(paths.results("d", "k"))},
         "headline": {relative(paths.metrics())},
         "priors": {relative(paths.priors("d", "k"))},
-        "tables": {relative(paths.table("k", extension)) for extension in ("csv", "md", "tex")},
+        "tables": {relative(paths.table("d", "k", extension)) for extension in ("csv", "md", "tex")},
     }
     for stage, paths_of_stage in expected.items():
         assert {spelled(out, dataset="d", key="k") for out in outs(stage)} == paths_of_stage, stage
