@@ -1,4 +1,4 @@
-"""python -m stages.report: write reports/<dataset>/README.md and index.html; keep them with tables and figures in MLflow."""
+"""python -m stages.report: write README.md and index.html of reports/<dataset>; keep them in MLflow as well."""
 
 import argparse
 

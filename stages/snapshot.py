@@ -1,4 +1,4 @@
-"""python -m stages.snapshot: copy the finished report of the embedded default to reports/snapshot/, for git to track."""
+"""python -m stages.snapshot: copy the finished report of the embedded default to reports/snapshot/."""
 
 import argparse
 

@@ -1,6 +1,6 @@
 """The report that the repository shows: reports/snapshot/, tracked by git, and Table 2 in README.md.
 
-Everybody's own results live in reports/<dataset>/, which git ignores. Only the command `stages.snapshot` copies from there.
+Everybody's own results live in reports/<dataset>/, which git ignores. Only `stages.snapshot` copies from there.
 """
 
 import os
@@ -35,12 +35,12 @@ def take():
         raise ExperimentError("no git repository: the snapshot names the commit it was made of; make it in a clone")
     if commit["changed"]:
         raise ExperimentError(
-            f"{', '.join(commit['changed'])}: not as committed; commit (or `git checkout`) and run `make reproduce` before "
-            "the snapshot, which names the commit it was made of"
+            f"{', '.join(commit['changed'])}: not as committed; the snapshot names the commit it was made of: commit "
+            "the change or take it back, then run `make snapshot`"
         )
     readme = paths.ROOT / "README.md"
     if not BLOCK.search(text := readme.read_text(encoding="utf-8")):
-        raise ExperimentError("README.md: the comment lines around the snapshot's table are gone; `git checkout README.md`")
+        raise ExperimentError("README.md: the comments around the snapshot's table are gone; `git checkout README.md`")
     content["snapshot"] = {"revision": commit["hash"], "processor": provenance.processor()}
 
     new, old = (paths.SNAPSHOT.with_name(f".snapshot.{os.getpid()}.{name}") for name in ("new", "old"))
@@ -64,10 +64,9 @@ def _check_finished(content, folder):
     problems = content["problems"] + [f"{group['state']}: {', '.join(group['runs'])}" for group in content["waiting"]]
     problems += [section["problem"] for section in content["tables"] if "problem" in section]
     problems += [f"not drawn: {section['name']}" for section in content["figures"] if "picture" not in section]
-    problems += [
-        f"not built: {section['name']}" for section in content["tables"]
-        if not all((folder / "tables" / f"{section['name']}.{extension}").exists() for extension in ("csv", "md", "tex"))
-    ]  # fmt: skip
+    for section in content["tables"]:
+        if not all((folder / "tables" / f"{section['name']}.{extension}").exists() for extension in tables.EXTENSIONS):
+            problems.append(f"not built: {section['name']}")
     if README_TABLE not in {section["name"] for section in content["tables"]}:
         problems.append(f"{README_TABLE} is not chosen")
     if problems:
@@ -78,6 +77,5 @@ def _readme_table(content):
     (section,) = (section for section in content["tables"] if section["name"] == README_TABLE)
     shown = tables.display_frame(section["frame"], "**{}**".format).to_markdown(index=False, disable_numparse=True)
     made = content["snapshot"]
-    return (
-        f"\n{shown}\n\n{section['legend']} Made of revision {made['revision'][:12]} on the processor {made['processor']}.\n\n"
-    )
+    where = f"Made of revision {made['revision'][:12]} on the processor {made['processor']}."
+    return f"\n{shown}\n\n{' '.join([section['legend'], *tables.notes(section['frame']), where])}\n\n"

@@ -187,7 +187,7 @@ def test_order_is_compared_on_another_dataset(workspace):
     workspace.everything()  # 10 and 22 where the paper has 23.9 and 35.1
     markdown, html = pages()
     for text in (markdown, html.text):
-        assert "1 of 1 pairs of rows in the paper's order" in text and "rder only" in text
+        assert "1 of 1 pairs of rows in the paper's order (chance alone gives 0.5)" in text and "rder only" in text
     workspace.result("ours", (9.0,))
     assert "0 of 1 pairs" in pages()[0]
     workspace.result("ours", (10.04,))  # a tie as printed is no order
@@ -200,6 +200,7 @@ def test_values_are_compared_on_the_dataset_of_the_paper(workspace):
     workspace.result("ours", (34.8,), on="coco2017")  # published: 35.1, in both tables
     markdown, html = pages()
     for text in (markdown, html.text):
+        assert "chance" not in text
         assert "1 of 3 rows within ±0.2" in text and "Not compared for want of a result: 1." in text
         assert "not comparable" not in text and "rder only" not in text
     assert re.search(r"\| Table 2 +\| yes +\| 24\.1 +\| 23\.9 +\| \+0\.2 ", markdown)
