@@ -6,7 +6,6 @@ VENV ?= .venv
 # trainings at a time (default: one for each GPU; two without one).
 TABLES ?=
 JOBS ?=
-TABLE ?= reports/tables/table2.md
 # Further options of pytest, such as PYTEST='-m "not slow"' for a quick pass.
 PYTEST ?=
 FULL ?=
@@ -21,10 +20,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 ACTIVATE := PATH="$(abspath $(VENV))/bin:$$PATH"; export PATH;
 
 CACHES := .pytest_cache .ruff_cache .hypothesis
-RESULTS := data runs logs predictions results metrics scratch mlruns .dvc/cache .dvc/tmp .venv
+RESULTS := data runs logs predictions results metrics scratch mlruns dvc_plots .dvc/cache .dvc/tmp .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slurm test-postgres lint format compare ui doctor clean
+.PHONY: help setup reproduce snapshot test test-slurm test-postgres lint format compare ui doctor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,9 +41,10 @@ $(VENV)/.stamp: environment.yml constraints.txt $(wildcard tools/*.py)
 
 reproduce: setup ## make the chosen tables and figures on the chosen dataset (TABLES=all: every one) and print Table 2
 	@$(ACTIVATE) $(if $(TABLES),python -m stages.select $(TABLES) &&) exec python -m stages.launch $(JOBS:%=--jobs %)
-	@cat $(TABLE)
-	@echo
-	@echo "Tables, figures and curves: reports/README.md. Each training in MLflow: make ui."
+	@$(ACTIVATE) python -m stages.show
+
+snapshot: reproduce ## reproduce, then copy the finished report to reports/snapshot and README.md, for git to track
+	@$(ACTIVATE) python -m stages.snapshot
 
 test: lint ## lint, then run every test (quick pass: make test PYTEST='-m "not slow"')
 	@$(ACTIVATE) python -m pytest -n logical --maxprocesses 8 $(PYTEST)
@@ -62,7 +62,7 @@ format: setup ## sort imports and mend what ruff can
 	@$(ACTIVATE) python -m ruff check --fix .
 
 compare: setup ## print the free run's experiments side by side: changed knobs and headline numbers
-	@$(ACTIVATE) python -m dvc exp show --no-pager --only-changed --drop '^(pipeline|stages|data|runs|logs|predictions|results|reports)\b|Executor'
+	@$(ACTIVATE) python -m stages.compare
 
 ui: setup ## open the MLflow store on http://127.0.0.1:5000
 	@$(ACTIVATE) mkdir -p mlruns && python -m mlflow ui --host $(HOST) --port $(PORT) \

@@ -16,6 +16,23 @@ RUN_KEYS = {"method", "backbone", "schedule", "direction", "knobs", "overrides"}
 ROW_KEYS = {"label", "runs", "published"}
 KNOB_FILES = ("pipeline/paper.yaml", "params.yaml")
 PRIORS_FIGURES = ("partition", "keys")  # kinds of figures that show what stage `priors` writes
+REPORT_FOLDERS = ("snapshot", "seed_study")  # beside those of the datasets in reports/, tracked by git
+REQUIRED = {  # columns that an entry of a section cannot do without; an unknown value is found where it is looked up
+    "datasets": ("kind", "profile"),
+    "directions": ("base", "novel"),
+    "methods": ("label",),
+    "backbones": ("label",),
+    "profiles": ("schedules",),
+    "tables": ("title", "rows"),
+    "figures": ("title", "kind", "tables"),
+}
+REQUIRED_OF_KIND = {  # further columns of a figure
+    "qualitative": ("images", "min_score"),
+    "novel_results": ("images", "min_score", "across"),
+    "partition": ("objects", "runs"),
+    "keys": ("objects", "runs"),
+    "sensitivity": ("knob", "axis"),
+}
 
 
 def read_yaml(path, pure=False):
@@ -137,26 +154,41 @@ def load(path=paths.EXPERIMENTS):
         for name in content[section] or {}:
             if not NAME.fullmatch(str(name)):
                 raise ExperimentError(f"{path.name}: {section}.{name}: names consist of a-z, 0-9 and _")
+        for name, entry in (content[section] or {}).items():
+            _require(path, f"{section}.{name}", entry, REQUIRED.get(section, ()))
     parsed = {section: content[section] or {} for section in sections}
     parsed["runs"] = {name: _run(name, row, parsed) for name, row in parsed["runs"].items()}
     for name, dataset in parsed["datasets"].items():
-        lookup(parsed["profiles"], (dataset or {}).get("profile"), f"profile (datasets.{name}.profile):")
+        lookup(parsed["profiles"], dataset["profile"], f"profile (datasets.{name}.profile):")
+        if name in REPORT_FOLDERS:
+            raise ExperimentError(f"{path.name}: datasets.{name}: reports/{name} is taken; choose another name")
     for name, table in parsed["tables"].items():
-        for row in table["rows"]:
+        _require_list(path, f"tables.{name}.rows", table["rows"])
+        for number, row in enumerate(table["rows"], start=1):
+            _require(path, f"tables.{name}: row {number}", row, ("label",))
+            _require_list(path, f"tables.{name}: row {row['label']!r}: runs", row.get("runs", []))
+            if "published" in row:
+                _require(path, f"tables.{name}", table, ("published",))
             if unknown := set(row) - ROW_KEYS:
                 raise ExperimentError(
                     f"{path.name}: tables.{name}: row {row.get('label')!r}: unknown column {sorted(unknown)[0]!r}; "
                     f"valid: {', '.join(sorted(ROW_KEYS))}"
                 )
+            if not {"runs", "published"} & set(row):
+                raise ExperimentError(f"{path.name}: tables.{name}: row {row['label']!r}: neither runs nor published")
             directions = [lookup(parsed["runs"], run, f"run (tables.{name}):").direction for run in row.get("runs", [])]
             if len(set(directions)) < len(directions):
                 raise ExperimentError(
                     f"{path.name}: tables.{name}: row {row['label']!r} has two runs of one direction; make it two rows"
                 )
     for name, figure in parsed["figures"].items():
+        _require(path, f"figures.{name}", figure, REQUIRED_OF_KIND.get(figure["kind"], ()))
+        _require_list(path, f"figures.{name}.tables", figure["tables"])
+        _require_list(path, f"figures.{name}.runs", figure.get("runs", []))
         for table in figure["tables"]:
             lookup(parsed["tables"], table, f"table (figures.{name}):")
-        for row in figure.get("runs", []):
+        for number, row in enumerate(figure.get("runs", []), start=1):
+            _require(path, f"figures.{name}: run {number}", row, ("label", "run"))
             lookup(parsed["runs"], row["run"], f"run (figures.{name}):")
     return Experiments(**parsed)
 
@@ -192,6 +224,19 @@ def select(tables):
     temporary.write_text(header + text.getvalue())
     os.replace(temporary, paths.SELECTION)
     return selection
+
+
+def _require(path, where, entry, columns):
+    """Raise an ExperimentError unless `entry` is a mapping with a value in each of `columns`."""
+    if not isinstance(entry, dict):
+        raise ExperimentError(f"{path.name}: {where}: expected a mapping, found {type(entry).__name__}")
+    if missing := [column for column in columns if entry.get(column) is None]:
+        raise ExperimentError(f"{path.name}: {where}: column {missing[0]!r} is missing")
+
+
+def _require_list(path, where, value):
+    if not isinstance(value, list):
+        raise ExperimentError(f"{path.name}: {where}: expected a list, found {type(value).__name__}")
 
 
 def _run(name, row, sections):

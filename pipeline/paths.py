@@ -15,6 +15,7 @@ EXPERIMENTS = ROOT / "pipeline" / "experiments.yaml"
 SELECTION = ROOT / "pipeline" / "selection.yaml"
 PARAMS = ROOT / "params.yaml"
 PAPER_KNOBS = ROOT / "pipeline" / "paper.yaml"
+SNAPSHOT = ROOT / "reports" / "snapshot"  # tracked by git: a finished report that `stages.snapshot` copied
 
 
 def home():
@@ -96,16 +97,21 @@ def metrics():
     return ROOT / "metrics" / "current.json"
 
 
-def table(name, extension):
-    return ROOT / "reports" / "tables" / f"{name}.{extension}"
+def reports(dataset):
+    """Tables, figures and page of one dataset. Git ignores them; SNAPSHOT holds what the repository shows."""
+    return ROOT / "reports" / dataset
 
 
-def figure(name, extension):
-    return ROOT / "reports" / "figures" / f"{name}.{extension}"
+def table(dataset, name, extension):
+    return reports(dataset) / "tables" / f"{name}.{extension}"
 
 
-def statistics(direction, extension):
-    return ROOT / "reports" / "statistics" / f"{direction}.{extension}"
+def figure(dataset, name, extension):
+    return reports(dataset) / "figures" / f"{name}.{extension}"
+
+
+def statistics(dataset, direction, extension):
+    return reports(dataset) / "statistics" / f"{direction}.{extension}"
 
 
 # Under home(): not tracked, shared by every copy of the working tree.

@@ -434,7 +434,7 @@ def log_report(dataset, directory, selection, scores):
     """Keep the newest page, tables and figures as the artifacts of one MLflow run named `report`.
 
     Args:
-        directory: `reports/`.
+        directory: `reports/<dataset>`.
         selection: pipeline.experiments.selected(): which tables and figures.
         scores: {run: mAP of masks on novel categories}, logged as `<run>_novel_mask_mAP`.
     """

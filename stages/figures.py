@@ -1,4 +1,4 @@
-"""python -m stages.figures <figure>: write reports/figures/<figure>.{png,pdf,svg} from what its runs left."""
+"""python -m stages.figures <figure>: write reports/<dataset>/figures/<figure>.{png,pdf,svg} from what its runs left."""
 
 import argparse
 

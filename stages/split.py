@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline import experiments, paths
+from pipeline import experiments, lockfile, paths
 from pipeline.cli import command
 from pipeline.datasets.split import split
 
@@ -11,9 +11,10 @@ from pipeline.datasets.split import split
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("direction")
+    lockfile.keep_private()
     name, dataset = parser.parse_args().direction, experiments.chosen_dataset()
     direction = experiments.lookup(experiments.load().directions, name, "direction")
-    table = paths.statistics(name, "csv").with_suffix("")
+    table = paths.statistics(dataset, name, "csv").with_suffix("")
     split(paths.annotations(dataset, "train2017"), direction, paths.split(dataset, name), table, (dataset, name))
 
 

@@ -1,4 +1,4 @@
-"""python -m stages.tables <table>: write reports/tables/<table>.{csv,md,tex} from the results of its runs."""
+"""python -m stages.tables <table>: write reports/<dataset>/tables/<table>.{csv,md,tex} from the results of its runs."""
 
 import argparse
 

@@ -36,8 +36,10 @@ class Agreement:
         """A few words: how many of the comparisons agree."""
         if not self.compared:
             return "nothing to compare yet"
-        what = f"rows within ±{published.tolerance()}" if self.by_value else "pairs of rows in the paper's order"
-        return f"{self.agreeing} of {self.compared} {what}"
+        if self.by_value:
+            return f"{self.agreeing} of {self.compared} rows within ±{published.tolerance()}"
+        chance = f"{self.compared / 2:g}"  # either order is as likely
+        return f"{self.agreeing} of {self.compared} pairs of rows in the paper's order (chance alone gives {chance})"
 
     @property
     def method(self):
@@ -64,7 +66,7 @@ def agreement(frames, labels, dataset):
         labels: {table id: how the page calls it}.
         dataset: name of the dataset of the results.
     """
-    by_value = dataset == published.DATASET
+    by_value = published.comparable(dataset)
     compare = _values if by_value else _pairs
     columns = ["Measured", "Published", "Difference"] if by_value else ["Published", "Measured"]
     columns = ["Table", VERDICT, *columns, "Direction", *(["Row"] if by_value else ["First row", "Second row"])]

@@ -89,7 +89,7 @@ class Request:
 
 
 def build_figure(name):
-    """Write `reports/figures/<name>.{png,pdf,svg}` for the chosen dataset.
+    """Write `reports/<dataset>/figures/<name>.{png,pdf,svg}` for the chosen dataset.
 
     Raises:
         ExperimentError: unknown figure or kind, or a file that cannot be right.
@@ -106,14 +106,14 @@ def build_figure(name):
             figure, caption = _empty(f"Nothing to draw: {error}."), f"Nothing to draw: {error}."
         caption = " ".join([f"{entry['title']} on {dataset}.", caption, *entry.get("note", "").splitlines()])
         for extension in style.EXTENSIONS:
-            with replacing(paths.figure(name, extension)) as path:
+            with replacing(paths.figure(dataset, name, extension)) as path:
                 figure.savefig(path, metadata=style.metadata(extension, entry["title"], caption, dataset))
         plt.close(figure)
 
 
 def saved_caption(name, dataset):
     """The caption stored in the PNG of a figure; None if it has not been drawn for this dataset."""
-    path = paths.figure(name, "png")
+    path = paths.figure(dataset, name, "png")
     if not path.exists():
         return None
     with Image.open(path) as image:

@@ -32,6 +32,14 @@ class Result:
         """
         return _mean_and_deviation([seed[kind][group][metric] for seed in self.per_seed])
 
+    def undefined(self, kind="segm"):
+        """Return {reason: category names} of the categories whose AP the evaluation could not define in some seed."""
+        reasons = {}
+        for seed in self.per_seed:
+            for name, reason in seed.get("undefined", {}).get(kind, {}).items():
+                reasons.setdefault(str(reason), {})[name] = None
+        return {reason: list(names) for reason, names in reasons.items()}
+
     def category_ap(self, kind="segm"):
         """Return {category name: mean AP over the seeds in percent}; categories without AP are left out."""
         names = self.per_seed[0]["per_category"][kind]

@@ -1,4 +1,4 @@
-"""Where and from what a page was built: commit, machine, versions, hours. For index.html alone: it is not tracked."""
+"""Where and from what a page was built: commit, machine, versions, hours. For index.html and the snapshot."""
 
 import json
 import os
@@ -11,12 +11,13 @@ import psutil
 from pipeline import paths, status, tracking
 
 PACKAGES = ("torch", "mmdet", "mmcv-full", "numpy", "dvc", "mlflow")
-OUTPUTS = ("dvc.lock", "reports")  # tracked, but written by the stages: a change there is no change of the code
+# tracked, but no code: written by commands, or chosen
+NOT_CODE = ("dvc.lock", "reports", "README.md", "docs", "pipeline/selection.yaml")
 
 
 def commit():
-    """Commit of the working copy, and which tracked files differ from it other than what the stages write."""
-    command = ["git", "diff", "--name-only", "HEAD", "--", ".", *(f":(exclude){name}" for name in OUTPUTS)]
+    """Commit of the working copy, and which files of its code differ from it."""
+    command = ["git", "diff", "--name-only", "HEAD", "--", ".", *(f":(exclude){name}" for name in NOT_CODE)]
     try:
         changed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     except (OSError, subprocess.CalledProcessError):
@@ -29,13 +30,14 @@ def machine():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory().total / 2**30
     return {
-        "CPU": f"{_processor()}, {cores} core{'s' * (cores != 1)}, {memory:.0f} GiB of memory",
+        "CPU": f"{processor()}, {cores} core{'s' * (cores != 1)}, {memory:.0f} GiB of memory",
         "GPU": ", ".join(_gpus()) or "none",
         "System": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _processor():
+def processor():
+    """Model of the processor, as the system names it."""
     try:
         with open("/proc/cpuinfo") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

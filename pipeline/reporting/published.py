@@ -3,16 +3,21 @@
 from functools import cache
 from pathlib import Path
 
+from pipeline import experiments
 from pipeline.errors import ExperimentError
 from pipeline.experiments import read_yaml
 
 PAPER_TABLES = Path(__file__).resolve().parent.parent / "paper_tables.yaml"
-DATASET = "coco2017"  # every published number is on COCO train2017 -> val2017
 
 
 @cache
 def _content():
     return read_yaml(PAPER_TABLES)
+
+
+def comparable(dataset):
+    """Whether a dataset holds the paper's data, COCO train2017 -> val2017: its entry in experiments.yaml says so."""
+    return experiments.load().dataset(dataset).get("paper_data", False) is True
 
 
 def tables():

@@ -1,7 +1,7 @@
-"""The page that shows what ran, the tables and the figures: reports/README.md and reports/index.html.
+"""The page that shows what ran, the tables and the figures: README.md and index.html in reports/<dataset>/.
 
-Both are rendered from one description. README.md is tracked, so the same results give the same bytes. index.html is
-not: it adds commit, machine, training hours and links to MLflow, carries its pictures inside and needs no network.
+Both are rendered from one description. The same results give the same bytes of README.md. index.html adds commit,
+machine, training hours and links to MLflow, carries its pictures inside and needs no network.
 """
 
 import base64
@@ -26,7 +26,7 @@ NAMED_RUNS = 4  # more are not named one by one in a command
 
 
 def build_report(links=None):
-    """Write reports/README.md and reports/index.html: the chosen tables, figures and runs on the chosen dataset.
+    """Write README.md and index.html in reports/<dataset>/: the chosen tables, figures and runs on the chosen dataset.
 
     What is missing is stated with the command that makes it. A file that cannot be right is stated as well,
     the rest of the page is written, and then the error is raised.
@@ -40,7 +40,27 @@ def build_report(links=None):
     Raises:
         ExperimentError: a result file is malformed, or selection.yaml is not up to date.
     """
-    declared, dataset = experiments.load(), experiments.chosen_dataset()
+    dataset = experiments.chosen_dataset()
+    content, results = describe(dataset)
+    folder = paths.reports(dataset)
+    write_text(folder / "README.md", render("README.md", content))
+    write_text(folder / "index.html", render("index.html", content | origin(dataset, content, links)))
+    if content["problems"]:
+        raise ExperimentError("; ".join(content["problems"]))
+    scores = {name: result.ap()[0] for name, result in results.items()}
+    return {name: value for name, value in scores.items() if not math.isnan(value)}
+
+
+def describe(dataset):
+    """What both pages are rendered from, and the results behind it.
+
+    Returns:
+        ({name in the templates: value}, {run name: measured.Result}).
+
+    Raises:
+        ExperimentError: selection.yaml is not up to date.
+    """
+    declared = experiments.load()
     selection = experiments.selected(declared)
     chosen = {name: declared.runs[name] for name in selection["runs"]}
     results, problems = read_results(chosen, dataset)
@@ -62,15 +82,11 @@ def build_report(links=None):
         "free": [free_section(run, chosen, results) for run in chosen.values() if not run.pinned],
         "groups": group_frame(results),
         "figures": [figure_section(name, declared, dataset) for name in selection["figures"]],
+        "snapshot": None,
     }
     content["done"] = [line["run"] for line in content["runs"] if line["done"]]
     content["waiting"] = absent({line["run"]: line["state"] for line in content["runs"] if not line["done"]})
-    write_text(paths.ROOT / "reports" / "README.md", render("README.md", content))
-    write_text(paths.ROOT / "reports" / "index.html", render("index.html", content | origin(dataset, content, links)))
-    if problems:
-        raise ExperimentError("; ".join(problems.values()))
-    scores = {name: result.ap()[0] for name, result in results.items()}
-    return {name: value for name, value in scores.items() if not math.isnan(value)}
+    return content, results
 
 
 def render(template, content):
@@ -283,5 +299,5 @@ def figure_section(name, declared, dataset):
     caption = figures.saved_caption(name, dataset)
     if caption is None:
         return section
-    picture = base64.b64encode(paths.figure(name, "png").read_bytes()).decode()
+    picture = base64.b64encode(paths.figure(dataset, name, "png").read_bytes()).decode()
     return section | {"caption": caption, "picture": picture}

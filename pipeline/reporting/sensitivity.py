@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline import experiments, paths
 from pipeline.errors import ExperimentError
 from pipeline.knobs import Knobs
-from pipeline.reporting import published, style
+from pipeline.reporting import examples, published, style
 from pipeline.reporting.style import plt
 
 MARGIN = 0.15  # of the span of the values, above and below
@@ -57,11 +57,11 @@ def measured_points(knob, results, table):
 
     Returns:
         Points in the order of their values; the deviation is the standard deviation over seeds, NaN for one seed. A run
-        whose row has no published twin is not `printed`.
+        whose row has no published twin is not `printed`, one whose AP is undefined is left out.
     """
     printed = {run for row in table["rows"] if "published" in row for run in row.get("runs", [])}
     points = [Point(knob_value(run, knob), *result.ap(), run.name in printed) for run, result in results]
-    return sorted(points, key=lambda point: point.value)
+    return sorted((point for point in points if not math.isnan(point.ap)), key=lambda point: point.value)
 
 
 def published_points(knob, table, direction):
@@ -86,7 +86,9 @@ def published_points(knob, table, direction):
 
 
 def draw(dataset, measured, printed, entry):
-    """Draw both curves: in one panel on the dataset of the paper, else in a panel each with a scale of its own.
+    """Draw both: in one panel on the dataset of the paper, else in a panel each with a scale of its own.
+
+    Measured points of one seed are not joined: without a known spread, ups and downs between them are no curve.
 
     Args:
         dataset: name of the dataset of the measured points.
@@ -95,13 +97,19 @@ def draw(dataset, measured, printed, entry):
 
     Returns:
         (matplotlib Figure, caption).
+
+    Raises:
+        NothingToShow: the mask AP of every run is undefined.
     """
-    comparable = dataset == published.DATASET or not printed  # nothing printed: no second panel to keep apart
+    if not measured:
+        raise examples.NothingToShow(f"mask AP on novel categories is undefined on {dataset}")
+    comparable = published.comparable(dataset) or not printed  # nothing printed: no second panel to keep apart
     figure, axes = plt.subplots(
         1, 1 if comparable else 2, figsize=(style.COLUMN_WIDTH, 1.95), squeeze=False, sharex=True, layout="constrained"
     )
     left, right = axes[0, 0], axes[0, -1]
-    _curve(left, measured, style.METHOD_COLOURS["contrastmask"], "o", "-", "measured")
+    several = bool(measured) and not any(math.isnan(point.deviation) for point in measured)
+    _curve(left, measured, style.METHOD_COLOURS["contrastmask"], "o", "-" if several else "none", "measured")
     if printed:
         _curve(right, printed, "black", "s", "--", "published")
     ticks = sorted({point.value for point in (*measured, *printed)})
@@ -128,8 +136,10 @@ def draw(dataset, measured, printed, entry):
         " Each panel has a scale of its own, of the same number of points: heights are not comparable between "
         f"{dataset} and COCO, at most the order of the values is."
     )
-    several = any(not math.isnan(point.deviation) for point in measured)
-    bars = "one standard deviation over the seeds" if several else "none, one seed each"
+    known = any(not math.isnan(point.deviation) for point in measured)
+    bars = "one standard deviation over the seeds" if known else "none, one seed each"
+    if not several:
+        bars += " (how far another seed would move a point is not known, so none are joined)"
     stated = f"; published: the ±{published.tolerance()} that the authors state" if printed else ""
     return figure, (
         f"Mask mAP on novel categories against {entry['axis']}. Error bars, measured: {bars}{stated}.{where}"
@@ -138,13 +148,13 @@ def draw(dataset, measured, printed, entry):
 
 def _curve(axis, points, colour, marker, line, label):
     values, aps = [point.value for point in points], [point.ap for point in points]
-    axis.plot(values, aps, line, color=colour, linewidth=1, label="_", zorder=1)
+    axis.plot(values, aps, linestyle=line, color=colour, linewidth=1, label="_", zorder=1)
     for point in points:
         face = colour if point.printed else "white"
         bar = None if math.isnan(point.deviation) else point.deviation
         axis.errorbar(point.value, point.ap, yerr=bar, fmt=marker, color=colour, markerfacecolor=face, markersize=4,
                       elinewidth=0.9, capsize=2, zorder=2)  # fmt: skip
-    axis.plot([], [], line, marker=marker, color=colour, linewidth=1, markersize=4, label=label)
+    axis.plot([], [], linestyle=line, marker=marker, color=colour, linewidth=1, markersize=4, label=label)
     if not all(point.printed for point in points):
         axis.plot([], [], marker, color=colour, markerfacecolor="white", markersize=4, label="not in the paper")
 

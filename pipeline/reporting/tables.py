@@ -16,9 +16,10 @@ from pipeline.reporting import measured, published
 from pipeline.reporting.files import replacing, write_text
 from pipeline.reporting.measured import METRICS
 
-KEYS = ["row", "backbone", "schedule", "run", "dataset", "direction", "state", "seeds", "agrees"]
+KEYS = ["row", "backbone", "schedule", "run", "dataset", "direction", "state", "seeds", "agrees", "undefined"]
 COLUMNS = KEYS + [f"{metric}{suffix}" for metric in METRICS for suffix in ("", "_std", "_published")]
 DONE = "done"
+EXTENSIONS = ("csv", "md", "tex")
 LATEX_ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -46,17 +47,17 @@ LATEX_METRICS = {
 
 
 def build_table(table_id):
-    """Write `reports/tables/<table_id>.{csv,md,tex}` for the chosen dataset.
+    """Write `reports/<dataset>/tables/<table_id>.{csv,md,tex}` for the chosen dataset.
 
     Raises:
         ExperimentError: unknown table, run or published row, or a result file that cannot be right.
     """
     declared, dataset = experiments.load(), experiments.chosen_dataset()
     frame = table_frame(table_id, declared, dataset)
-    with replacing(paths.table(table_id, "csv")) as path:
+    with replacing(paths.table(dataset, table_id, "csv")) as path:
         frame.to_csv(path, index=False, lineterminator="\n")
-    write_text(paths.table(table_id, "md"), markdown(table_id, frame, declared, dataset))
-    write_text(paths.table(table_id, "tex"), latex(table_id, frame, declared, dataset))
+    write_text(paths.table(dataset, table_id, "md"), markdown(table_id, frame, declared, dataset))
+    write_text(paths.table(dataset, table_id, "tex"), latex(table_id, frame, declared, dataset))
 
 
 def table_frame(table_id, declared, dataset):
@@ -65,8 +66,8 @@ def table_frame(table_id, declared, dataset):
     APs are percentages at full precision, the mean over the seeds and (from two seeds on) their sample standard
     deviation; NaN where not run, undefined or not published. `seeds` is the JSON list of the seeds averaged, `state`
     is `done` or why there is no result. `agrees` tells on the paper's dataset whether mAP is within the tolerance its
-    authors state, and is empty elsewhere. A cited row has no run and no dataset, and a line for each direction it was
-    published for.
+    authors state, and is empty elsewhere. `undefined` says which categories have no mask AP and why. A cited row has
+    no run and no dataset, and a line for each direction it was published for.
     """
     table = lookup(declared.tables, table_id, "table")
     lines = [line for row in table["rows"] for line in _lines(row, table, declared, dataset)]
@@ -87,7 +88,9 @@ def _lines(row, table, declared, dataset):
             line |= {"state": DONE, "seeds": json.dumps(list(result.seeds))}
             for metric in METRICS:
                 line[metric], line[f"{metric}_std"] = result.ap(metric)
-            if dataset == published.DATASET and "mAP_published" in line:
+            if reasons := result.undefined():
+                line["undefined"] = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+            if published.comparable(dataset) and pd.notna(line["mAP"]) and line.get("mAP_published") is not None:
                 # both are printed to 0.1, and so is the tolerance
                 line["agrees"] = round(abs(round(line["mAP"], 1) - line["mAP_published"]), 1) <= published.tolerance()
         yield line
@@ -105,7 +108,7 @@ def _published(printed, direction):
 
 def comparability(declared, dataset):
     """The sentence that keeps numbers of another dataset from being read as COCO's; empty for COCO itself."""
-    if dataset == published.DATASET:
+    if published.comparable(dataset):
         return ""
     entry = declared.dataset(dataset)
     what = "images drawn by a program" if entry["kind"] == "generated" else "not the COCO 2017 of the paper"
@@ -126,6 +129,7 @@ def caption(table_id, frame, declared, dataset):
         f"{declared.tables[table_id]['title']}. Mask AP (%) on the novel categories of {dataset} "
         f"({directions}), measured beside published."
     )
+    text = " ".join([text, *notes(frame)])
     return f"{text} {comparability(declared, dataset)}".strip()
 
 
@@ -150,27 +154,66 @@ def is_cited(frame):
 
 
 def best(frame, metric):
-    """Mark the best measured values of a metric in each direction, ties at the printed precision included."""
-    values = frame[metric].round(1)
-    top = values.groupby(frame["direction"]).transform("max")
-    several = values.groupby(frame["direction"]).transform("count") > 1
-    return several & (values == top)
+    """Mark the best measured value of a metric in each direction where it lies beyond the spread of the seeds.
+
+    That is where its mean less its standard deviation is above mean plus standard deviation of every other row. A value
+    of a single seed has no known spread: nothing is best beside it.
+    """
+    marks = pd.Series(False, index=frame.index)
+    for _, rows in frame[is_run(frame)].groupby("direction"):
+        values, spread = rows[metric].dropna(), rows[f"{metric}_std"]
+        if len(values) > 1:
+            top, others = values.idxmax(), values.index.drop(values.idxmax())
+            marks[top] = values[top] - spread[top] > (values + spread)[others].max(skipna=False)
+    return marks
+
+
+def shown_metrics(frame):
+    """mAP and the other metrics that are defined for some row; all of them as long as nothing was measured."""
+    rows = frame[is_run(frame)]
+    return [metric for metric in METRICS if rows.empty or metric == METRICS[0] or rows[metric].notna().any()]
+
+
+def notes(frame):
+    """Sentences on what is not marked, not shown or not defined, as plain text."""
+    found = []
+    rows = frame[is_run(frame)]
+    if len(rows) > 1 and not any(best(frame, metric).any() for metric in METRICS):
+        single = rows["mAP_std"].isna() & rows["mAP"].notna()
+        found.append(
+            "No value is marked as the best: " + ("one seed tells no spread." if single.any() else
+                                                 "none lies beyond the spread of the seeds.")
+        )  # fmt: skip
+    if hidden := [metric for metric in METRICS if metric not in shown_metrics(frame)]:
+        found.append(f"Not shown, as undefined for every row: {', '.join(hidden)}.")
+    reasons = {}
+    for line in rows[rows["undefined"].notna()].itertuples():
+        reasons.setdefault(line.undefined, []).append(line.run)
+    found += [f"Undefined mask AP of {', '.join(runs)}: {reason}." for reason, runs in reasons.items()]
+    return found
+
+
+def _undefined(frame):
+    """Which lines have a result whose mask AP could not be defined, for the reasons in `undefined`."""
+    return is_run(frame) & frame["mAP"].isna() & frame["undefined"].notna()
 
 
 def display_frame(frame, bold):
     """Return the table as people read it, every cell a string `measured ± deviation (published, difference)`.
 
-    `bold` wraps a best value in the markup of the page. Backbone, schedule and direction are shown where they vary.
+    The difference is given on the data of the paper alone. `bold` wraps a best value in the markup of the page.
+    Backbone, schedule and direction are shown where they vary.
     """
     cited = is_cited(frame)
     shown = pd.DataFrame({"Row": [f"{row} (cited)" if c else row for row, c in zip(frame["row"], cited, strict=True)]})
     for column in varying(frame):
         shown[column.capitalize()] = frame[column]
-    run = is_run(frame)
-    for metric in METRICS:
+    run, undefined = is_run(frame), _undefined(frame)
+    for metric in shown_metrics(frame):
         marks = best(frame, metric)
         shown[metric] = [
-            _cell(line, metric, run[i], cited[i], bold if marks[i] else str) for i, line in frame.iterrows()
+            _cell(line, metric, run[i], cited[i], bold if marks[i] else str, undefined[i])
+            for i, line in frame.iterrows()
         ]
     if frame["agrees"].notna().any():
         shown["within tolerance"] = frame["agrees"].map({True: "yes", False: "no"}).fillna("–")
@@ -182,15 +225,17 @@ def varying(frame):
     return [column for column in ("backbone", "schedule", "direction") if frame[column].nunique() > 1]
 
 
-def _cell(line, metric, run, cited, mark):
+def _cell(line, metric, run, cited, mark, undefined):
     value, deviation, printed = line[metric], line[f"{metric}_std"], line[f"{metric}_published"]
-    if run:
+    if undefined:
+        text = "undefined" if metric == METRICS[0] else "–"
+    elif run:
         text = mark(number(value)) + ("" if pd.isna(deviation) else f" ± {number(deviation)}")
     else:
         text = _short(line["state"]) if metric == METRICS[0] and not cited else "–"
     if pd.isna(printed):
         return text
-    gap = "" if pd.isna(value) else f", {difference(value - printed)}"
+    gap = f", {difference(value - printed)}" if pd.notna(line["agrees"]) and pd.notna(value) else ""
     return f"{text} ({number(printed)}{gap})"
 
 
@@ -205,9 +250,9 @@ def legend(frame):
     if frame["mAP_std"].notna().any():
         text += " mean ± standard deviation over the seeds"
     if frame["mAP_published"].notna().any():
-        text += " (published, difference)"
-    if best(frame, METRICS[0]).any():
-        text += "; bold: the best measured value of a column"
+        text += " (published, difference)" if frame["agrees"].notna().any() else " (published)"
+    if any(best(frame, metric).any() for metric in METRICS):
+        text += "; bold: the best of a column, by more than the standard deviations of it and of the next"
     if frame["agrees"].notna().any():
         text += f"; within tolerance: mAP differs by at most the ±{published.tolerance()} that the authors state"
     return f"{text}."
@@ -218,12 +263,12 @@ def gain(table_id, frame, declared, dataset):
     if (name := declared.tables[table_id].get("gain")) is None:
         return ""
     claim = published.statement(name)
+    stated = f"{difference(claim['delta_mAP'])} stated by the paper on COCO val2017 ({claim['setting']})"
+    if not published.comparable(dataset):
+        return f"Last row minus first row, mAP: {stated}; compared on COCO alone."
     first, last = frame.iloc[0], frame.iloc[-1]
     here = difference(last["mAP"] - first["mAP"]) if is_run(frame)[[0, len(frame) - 1]].all() else "not run"
-    return (
-        f"Last row minus first row, mAP: {here} measured on {dataset}; {difference(claim['delta_mAP'])} stated by the "
-        f"paper on COCO val2017 ({claim['setting']})."
-    )
+    return f"Last row minus first row, mAP: {here} measured on {dataset}; {stated}."
 
 
 def not_run(frame):
@@ -268,32 +313,35 @@ def latex(table_id, frame, declared, dataset):
     """Render the table as a LaTeX float for `\\input`; needs `\\usepackage{booktabs}` alone.
 
     Directions stand side by side as in the paper's Table 1; every row has a line for what was measured, one for what
-    was published and one for the difference.
+    was published and, on the data of the paper, one for the difference.
     """
+    metrics = shown_metrics(frame)
     directions = list(dict.fromkeys(frame["direction"]))
     labels = [column for column in varying(frame) if column != "direction"]
-    marks = {metric: best(frame, metric) for metric in METRICS}
-    cited, run = is_cited(frame), is_run(frame)
+    marks = {metric: best(frame, metric) for metric in metrics}
+    undefined, cited, run = _undefined(frame), is_cited(frame), is_run(frame)
     lines = {}
     for i, line in frame.iterrows():
         # rows of one name differ in backbone or schedule
         key = (*(escape_latex(line[column]) for column in labels), escape_latex(line["row"]))
         cells = {}
-        if run[i]:
-            cells["measured"] = [_latex_measured(line, metric, marks[metric][i]) for metric in METRICS]
+        if undefined[i]:
+            cells["measured"] = ["undefined"] + ["--"] * (len(metrics) - 1)
+        elif run[i]:
+            cells["measured"] = [_latex_measured(line, metric, marks[metric][i]) for metric in metrics]
         elif not cited[i]:
-            cells["measured"] = [_short(line["state"])] + ["--"] * (len(METRICS) - 1)
+            cells["measured"] = [_short(line["state"])] + ["--"] * (len(metrics) - 1)
         if pd.notna(line["mAP_published"]):
             cells["cited" if cited[i] else "published"] = [
-                number(line[f"{metric}_published"]).replace("–", "--") for metric in METRICS
+                number(line[f"{metric}_published"]).replace("–", "--") for metric in metrics
             ]
-            if run[i]:
-                gaps = [line[metric] - line[f"{metric}_published"] for metric in METRICS]
+            if run[i] and pd.notna(line["agrees"]):
+                gaps = [line[metric] - line[f"{metric}_published"] for metric in metrics]
                 cells["difference"] = ["--" if pd.isna(gap) else f"${gap:+.1f}$" for gap in gaps]
         for kind, values in cells.items():
-            for metric, value in zip(METRICS, values, strict=True):
+            for metric, value in zip(metrics, values, strict=True):
                 lines.setdefault((*key, kind), {})[line["direction"], LATEX_METRICS[metric]] = value
-    columns = pd.MultiIndex.from_product([directions, LATEX_METRICS.values()])
+    columns = pd.MultiIndex.from_product([directions, [LATEX_METRICS[metric] for metric in metrics]])
     body = pd.DataFrame(list(lines.values()), index=pd.MultiIndex.from_tuples(lines), columns=columns).fillna("--")
     if len(directions) == 1:
         body.columns = body.columns.droplevel(0)
@@ -312,7 +360,7 @@ def latex(table_id, frame, declared, dataset):
     size, gap = (r"\scriptsize", "2.5pt") if len(directions) > 1 else (r"\footnotesize", "4pt")
     text = text.replace(r"\begin{tabular}", f"{size}\n\\setlength{{\\tabcolsep}}{{{gap}}}\n\\begin{{tabular}}")
     if len(directions) > 1:
-        first, width = len(labels) + 3, len(METRICS)
+        first, width = len(labels) + 3, len(metrics)
         starts = range(first, first + width * len(directions), width)
         rules = "".join(rf"\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts)
         head, newline, rest = text.partition("\\\\\n")

@@ -71,6 +71,72 @@ MISTAKES = {
         lambda c: c["figures"]["loss_curves"].update(tables=["table9"]),
         r"unknown table .*loss_curves.*'table9'",
     ),
+    "title": (lambda c: c["tables"]["table2"].pop("title"), r"tables\.table2: column 'title' is missing"),
+    "empty title": (lambda c: c["tables"]["table2"].update(title=None), r"tables\.table2: column 'title' is missing"),
+    "rows": (lambda c: c["tables"]["table2"].pop("rows"), r"tables\.table2: column 'rows' is missing"),
+    "rows no list": (
+        lambda c: c["tables"]["table2"].update(rows={"a": 1}),
+        r"tables\.table2\.rows: expected a list, found dict",
+    ),
+    "table no mapping": (
+        lambda c: c["tables"].update(table2=["current"]),
+        r"tables\.table2: expected a mapping, found list",
+    ),
+    "empty table": (lambda c: c["tables"].update(table2=None), r"tables\.table2: expected a mapping, found NoneType"),
+    "label": (
+        lambda c: c["tables"]["table2"]["rows"][1].pop("label"),
+        r"tables\.table2: row 2: column 'label' is missing",
+    ),
+    "row no mapping": (
+        lambda c: c["tables"]["table2"]["rows"].append("current"),
+        r"tables\.table2: row 4: expected a mapping, found str",
+    ),
+    "runs no list": (
+        lambda c: c["tables"]["table2"]["rows"][0].update(runs="current"),
+        r"tables\.table2: row 'Baseline': runs: expected a list, found str",
+    ),
+    "nothing in a row": (
+        lambda c: c["tables"]["table2"]["rows"].append({"label": "Empty"}),
+        r"tables\.table2: row 'Empty': neither runs nor published",
+    ),
+    "published table": (
+        lambda c: c["tables"]["table2"].pop("published"),
+        r"tables\.table2: column 'published' is missing",
+    ),
+    "figure title": (
+        lambda c: c["figures"]["loss_curves"].pop("title"),
+        r"figures\.loss_curves: column 'title' is missing",
+    ),
+    "figure tables": (
+        lambda c: c["figures"]["loss_curves"].pop("tables"),
+        r"figures\.loss_curves: column 'tables' is missing",
+    ),
+    "kind": (lambda c: c["figures"]["loss_curves"].pop("kind"), r"figures\.loss_curves: column 'kind' is missing"),
+    "images": (
+        lambda c: c["figures"]["qualitative"].pop("images"),
+        r"figures\.qualitative: column 'images' is missing",
+    ),
+    "objects": (
+        lambda c: c["figures"]["fig4_keys"].pop("objects"),
+        r"figures\.fig4_keys: column 'objects' is missing",
+    ),
+    "knob": (
+        lambda c: c["figures"]["sensitivity_tau"].pop("knob"),
+        r"figures\.sensitivity_tau: column 'knob' is missing",
+    ),
+    "figure run": (
+        lambda c: c["figures"]["fig6_cl_head"]["runs"][0].pop("run"),
+        r"figures\.fig6_cl_head: run 1: column 'run' is missing",
+    ),
+    "method label": (lambda c: c["methods"]["cam"].pop("label"), r"methods\.cam: column 'label' is missing"),
+    "dataset kind": (
+        lambda c: c["datasets"]["generated"].pop("kind"),
+        r"datasets\.generated: column 'kind' is missing",
+    ),
+    "dataset name": (
+        lambda c: c["datasets"].update(snapshot=c["datasets"]["generated"]),
+        r"datasets\.snapshot: reports/snapshot is taken",
+    ),
     "section": (lambda c: c.update(runns={}), r"unknown section 'runns'"),
     "no section": (lambda c: c.pop("tables"), r"section 'tables' is missing"),
 }

@@ -1,8 +1,11 @@
 """The layout rules: stages thin and named as in dvc.yaml, paths spelled the same, imports pointing one way."""
 
 import ast
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 
+import networkx
 import pytest
 from ruamel.yaml import YAML
 
@@ -11,7 +14,7 @@ from pipeline import experiments, paths
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
 # command lines that are no node of the graph
-COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track"}
+COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track", "snapshot", "compare", "show"}
 
 # Lower layers never import higher ones. A module belongs to the longest prefix.
 LAYERS = [
@@ -39,6 +42,7 @@ LAYERS = [
     {"pipeline.training", "pipeline.evaluation", "pipeline.priors", "pipeline.reporting"},
     {
         "pipeline.initial_weights",
+        "pipeline.lockfile",
         "pipeline.runs",
         "pipeline.doctor",
         "pipeline.launchers",
@@ -125,17 +129,40 @@ def test_dvc_spells_the_paths_of_the_library():
         "download": {relative(paths.annotations("d", "train2017").parent), relative(paths.manifest("d"))},
         "split": {
             relative(paths.split("d", "k")),
-            *(relative(paths.statistics("k", extension)) for extension in ("csv", "md")),
+            *(relative(paths.statistics("d", "k", extension)) for extension in ("csv", "md")),
         },
         "pretrain": {relative(paths.initial_weights("d", "k"))},
         "train": {relative(paths.run("d", "k")), relative(paths.logs("d", "k"))},
         "evaluate": {relative(paths.run_predictions("d", "k")), relative(paths.results("d", "k"))},
         "headline": {relative(paths.metrics())},
         "priors": {relative(paths.priors("d", "k"))},
-        "tables": {relative(paths.table("k", extension)) for extension in ("csv", "md", "tex")},
+        "tables": {relative(paths.table("d", "k", extension)) for extension in ("csv", "md", "tex")},
     }
     for stage, paths_of_stage in expected.items():
         assert {spelled(out, dataset="d", key="k") for out in outs(stage)} == paths_of_stage, stage
+
+
+def depends(dep, out):
+    """Whether a dependency of dvc.yaml lies in or above an output, whatever its placeholders stand for."""
+    # a run is named like no folder beside it
+    if out.startswith("runs/") and ("/init/" in dep) != ("/init/" in out):
+        return False
+    dep, out = (re.sub(r"\$\{[^}]*\}", "*", path).split("/") for path in (dep, out))
+    return all(fnmatch(a, b) or fnmatch(b, a) for a, b in zip(dep, out, strict=False))
+
+
+def test_the_graph_in_the_docs_is_that_of_dvc_yaml():
+    graph = networkx.DiGraph(
+        (first, second)
+        for second, stage in STAGES.items()
+        for dep in stage.get("do", stage).get("deps", [])
+        for first in STAGES
+        if first != second and any(depends(dep, out) for out in outs(first))
+    )
+    chart = (paths.ROOT / "docs" / "tables.md").read_text().split("flowchart LR\n")[1].split("```")[0]
+    chains = [line.split(" --> ") for line in chart.strip().splitlines()]
+    drawn = {(a.strip(), b.strip()) for chain in chains for a, b in zip(chain, chain[1:], strict=False)}
+    assert drawn == set(networkx.transitive_reduction(graph).edges)
 
 
 def test_every_backbone_of_a_run_is_pretrained_and_in_every_profile():

@@ -42,7 +42,6 @@ class Clone:
             if (paths.ROOT / name).is_file() and not name.startswith("reports/"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(paths.ROOT / name, folder / name)
-        (folder / "dvc.lock").unlink(missing_ok=True)
         self.edit_experiments(changes)
         self.run("git", "init", "-q", "-b", "main")
         self.commit()

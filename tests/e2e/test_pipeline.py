@@ -21,7 +21,7 @@ def clone(tmp_path_factory):
 
 
 def test_repro_ends_in_table_2(clone):
-    with (clone.folder / "reports/tables/table2.csv").open() as file:
+    with (clone.folder / "reports/generated/tables/table2.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == list(RUNS[:3])
     for row in rows:
@@ -36,7 +36,7 @@ def test_repro_ends_in_table_2(clone):
         "figures/qualitative.png",
         "README.md",
     ):
-        assert (clone.folder / "reports" / name).stat().st_size > 100
+        assert (clone.folder / "reports/generated" / name).stat().st_size > 100
 
 
 def test_logs_and_config_stand_beside_the_checkpoint(clone):
@@ -130,15 +130,15 @@ def test_a_run_that_fails_is_shown_and_stops_nothing_else(clone):
     assert launched.returncode == 1
     (line,) = [line for line in launched.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: 1 of 6 runs have no result: contrastmask_novel_only (failed: ") and "novle" in line
-    with (clone.folder / "reports/tables/table6.csv").open() as file:
+    with (clone.folder / "reports/generated/tables/table6.csv").open() as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     assert rows["contrastmask_novel_only"]["state"].startswith("failed: ")
     assert rows["contrastmask_base_only"]["state"] == "done"
-    page = (clone.folder / "reports/index.html").read_text()
+    page = (clone.folder / "reports/generated/index.html").read_text()
     assert "novle" in page and "table6" in page
 
     clone.edit_experiments({("runs", "contrastmask_novel_only"): {"overrides": {"supervision": "novel"}}})
     clone.run("python", "-m", "stages.launch", "--jobs", "2")
-    assert "novle" not in (clone.folder / "reports/index.html").read_text()
+    assert "novle" not in (clone.folder / "reports/generated/index.html").read_text()
     again = clone.run("python", "-m", "stages.launch")
     assert "up to date" in again.stderr

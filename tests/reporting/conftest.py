@@ -13,7 +13,7 @@ from pipeline.reporting.measured import GROUPS, KINDS, METRICS
 DECLARATION = {
     "datasets": {
         "toy": {"kind": "generated", "profile": "tiny"},
-        "coco2017": {"kind": "coco", "profile": "tiny"},
+        "coco2017": {"kind": "coco", "profile": "tiny", "paper_data": True},
     },
     "directions": {
         "nonvoc2voc": {"base": "nonvoc", "novel": "voc"},

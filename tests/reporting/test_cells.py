@@ -142,6 +142,6 @@ def test_crops_stay_inside_the_image_where_they_fit():
 @pytest.mark.parametrize("name", ["partition", "keys"])
 def test_same_input_gives_the_same_bytes(with_priors, name):
     build_figure(name)
-    first = {e: paths.figure(name, e).read_bytes() for e in style.EXTENSIONS}
+    first = {e: paths.figure("toy", name, e).read_bytes() for e in style.EXTENSIONS}
     build_figure(name)
-    assert {e: paths.figure(name, e).read_bytes() for e in style.EXTENSIONS} == first
+    assert {e: paths.figure("toy", name, e).read_bytes() for e in style.EXTENSIONS} == first

@@ -37,7 +37,7 @@ def declare(name, kind, **entry):
 
 
 def digests(name):
-    return {e: hashlib.sha256(paths.figure(name, e).read_bytes()).hexdigest() for e in style.EXTENSIONS}
+    return {e: hashlib.sha256(paths.figure("toy", name, e).read_bytes()).hexdigest() for e in style.EXTENSIONS}
 
 
 @pytest.mark.parametrize("name", ["loss_curves", "qualitative"])
@@ -64,8 +64,8 @@ def test_a_figure_of_which_no_run_has_data_says_so_and_how_to_make_it(workspace,
     build_figure(name)
     command = "run `dvc repro evaluate@plain evaluate@ours`"
     assert saved_caption(name, "toy").endswith(f"Nothing to draw: none of its runs has data on toy; {command}.")
-    svg = " ".join(paths.figure(name, "svg").read_text().split())
-    assert "none of its runs has data" in svg and paths.figure(name, "pdf").exists()
+    svg = " ".join(paths.figure("toy", name, "svg").read_text().split())
+    assert "none of its runs has data" in svg and paths.figure("toy", name, "pdf").exists()
 
 
 def test_a_file_that_cannot_be_right_is_an_error_and_not_a_picture(workspace):
@@ -245,7 +245,7 @@ def test_many_categories_wrap_into_rows(workspace):
 def test_png_is_a_picture_of_page_width(workspace):
     workspace.everything()
     build_figure("category_ap")
-    with Image.open(io.BytesIO(paths.figure("category_ap", "png").read_bytes())) as image:
+    with Image.open(io.BytesIO(paths.figure("toy", "category_ap", "png").read_bytes())) as image:
         assert image.width == pytest.approx(style.PAGE_WIDTH * 200, rel=0.03)
 
 

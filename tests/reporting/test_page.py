@@ -107,7 +107,7 @@ def page(workspace, chosen):
     for name in experiments.load().figures:
         build_figure(name)
     build_report({"plain": {"f": "http://127.0.0.1:9/#/experiments/1/runs/2"}})
-    return paths.ROOT / "reports" / "index.html"
+    return paths.reports("toy") / "index.html"
 
 
 def expected_rows():

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import psutil
 import pytest
 
-from pipeline import paths
+from pipeline import experiments, paths
 from pipeline.errors import ExperimentError
 from pipeline.reporting import provenance
 from pipeline.reporting.figures import build_figure
@@ -46,7 +46,7 @@ class Page(HTMLParser):
 
 def pages(links=None):
     build_report(links)
-    folder = paths.ROOT / "reports"
+    folder = paths.reports(experiments.chosen_dataset())
     return (folder / "README.md").read_text(), Page((folder / "index.html").read_text())
 
 
@@ -120,7 +120,7 @@ def test_what_became_of_a_run_is_shown_with_its_error_and_the_command(workspace)
     attempt(workspace, "ours", pid=2**22 + 1)  # above the largest process number
     attempt(workspace, "swapped")
     markdown, html = pages()
-    page = (paths.ROOT / "reports" / "index.html").read_text()
+    page = (paths.reports("toy") / "index.html").read_text()
     for text in (markdown, html.text):
         assert "loss is nan" in text and "dvc repro evaluate@plain" in text
         assert "interrupted" in text and "dvc repro evaluate@ours" in text
@@ -144,7 +144,7 @@ def test_malformed_result_is_reported_and_the_rest_is_built(workspace):
     workspace.write(paths.results("toy", "plain"), "{")
     with pytest.raises(ExperimentError, match="results/toy/plain.json: not JSON"):
         build_report()
-    markdown = (paths.ROOT / "reports" / "README.md").read_text()
+    markdown = (paths.reports("toy") / "README.md").read_text()
     assert "result unreadable" in markdown
     assert "Not built: results/toy/plain.json" in markdown
     assert re.search(r"\| ours +\| 10\.0 ", markdown)
@@ -153,9 +153,9 @@ def test_malformed_result_is_reported_and_the_rest_is_built(workspace):
 def test_same_input_gives_the_same_page(workspace):
     workspace.everything()
     build_report()
-    first = [(paths.ROOT / "reports" / name).read_bytes() for name in ("README.md", "index.html")]
+    first = [(paths.reports("toy") / name).read_bytes() for name in ("README.md", "index.html")]
     build_report()
-    assert first == [(paths.ROOT / "reports" / name).read_bytes() for name in ("README.md", "index.html")]
+    assert first == [(paths.reports("toy") / name).read_bytes() for name in ("README.md", "index.html")]
 
 
 def test_where_it_was_built_is_told_by_the_page_alone(workspace, monkeypatch):
@@ -187,7 +187,7 @@ def test_order_is_compared_on_another_dataset(workspace):
     workspace.everything()  # 10 and 22 where the paper has 23.9 and 35.1
     markdown, html = pages()
     for text in (markdown, html.text):
-        assert "1 of 1 pairs of rows in the paper's order" in text and "rder only" in text
+        assert "1 of 1 pairs of rows in the paper's order (chance alone gives 0.5)" in text and "rder only" in text
     workspace.result("ours", (9.0,))
     assert "0 of 1 pairs" in pages()[0]
     workspace.result("ours", (10.04,))  # a tie as printed is no order
@@ -200,6 +200,7 @@ def test_values_are_compared_on_the_dataset_of_the_paper(workspace):
     workspace.result("ours", (34.8,), on="coco2017")  # published: 35.1, in both tables
     markdown, html = pages()
     for text in (markdown, html.text):
+        assert "chance" not in text
         assert "1 of 3 rows within ±0.2" in text and "Not compared for want of a result: 1." in text
         assert "not comparable" not in text and "rder only" not in text
     assert re.search(r"\| Table 2 +\| yes +\| 24\.1 +\| 23\.9 +\| \+0\.2 ", markdown)
@@ -214,7 +215,7 @@ def test_scores_are_the_means_of_the_chosen_runs(workspace):
 def test_labels_are_escaped_in_html(workspace):
     workspace.everything()
     build_report()
-    text = (paths.ROOT / "reports" / "index.html").read_text()
+    text = (paths.reports("toy") / "index.html").read_text()
     assert "Unpublished &lt;b&gt;" in text and "Unpublished <b>" not in text
 
 

@@ -1,5 +1,6 @@
 """Mask AP against a knob: values come from what a run resolves to and from the published rows, never from labels."""
 
+import json
 import math
 from pathlib import Path
 
@@ -49,6 +50,31 @@ def test_values_are_those_that_the_runs_resolve_to(tau):
     assert points(left.lines[0]) == [(0.1, 20.0), (recipe, 22.0), (0.9, 21.0)]
     assert points(right.lines[0]) == [(0.1, 34.4), (0.9, 34.0)]
     assert "one seed each" in caption and "±0.2" in caption
+
+
+def test_points_are_joined_only_where_every_one_has_several_seeds(tau):
+    figure, caption = drawn("tau")
+    assert [axis.lines[0].get_linestyle() for axis in figure.axes] == ["None", "--"]
+    assert "none are joined" in caption
+    for name, (_, ap, _) in TAU.items():
+        tau.result(name, (ap, ap + 1))
+    figure, caption = drawn("tau")
+    assert figure.axes[0].lines[0].get_linestyle() == "-" and "none are joined" not in caption
+
+
+def test_an_undefined_mask_ap_is_no_point(tau):
+    def undefine(name):
+        path = paths.results("toy", name)
+        content = json.loads(path.read_text())
+        content["per_seed"][0]["segm"]["novel"] = dict.fromkeys(content["per_seed"][0]["segm"]["novel"])
+        path.write_text(json.dumps(content))
+
+    undefine("tau_low")
+    assert points(drawn("tau")[0].axes[0].lines[0]) == [(0.3, 22.0), (0.9, 21.0)]
+    for name in ("ours", "tau_high"):
+        undefine(name)
+    build_figure("tau")
+    assert "mask AP on novel categories is undefined on toy" in saved_caption("tau", "toy")
 
 
 def test_a_value_without_a_published_twin_is_hollow(tau):

@@ -17,21 +17,22 @@ from .conftest import Workspace
 DECLARED = experiments.load()
 
 HEADER = (
-    "row,backbone,schedule,run,dataset,direction,state,seeds,agrees,mAP,mAP_std,mAP_published,AP50,AP50_std,AP50_published,AP75,AP75_std,"
+    "row,backbone,schedule,run,dataset,direction,state,seeds,agrees,undefined,mAP,mAP_std,mAP_published,"
+    "AP50,AP50_std,AP50_published,AP75,AP75_std,"
     "AP75_published,APs,APs_std,APs_published,APm,APm_std,APm_published,APl,APl_std,APl_published"
 )
 
 
 def built(name="table2"):
     build_table(name)
-    with open(paths.table(name, "csv"), newline="") as file:
+    with open(paths.table(experiments.chosen_dataset(), name, "csv"), newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_csv_columns(workspace):
     workspace.result("plain")
     build_table("table2")
-    assert paths.table("table2", "csv").read_text().splitlines()[0] == HEADER
+    assert paths.table("toy", "table2", "csv").read_text().splitlines()[0] == HEADER
 
 
 def test_one_seed_is_kept_at_full_precision_and_has_no_deviation(workspace):
@@ -54,23 +55,70 @@ def test_seeds_give_mean_and_sample_deviation(workspace):
     assert json.loads(row["seeds"]) == [0, 1, 2]
     assert float(row["mAP"]) == pytest.approx(23)
     assert float(row["mAP_std"]) == pytest.approx(13**0.5)
-    assert "23.0 ± 3.6 (35.1, −12.1)" in paths.table("table2", "md").read_text()
+    assert "23.0 ± 3.6 (35.1)" in paths.table("toy", "table2", "md").read_text()
+
+
+def edit(run, change):
+    """Change the scores of every seed of a result that was written."""
+    path = paths.results("toy", run)
+    content = json.loads(path.read_text())
+    for seed in content["per_seed"]:
+        change(seed)
+    path.write_text(json.dumps(content))
 
 
 def test_undefined_metric_is_empty_and_a_dash(workspace):
     workspace.result("plain")
-    assert built()[0]["APs"] == ""
-    assert "– (11.6)" in paths.table("table2", "md").read_text()
+    workspace.result("ours")
+    edit("ours", lambda seed: seed["segm"]["novel"].update(APs=7.0))
+    assert [row["APs"] for row in built()] == ["", "7.0"]
+    assert "– (11.6)" in paths.table("toy", "table2", "md").read_text()
+
+
+def test_a_column_that_is_undefined_for_every_row_is_hidden_with_a_note(workspace):
+    workspace.result("plain")
+    workspace.result("ours")
+    build_table("table2")
+    markdown, tex = (paths.table("toy", "table2", extension).read_text() for extension in ("md", "tex"))
+    assert "| APs" not in markdown and "Not shown, as undefined for every row: APs." in markdown
+    assert "AP$_{S}$" not in tex and "Not shown, as undefined for every row: APs." in tex
+
+
+def without_masks(seed):
+    seed["segm"]["novel"] = dict.fromkeys(seed["segm"]["novel"])
+    seed["undefined"] = {"segm": {"person": "its objects have no masks", "cat": "its objects have no masks"}}
+
+
+def test_mask_ap_that_is_undefined_says_so_with_the_reason(workspace):
+    workspace.result("plain", novel=(10.0, 11.0))
+    workspace.result("ours", novel=(20.0, 21.0))
+    edit("ours", without_masks)
+    row = built()[1]
+    assert (row["state"], row["mAP"], row["undefined"]) == ("done", "", "person, cat: its objects have no masks")
+    markdown, tex = (paths.table("toy", "table2", extension).read_text() for extension in ("md", "tex"))
+    assert "| undefined (35.1) " in markdown and "& undefined &" in tex
+    for text in (markdown, tex):
+        assert "Undefined mask AP of ours: person, cat: its objects have no masks." in text
+
+
+def test_a_table_of_undefined_rows_keeps_the_column_that_says_so(workspace):
+    for run in ("plain", "ours"):
+        workspace.result(run)
+        edit(run, without_masks)
+    build_table("table2")
+    markdown = paths.table("toy", "table2", "md").read_text()
+    assert markdown.count("| undefined (") == 2 and "AP75 " not in markdown
+    assert "Undefined mask AP of plain, ours: person, cat" in markdown
 
 
 def test_row_that_was_not_run_says_so(workspace):
     workspace.result("plain")
     row = built()[1]
     assert (row["run"], row["state"], row["mAP"], row["mAP_published"]) == ("ours", "not run", "", "35.1")
-    markdown = paths.table("table2", "md").read_text()
+    markdown = paths.table("toy", "table2", "md").read_text()
     assert "not run (35.1)" in markdown
     assert "`dvc repro evaluate@ours`" in markdown
-    assert "not run" in paths.table("table2", "tex").read_text()
+    assert "not run" in paths.table("toy", "table2", "tex").read_text()
 
 
 def test_results_of_another_dataset_do_not_count(workspace):
@@ -89,7 +137,7 @@ def test_cited_rows_have_published_values_only(workspace):
         ("Unpublished <b>", "current", "toy", "nonvoc2voc"),
     ]
     assert [row["mAP_published"] for row in rows] == ["28.9", "23.7", "28.8", "35.1", "30.9", ""]
-    markdown = paths.table("table1", "md").read_text()
+    markdown = paths.table("toy", "table1", "md").read_text()
     assert "Mask^X R-CNN (cited)" in markdown and "Make" not in markdown
 
 
@@ -102,27 +150,51 @@ def test_published_columns_equal_the_declared_values(workspace):
 def test_caption_names_the_dataset_and_warns_unless_it_is_coco(workspace):
     workspace.result("plain")
     build_table("table2")
-    toy = paths.table("table2", "md").read_text()
+    toy = paths.table("toy", "table2", "md").read_text()
     assert "novel categories of toy" in toy and "not comparable" in toy
     workspace.write(paths.PARAMS, "dataset: coco2017\n")
     build_table("table2")
-    coco = paths.table("table2", "md").read_text()
+    coco = paths.table("coco2017", "table2", "md").read_text()
     assert "novel categories of coco2017" in coco and "not comparable" not in coco
 
 
-def test_best_measured_values_are_bold_with_ties(workspace):
-    workspace.result("plain", novel=(20.01,))
-    workspace.result("ours", novel=(20.04,))
+@pytest.mark.parametrize(
+    ("plain", "ours", "bold", "reason"),
+    [
+        ((10.0, 11.0), (20.0, 22.0), True, None),
+        ((10.0, 30.0), (21.0, 23.0), False, "none lies beyond the spread of the seeds"),
+        ((10.0,), (20.0,), False, "one seed tells no spread"),
+        ((10.0,), (20.0, 22.0), False, "one seed tells no spread"),
+        ((0.0, 0.0), (0.0, 0.0), False, "none lies beyond the spread of the seeds"),
+    ],
+)
+def test_the_best_value_is_bold_where_the_seeds_tell_it_from_the_rest(workspace, plain, ours, bold, reason):
+    workspace.result("plain", novel=plain)
+    workspace.result("ours", novel=ours)
     build_table("table2")
-    assert paths.table("table2", "md").read_text().count("**20.0** (") == 2 * 5  # APs is undefined
-    assert paths.table("table2", "tex").read_text().count(r"\textbf{20.0}") == 2 * 5
+    markdown, tex = (paths.table("toy", "table2", extension).read_text() for extension in ("md", "tex"))
+    assert markdown.count("**21.0** ± 1.4 (") == tex.count(r"\textbf{21.0} $\pm$ 1.4") == 5 * bold  # APs is hidden
+    assert ("**" in markdown) == (r"\textbf" in tex) == ("bold: " in markdown) == bold
+    assert reason is None or reason in markdown and reason in tex
+
+
+def test_differences_to_published_values_are_stated_on_the_data_of_the_paper_alone(workspace):
+    workspace.result("ours", novel=(20.0,))
+    build_table("table2")
+    markdown, tex = (paths.table("toy", "table2", extension).read_text() for extension in ("md", "tex"))
+    assert "| 20.0 (35.1) " in markdown and "difference" not in markdown + tex and "−15.1" not in markdown
+    workspace.write(paths.PARAMS, "dataset: coco2017\n")
+    workspace.result("ours", novel=(20.0,), on="coco2017")
+    build_table("table2")
+    markdown, tex = (paths.table("coco2017", "table2", extension).read_text() for extension in ("md", "tex"))
+    assert "| 20.0 (35.1, −15.1) " in markdown and "(published, difference)" in markdown and "$-15.1$" in tex
 
 
 def test_latex_is_escaped_and_every_line_has_all_columns(workspace):
     workspace.result("plain")
     workspace.result("ours", novel=(20.0, 21.0))
     build_table("table2")
-    text = paths.table("table2", "tex").read_text()
+    text = paths.table("toy", "table2", "tex").read_text()
     assert r"Parts \& pieces\_of 100\%" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\addlinespace")] == [
         1,
@@ -132,13 +204,13 @@ def test_latex_is_escaped_and_every_line_has_all_columns(workspace):
     ]
     assert r"\cline" not in text and text.isascii()
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len(lines) == 1 + 2 * 3  # header; measured, published and difference of each row
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {7}
+    assert len(lines) == 1 + 2 * 2  # header; measured and published of each row
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {6}
 
 
 def latex_rows(name):
     """[[label cells], [values]] of the lines of a table, labels as they read with what stands above them."""
-    lines = paths.table(name, "tex").read_text().split(r"\midrule")[1].splitlines()
+    lines = paths.table("toy", name, "tex").read_text().split(r"\midrule")[1].splitlines()
     return [[cell.strip() for cell in line.removesuffix(r"\\").split("&")] for line in lines if line.endswith(r"\\")]
 
 
@@ -146,16 +218,15 @@ def test_latex_of_two_directions_puts_each_value_under_its_direction(workspace):
     workspace.result("ours", novel=(20.0,))
     workspace.result("swapped", novel=(11.0,))
     build_table("table1")
-    text = paths.table("table1", "tex").read_text()
-    assert r"\multicolumn{6}{c}{nonvoc2voc} & \multicolumn{6}{c}{voc2nonvoc}" in text
+    text = paths.table("toy", "table1", "tex").read_text()
+    assert r"\multicolumn{5}{c}{nonvoc2voc} & \multicolumn{5}{c}{voc2nonvoc}" in text
     assert r"Mask\textasciicircum{}X R-CNN" in text and r"\textless{}b\textgreater{}" in text
     rows = {tuple(row[:2]): row[2:] for row in latex_rows("table1")}
-    assert rows[r"Mask\textasciicircum{}X R-CNN", "cited"][::6] == ["28.9", "23.7"]
-    assert rows["CPMask", "cited"][::6] == ["--", "28.8"]
-    assert rows["Both", "measured"][::6] == ["20.0", "11.0"]
-    assert rows["", "published"][::6] == ["35.1", "30.9"]
-    assert rows["", "difference"][::6] == ["$-15.1$", "$-19.9$"]
-    assert rows[r"Unpublished \textless{}b\textgreater{}", "measured"][::6] == ["not run", "--"]
+    assert rows[r"Mask\textasciicircum{}X R-CNN", "cited"][::5] == ["28.9", "23.7"]
+    assert rows["CPMask", "cited"][::5] == ["--", "28.8"]
+    assert rows["Both", "measured"][::5] == ["20.0", "11.0"]
+    assert rows["", "published"][::5] == ["35.1", "30.9"]
+    assert rows[r"Unpublished \textless{}b\textgreater{}", "measured"][::5] == ["not run", "--"]
 
 
 def test_latex_compiles_and_fits_the_page(workspace, tmp_path):
@@ -164,8 +235,8 @@ def test_latex_compiles_and_fits_the_page(workspace, tmp_path):
     workspace.result("swapped", novel=(20.0, 21.0))
     for name in ("table1", "table2"):
         build_table(name)
-        shutil.copy(paths.table(name, "tex"), tmp_path)
-        text = paths.table(name, "tex").read_text()
+        shutil.copy(paths.table("toy", name, "tex"), tmp_path)
+        text = paths.table("toy", name, "tex").read_text()
         bare = re.sub(r"\\[{}]", "", text)
         assert bare.count("{") == bare.count("}") and text.isascii()
         opened, closed = (re.findall(rf"\\{word}{{([a-z*]+)}}", text) for word in ("begin", "end"))
@@ -194,7 +265,7 @@ def test_a_failed_run_says_why_and_the_rest_of_the_table_is_there(workspace):
     attempt("ours", "failed", error="loss is nan")
     rows = built()
     assert [row["state"] for row in rows] == ["done", "failed: loss is nan"]
-    markdown = paths.table("table2", "md").read_text()
+    markdown = paths.table("toy", "table2", "md").read_text()
     assert "| failed (35.1)" in markdown and "12.0" in markdown
     assert "failed: loss is nan: `ours`; make it with `dvc repro evaluate@ours`" in markdown
 
@@ -214,7 +285,7 @@ def test_agreement_is_stated_for_coco_alone(workspace):
     workspace.result("plain", novel=(24.16,), on="coco2017")  # 23.9 published: 24.2 is 0.3 away
     workspace.result("ours", novel=(35.25,), on="coco2017")  # prints as 35.2
     assert [row["agrees"] for row in built()] == ["False", "True"]
-    assert "within tolerance: mAP differs by at most the ±0.2" in paths.table("table2", "md").read_text()
+    assert "within tolerance: mAP differs by at most the ±0.2" in paths.table("coco2017", "table2", "md").read_text()
 
 
 def test_every_declared_table_shows_the_published_numbers(workspace):
@@ -237,6 +308,20 @@ def test_every_declared_table_shows_the_published_numbers(workspace):
                     assert [shown[f"{m}_published"] for m in values] == [pytest.approx(v) for v in values.values()]
 
 
+def test_a_gain_the_paper_states_is_compared_on_its_data_alone(workspace):
+    experiments.load().tables["table2"]["gain"] = "oracle_prior_gain"
+    stated = published.statement("oracle_prior_gain")["delta_mAP"]
+    for run, novel in (("plain", 10.0), ("ours", 12.0)):
+        workspace.result(run, (novel,))
+        workspace.result(run, (novel,), on="coco2017")
+    build_table("table2")
+    toy = paths.table("toy", "table2", "md").read_text()
+    assert f"mAP: +{stated:.1f} stated by the paper" in toy and "+2.0" not in toy
+    workspace.write(paths.PARAMS, "dataset: coco2017\n")
+    build_table("table2")
+    assert "mAP: +2.0 measured on coco2017" in paths.table("coco2017", "table2", "md").read_text()
+
+
 def test_escape_latex_does_not_escape_twice():
     assert escape_latex(r"\{_") == r"\textbackslash{}\{\_"
 
@@ -244,9 +329,9 @@ def test_escape_latex_does_not_escape_twice():
 def test_same_results_give_the_same_bytes(workspace):
     workspace.result("plain")
     build_table("table2")
-    first = {e: paths.table("table2", e).read_bytes() for e in ("csv", "md", "tex")}
+    first = {e: paths.table("toy", "table2", e).read_bytes() for e in ("csv", "md", "tex")}
     build_table("table2")
-    assert first == {e: paths.table("table2", e).read_bytes() for e in ("csv", "md", "tex")}
+    assert first == {e: paths.table("toy", "table2", e).read_bytes() for e in ("csv", "md", "tex")}
 
 
 @pytest.mark.parametrize(
@@ -267,7 +352,7 @@ def test_malformed_result_is_named_and_nothing_is_written(workspace, changes, me
         ExperimentError, match=rf"results/toy/plain.json: .*{message}.*dvc repro evaluate@plain"
     ):
         build_table("table2")
-    assert not paths.table("table2", "csv").exists()
+    assert not paths.table("toy", "table2", "csv").exists()
 
 
 @pytest.mark.parametrize("value", [101, -1, "12", True, float("nan")])
@@ -295,4 +380,4 @@ def test_unknown_names_are_errors(workspace):
 def test_csv_survives_a_round_trip(workspace):
     workspace.result("plain", novel=(1 / 3,))
     build_table("table2")
-    assert pd.read_csv(paths.table("table2", "csv"))["mAP"][0] == 1 / 3
+    assert pd.read_csv(paths.table("toy", "table2", "csv"))["mAP"][0] == 1 / 3

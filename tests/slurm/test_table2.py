@@ -136,7 +136,7 @@ def own_knobs(clone):
 
 
 def rows(clone):
-    with (clone.folder / "reports/tables/table2.csv").open() as file:
+    with (clone.folder / "reports/generated/tables/table2.csv").open() as file:
         return {row["run"]: row for row in csv.DictReader(file)}
 
 
@@ -162,7 +162,7 @@ def test_every_run_has_a_result_and_the_report_shows_it(through_slurm):
         records = [json.loads(line) for line in (clone.folder / f"logs/generated/{run}/seed0.jsonl").open()]
         assert records[-1]["iter"] == ITERATIONS
     assert {row["state"] for row in rows(clone).values()} == {"done"}
-    page = (clone.folder / "reports/index.html").read_text()
+    page = (clone.folder / "reports/generated/index.html").read_text()
     assert "table2" in page and "interrupted" not in page
 
 

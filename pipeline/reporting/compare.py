@@ -1,0 +1,52 @@
+"""The experiments of the free run side by side: the knobs that differ between them and the headline numbers."""
+
+import dvc.api
+import pandas as pd
+
+from pipeline import experiments, paths
+
+NUMBERS = {
+    "novel_mask_mAP": "mask AP, novel",
+    "novel_mask_AP50": "mask AP50, novel",
+    "base_mask_mAP": "mask AP, base",
+    "novel_box_mAP": "box AP, novel",
+}
+
+
+def comparison(rows=None):
+    """Return a data frame as people read it: a line for the workspace and for each experiment of this commit.
+
+    A commit without numbers is left out: nobody versioned its dvc.lock.
+
+    Args:
+        rows: what `dvc.api.exp_show()` returns for this working copy, the default.
+    """
+    shown = []
+    for row in dvc.api.exp_show(str(paths.ROOT)) if rows is None else rows:
+        # a name that several files hold is spelled with the file
+        row = {name.rsplit("params.yaml:", 1)[-1]: value for name, value in row.items()}
+        if row.get("Experiment") or row["rev"] == "workspace" or _known(row.get("novel_mask_mAP")):
+            shown.append(row)
+    knobs = [name for name in experiments.read_yaml(paths.PARAMS) if len({str(row.get(name)) for row in shown}) > 1]
+    lines = []
+    for row in shown:
+        state = row.get("State")
+        lines.append(
+            {"Experiment": row.get("Experiment") or row["rev"]}
+            | {knob: _text(row.get(knob)) for knob in knobs}
+            | {label: _text(row.get(name)) for name, label in NUMBERS.items()}
+            | {"State": "" if state in (None, "", "Success") else state.lower()}
+        )
+    frame = pd.DataFrame(lines)
+    return frame if frame["State"].any() else frame.drop(columns="State")
+
+
+def _known(value):
+    return isinstance(value, (int, float)) and not pd.isna(value)
+
+
+def _text(value):
+    """A value for the table; a dash for one that is missing, which DVC writes as None, NaN or `!`."""
+    if value is None or value == "!" or isinstance(value, float) and pd.isna(value):
+        return "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)
