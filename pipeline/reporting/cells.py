@@ -144,7 +144,7 @@ class Crop:
     """The square around one object, and how to draw on it in image pixels."""
 
     def __init__(self, picture, box, mask, group):
-        """`picture` [H, W, 3] and `mask` [H, W] are the whole image's, `box` is (x1, y1, x2, y2)."""
+        """`picture` [H, W, 3] and `mask` [H, W], or None, are the whole image's, `box` is (x1, y1, x2, y2)."""
         x1, y1, x2, y2 = (float(value) for value in box)
         half = CONTEXT * max(x2 - x1, y2 - y1) / 2
         self.left = _inside((x1 + x2) / 2 - half, 2 * half, picture.shape[1])
@@ -152,7 +152,8 @@ class Crop:
         self.right, self.bottom = self.left + 2 * half, self.top + 2 * half
         columns = slice(max(0, int(self.left)), int(np.ceil(self.right)))
         rows = slice(max(0, int(self.top)), int(np.ceil(self.bottom)))
-        self.picture, self.inside = picture[rows, columns], mask[rows, columns]
+        self.picture = picture[rows, columns]
+        self.inside = None if mask is None else mask[rows, columns]
         self.origin = columns.start, rows.start
         self.frame, self.group = (x1, y1, x2, y2), group
 
@@ -160,7 +161,8 @@ class Crop:
         """Show the picture; what lies beyond the image stays white."""
         picture = panels.faded(self.picture) if faded else self.picture
         x, y = self.origin
-        panels.show(axis, picture, extent=(x, x + picture.shape[1], y + picture.shape[0], y))
+        height, width = self.picture.shape[:2]
+        panels.show(axis, picture, extent=(x, x + width, y + height, y))
         axis.set(xlim=(self.left, self.right), ylim=(self.bottom, self.top))
 
     def cells(self, axis, colours):
@@ -191,7 +193,9 @@ class Crop:
         )
 
     def mask(self, axis):
-        """Draw the outline of the object's mask."""
+        """Draw the outline of the object's mask, if it has one."""
+        if self.inside is None:
+            return
         x, y = self.origin  # corner of the first pixel, as in `show`
         panels.outline(axis, self.inside, "black", width=0.7, at=(x + 0.5, y + 0.5))
         axis.set(xlim=(self.left, self.right), ylim=(self.bottom, self.top))
@@ -233,12 +237,22 @@ def _blocks(dataset, arrays, chosen, titles):
                     axis.set_axis_off()
                 continue
             index = indices[row]
-            annotation = ground_truth.anns[int(arrays["annotation_ids"][index])]
+            annotation = _annotation(ground_truth, int(arrays["annotation_ids"][index]))
             picture = panels.read_image(dataset, ground_truth.imgs[annotation["image_id"]])
-            panels.label(example[0], ground_truth.cats[annotation["category_id"]]["name"])
-            mask = ground_truth.annToMask(annotation) > 0
+            name = ground_truth.cats[annotation["category_id"]]["name"]
+            panels.label(example[0], panels.shortened(name, panels.LONGEST_TEXT))
+            mask = examples.mask_of(ground_truth, annotation)
             drawn.append((index, example, Crop(picture, arrays["boxes"][index], mask, group)))
     return figure, drawn
+
+
+def _annotation(ground_truth, annotation_id):
+    if annotation_id not in ground_truth.anns:
+        raise ExperimentError(
+            f"the file of stage priors shows annotation {annotation_id}, which the validation set has no more; run "
+            "`dvc repro --force --glob 'priors@*'`"
+        )
+    return ground_truth.anns[annotation_id]
 
 
 def _source(arrays, indices):

@@ -1,6 +1,6 @@
 """Which validation images and objects the figures show: chosen by stated rules, never by hand.
 
-An object counts if it is no crowd and its mask covers at least `MIN_AREA` of its image.
+An object counts if it is no crowd and covers at least `MIN_AREA` of its image, by its mask or, without one, its box.
 """
 
 import contextlib
@@ -22,9 +22,16 @@ class NothingToShow(ExperimentError):
 
 
 def load_ground_truth(dataset):
-    """The validation annotations of a dataset as a pycocotools COCO."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(paths.annotations(dataset, "val2017")))
+    """The validation annotations of a dataset as a pycocotools COCO. Raises ExperimentError if they are not there."""
+    path = paths.annotations(dataset, "val2017")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return COCO(str(path))
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        raise ExperimentError(
+            f"{path.relative_to(paths.ROOT)}: missing or no annotation file ({type(error).__name__}); run "
+            "`dvc repro download`"
+        ) from None
 
 
 def group_by_category_id(ground_truth, groups):
@@ -37,6 +44,31 @@ def group_by_category_id(ground_truth, groups):
     }
 
 
+def mask_of(ground_truth, annotation):
+    """The mask of an object, boolean [H, W]; None if it has none (boxes only)."""
+    if not annotation.get("segmentation"):
+        return None
+    mask = ground_truth.annToMask(annotation) > 0
+    return mask if mask.any() else None
+
+
+def objects_with_mask(ground_truth):
+    """{category name: (objects, those of them with a mask)} of the validation set, without crowds."""
+    counts = {category["name"]: [0, 0] for category in ground_truth.cats.values()}
+    for annotation in ground_truth.anns.values():
+        category = ground_truth.cats.get(annotation["category_id"])
+        if category is not None and not annotation.get("iscrowd"):
+            counts[category["name"]][0] += 1
+            counts[category["name"]][1] += bool(annotation.get("segmentation"))
+    return {name: tuple(count) for name, count in counts.items()}
+
+
+def _extent(annotation):
+    """Pixels that an object covers: of its mask, or of its box where it has no mask."""
+    area = annotation.get("area") if annotation.get("segmentation") else None
+    return area if area is not None else annotation["bbox"][2] * annotation["bbox"][3]
+
+
 def objects_of(ground_truth, groups, image_id):
     """The annotations of an image that count and are base or novel, in the order of their ids."""
     group_of = group_by_category_id(ground_truth, groups)
@@ -45,7 +77,7 @@ def objects_of(ground_truth, groups, image_id):
     found = [
         annotation
         for annotation in ground_truth.imgToAnns[image_id]
-        if not annotation.get("iscrowd") and annotation["area"] >= least and annotation["category_id"] in group_of
+        if not annotation.get("iscrowd") and _extent(annotation) >= least and annotation["category_id"] in group_of
     ]
     return sorted(found, key=lambda annotation: annotation["id"])
 

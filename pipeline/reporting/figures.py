@@ -5,8 +5,10 @@ chosen dataset are left out and named in the caption; a figure of which no run h
 """
 
 import logging
+import math
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -17,8 +19,9 @@ from pipeline import experiments, paths
 from pipeline.datasets.categories import base_and_novel
 from pipeline.errors import ExperimentError
 from pipeline.experiments import Run, lookup
-from pipeline.reporting import cells, examples, measured, qualitative, sensitivity, style
+from pipeline.reporting import cells, examples, measured, panels, published, qualitative, sensitivity, style
 from pipeline.reporting.files import replacing
+from pipeline.reporting.panels import shortened
 from pipeline.reporting.style import plt
 
 logger = logging.getLogger("pipeline.figures")
@@ -33,6 +36,9 @@ LOSS_TERMS = {  # key in the log: (title, unit)
     "loss_contrastive": ("Pixel contrast", "nats"),
 }
 PANELS_A_ROW = 4
+TICK_STEPS = [1, 2, 2.5, 5, 10]
+LABEL_WIDTH, LONGEST_LABEL = 28, 84  # letters in a line and in all, of a label beside an axis
+PICTURE_DPI = 220  # of figures with images
 SMOOTHED_SHARE = 0.05  # of the logged points, in the running mean of a loss curve
 CATEGORIES_A_ROW = 20
 
@@ -56,6 +62,11 @@ class Request:
     dataset: str
     declared: experiments.Experiments
     series: tuple
+
+    @property
+    def drawn(self):
+        """Whether the images are drawn by `pipeline.datasets.generated`."""
+        return self.declared.dataset(self.dataset)["kind"] == "generated"
 
     def available(self, read, command=measured.evaluate_command):
         """Split the runs by whether `read(dataset, run)` finds data, which `command(run)` makes.
@@ -96,19 +107,43 @@ def build_figure(name):
     """
     declared, dataset = experiments.load(), experiments.chosen_dataset()
     entry = lookup(declared.figures, name, "figure")
-    draw = lookup(KINDS, entry.get("kind"), f"kind of figure {name}:")
+    kind = lookup(KINDS, entry.get("kind"), f"kind of figure {name}:")
+    kind.check(name, entry)
     request = Request(name, entry, dataset, declared, series_of(entry, declared))
     with style.paper_style():
         try:
-            figure, caption = draw(request)
+            figure, caption = kind.draw(request)
         except examples.NothingToShow as error:  # no reason to be without the rest of the report
             logger.warning("figure %s: nothing to draw: %s", name, error)
             figure, caption = _empty(f"Nothing to draw: {error}."), f"Nothing to draw: {error}."
-        caption = " ".join([f"{entry['title']} on {dataset}.", caption, *entry.get("note", "").splitlines()])
+        origin = data_label(declared, dataset)
+        if origin:
+            _write_above(figure, f"Data: {origin}")
+        caption = " ".join([f"{entry['title']} on {dataset}{f' ({origin})' if origin else ''}.", caption,
+                            *entry.get("note", "").splitlines()])  # fmt: skip
         for extension in style.EXTENSIONS:
             with replacing(paths.figure(dataset, name, extension)) as path:
-                figure.savefig(path, metadata=style.metadata(extension, entry["title"], caption, dataset))
+                figure.savefig(path, dpi=kind.dpi, metadata=style.metadata(extension, entry["title"], caption, dataset))
         plt.close(figure)
+
+
+def data_label(declared, dataset):
+    """What keeps a picture of another dataset from being taken for one of COCO; empty for the dataset of the paper."""
+    if dataset == published.DATASET:
+        return ""
+    if declared.dataset(dataset)["kind"] == "generated":
+        return "generated images, drawn by a program, not COCO"
+    return "not the COCO 2017 of the paper"
+
+
+def _write_above(figure, text):
+    """Write a line above a figure, for `savefig.bbox: tight` to take in; what was laid out before stays in place."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for legend in figure.legends:  # else it would move with the edge of what is saved
+        legend.set_bbox_to_anchor((0, 0, 1, 1), transform=figure.transFigure)
+    figure.text(0, 1 + 0.03 / figure.get_figheight(), text, ha="left", va="bottom", fontsize=6, style="italic",
+                color="#555555")  # fmt: skip
 
 
 def saved_caption(name, dataset):
@@ -122,8 +157,9 @@ def saved_caption(name, dataset):
 
 def _empty(text):
     """A picture of a sentence."""
-    figure = plt.figure(figsize=(style.COLUMN_WIDTH, 0.8))
-    figure.text(0.5, 0.5, textwrap.fill(text, 60), ha="center", va="center", color="#555555")
+    lines = textwrap.wrap(text, 60)
+    figure = plt.figure(figsize=(style.COLUMN_WIDTH, max(0.8, 0.2 + 0.13 * len(lines))))
+    figure.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", color="#555555")
     return figure
 
 
@@ -141,7 +177,8 @@ def series_of(entry, declared):
     for row in rows:
         run = declared.run(row["run"])
         line = style.SAME_METHOD_LINES[seen.count(run.method) % len(style.SAME_METHOD_LINES)]
-        series.append(Series(run, row["label"], style.METHOD_COLOURS[run.method], line))
+        label = shortened(str(row.get("label", run.name)), LONGEST_LABEL)
+        series.append(Series(run, label, style.method_colour(run.method), line))
         seen.append(run.method)
     return tuple(series)
 
@@ -149,8 +186,12 @@ def series_of(entry, declared):
 def loss_curves(request):
     """One panel for each loss term; a curve for each run, the mean over its seeds."""
     curves, note = request.available(measured.losses)
-    logged = {term for _, seeds in curves for frame in seeds.values() for term in frame}
+    curves = [(series, {seed: _finite(frame) for seed, frame in seeds.items()}) for series, seeds in curves]
+    logged = {term for _, seeds in curves for frame in seeds.values() for term in frame if frame[term].notna().any()}
+    if not logged:
+        raise examples.NothingToShow("no log holds a finite loss")
     terms = [term for term in LOSS_TERMS if term in logged] + sorted(logged - set(LOSS_TERMS))
+    last = max(frame.index.max() for _, seeds in curves for frame in seeds.values())
     columns = min(PANELS_A_ROW, len(terms))
     rows = -(-len(terms) // columns)
     figure, axes = plt.subplots(
@@ -160,23 +201,26 @@ def loss_curves(request):
         axis.remove()
     for axis, term in zip(axes.flat, terms, strict=False):
         for series, seeds in curves:
-            frames = [frame[term].dropna() for frame in seeds.values() if term in frame]
+            frames = [frame[term].dropna() for frame in seeds.values() if term in frame and frame[term].notna().any()]
             if not frames:
                 continue
             mean = pd.concat(frames, axis=1).mean(axis=1)
             window = max(1, round(SMOOTHED_SHARE * len(mean)))
-            axis.plot(mean.index, mean, color=series.colour, alpha=0.25 if window > 1 else 0, linewidth=0.6)
+            if window > 1:
+                axis.plot(mean.index, mean, color=series.colour, alpha=0.25, linewidth=0.6)
             axis.plot(
                 mean.index,
                 mean.rolling(window, center=True, min_periods=1).mean(),
                 series.line,
                 color=series.colour,
+                marker="" if len(mean) > 1 else "o",
+                markersize=3,
             )
         title, unit = LOSS_TERMS.get(term, (term, ""))
-        axis.set(title=title, ylabel=unit, ylim=(min(0, axis.get_ylim()[0]), None))
+        axis.set(title=title, ylabel=unit, xlim=(0, _rounded_up(last)), ylim=(min(0, axis.get_ylim()[0]), None))
         axis.grid(axis="y")
-        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-        axis.yaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=TICK_STEPS))
+        axis.yaxis.set_major_locator(MaxNLocator(4, steps=TICK_STEPS))
     figure.supxlabel("iteration", fontsize=7)
     _legend(figure, [series for series, _ in curves])
     return figure, (
@@ -185,111 +229,157 @@ def loss_curves(request):
     )
 
 
+def _finite(frame):
+    return frame.replace([math.inf, -math.inf], math.nan)
+
+
+def _rounded_up(last):
+    """The end of an axis from 0 to `last`, so that it has a tick there."""
+    return MaxNLocator(4, integer=True, steps=TICK_STEPS).tick_values(0, max(last, 1))[-1]
+
+
 def _legend(figure, series):
     handles = [
         plt.Line2D([], [], color=s.colour, linestyle=s.line, linewidth=1.6, label=s.label) for s in series
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=1.8)
+    style.legend(figure, handles, style.PAGE_WIDTH, handlelength=1.8)
 
 
 def category_ap(request):
-    """Bars of mask AP for every category with ground truth, base and novel apart, one bar a run."""
+    """Bars of mask AP for every category of the validation set, base and novel apart, one bar a run."""
     results, note = request.available(measured.result)
-    by_run = pd.DataFrame({series.run.name: result.category_ap() for series, result in results})
-    order = by_run.sort_index().sort_values(by_run.columns[-1], ascending=False, kind="stable").index
-    groups = {group: [name for name in order if name in names] for group, names in request.groups().items()}
+    groups, counts = request.groups(), examples.objects_with_mask(examples.load_ground_truth(request.dataset))
+    by_run = pd.DataFrame({series.run.name: category_scores(result) for series, result in results})
+    # What is not in the validation set has no AP and is no category to show.
+    in_set = [name for name in by_run.index if counts.get(name, (0, 0))[0]]
+    by_run = by_run.loc[in_set].sort_index()
+    order = by_run.sort_values(by_run.columns[-1], ascending=False, kind="stable", na_position="last").index
+    groups = {group: [name for name in order if name in names] for group, names in groups.items()}
     chunks = [
         (group, names[i : i + CATEGORIES_A_ROW])
         for group, names in groups.items()
         for i in range(0, len(names), CATEGORIES_A_ROW)
     ]
+    if not chunks:
+        raise examples.NothingToShow(f"{request.dataset} has no validation object of a base or novel category")
     one_row = sum(len(names) for _, names in chunks) <= CATEGORIES_A_ROW
-    rows, widths = (1, [len(names) for _, names in chunks]) if one_row else (len(chunks), [1])
+    rows, widths = (1, [max(2, len(names)) for _, names in chunks]) if one_row else (len(chunks), [1])
     figure, axes = plt.subplots(
         rows,
         len(widths),
-        figsize=(style.PAGE_WIDTH, 0.35 + 1.75 * rows),
+        figsize=(style.PAGE_WIDTH, 0.35 + 2.0 * rows),
         squeeze=False,
         sharey=True,
         width_ratios=widths,
         layout="constrained",
     )
     for axis, (group, names) in zip(axes.flat, chunks, strict=True):
-        _category_bars(axis, group, by_run.loc[names], [series for series, _ in results])
+        _category_bars(axis, group, by_run.loc[names], [series for series, _ in results], counts)
     for axis in axes[:, 0]:
         axis.set_ylabel("mask AP (%)")
+    axes[0, 0].set_ylim(0, None if np.nanmax([0, *by_run.to_numpy().flat]) > 0 else 1)
     handles = [plt.Rectangle((0, 0), 1, 1, color=series.colour, label=series.label) for series, _ in results]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=len(handles), handlelength=1, handleheight=0.8
-    )
+    style.legend(figure, handles, style.PAGE_WIDTH, handlelength=1, handleheight=0.8)
+    reasons = _undefined_reasons(results)
+    undefined = f" Undefined: {'; '.join(reasons)}." if reasons else ""
     return figure, (
-        "Mask AP of every category with ground truth in the validation set, base categories (trained with "
-        "masks) and novel ones (boxes only) apart, ordered by the last method." + note
+        "Mask AP of every category of the validation set, base categories (trained with masks) and novel ones (boxes "
+        "only) apart, ordered by the last method; n: validation objects without crowds." + undefined + note
     )
 
 
-def _category_bars(axis, group, values, series):
+def category_scores(result):
+    """{category: mean mask AP over the seeds in percent; NaN where it is undefined}."""
+    seeds = [seed["per_category"]["segm"] for seed in result.per_seed]
+    values = {name: [seed.get(name, {}).get("AP") for seed in seeds] for name in seeds[0]}
+    return {name: math.nan if None in aps else sum(aps) / len(aps) for name, aps in values.items()}
+
+
+def _undefined_reasons(results):
+    """Sentences on the categories whose mask AP is undefined: `reason (categories)`."""
+    by_reason = {}
+    for _, result in results:
+        for name, reason in undefined_categories(result).items():
+            names = by_reason.setdefault(reason, [])
+            names += [name] if name not in names else []
+    return [f"{reason} ({', '.join(names)})" for reason, names in by_reason.items()]
+
+
+def undefined_categories(result, kind="segm"):
+    """{category: why its AP is undefined} as the evaluation states it."""
+    return {name: reason for seed in result.per_seed
+            for name, reason in ((seed.get("undefined") or {}).get(kind) or {}).items()}  # fmt: skip
+
+
+def _category_bars(axis, group, values, series, counts):
     width = 0.8 / len(series)
+    top = np.nanmax([1, *values.to_numpy().flat])
     for k, one in enumerate(series):
-        axis.bar(
-            np.arange(len(values)) + (k - (len(series) - 1) / 2) * width,
-            values[one.run.name],
-            width,
-            color=one.colour,
-            edgecolor="white",
-            linewidth=0.3,
-        )
+        at = np.arange(len(values)) + (k - (len(series) - 1) / 2) * width
+        heights = values[one.run.name].to_numpy(dtype=float)
+        axis.bar(at, np.nan_to_num(heights), width, color=one.colour, edgecolor="white", linewidth=0.3)
+        for x, height in zip(at, heights, strict=True):
+            if height < 0.01 * top:  # else it would look like no bar
+                axis.annotate(f"{height:.1f}", (x, height), (0, 1), textcoords="offset points", ha="center", fontsize=5,
+                              color=one.colour)  # fmt: skip
+    for x in np.flatnonzero(values.isna().all(axis=1)):
+        axis.annotate("undefined", (x, 0), (0, 3), textcoords="offset points", rotation=90, ha="center", va="bottom",
+                      fontsize=5.5, style="italic", color="#555555")  # fmt: skip
     axis.set_title(f"{group} categories", color=style.GROUP_COLOURS[group], fontweight="bold")
-    # Short rows of a tall stack keep the bar width of the full ones.
-    axis.set_xlim(
-        -0.6, (len(values) if axis.get_subplotspec().get_gridspec().ncols > 1 else CATEGORIES_A_ROW) - 0.4
-    )
-    axis.set_xticks(range(len(values)), values.index, rotation=35, ha="right", rotation_mode="anchor")
+    # Short rows of a tall stack keep the bar width of the full ones, and one category is no broad bar.
+    in_row = axis.get_subplotspec().get_gridspec().ncols > 1
+    axis.set_xlim(-0.6, max(2, len(values) if in_row else CATEGORIES_A_ROW) - 0.4)
+    labels = [f"{shortened(name, panels.LONGEST_TEXT)}\n{_count_in_words(*counts[name])}" for name in values.index]
+    axis.set_xticks(range(len(values)), labels, rotation=35, ha="right", rotation_mode="anchor", fontsize=6,
+                    linespacing=0.95)  # fmt: skip
     axis.tick_params(axis="x", length=0)
     axis.spines["bottom"].set(color=style.GROUP_COLOURS[group], linewidth=1.2)
     axis.grid(axis="y")
+
+
+def _count_in_words(objects, masked):
+    return f"n {objects}" if masked == objects else f"n {objects}, {masked} with mask"
 
 
 def base_novel_gap(request):
     """One line a run from its mask AP on base to that on novel categories, with the gap in points."""
     results, note = request.available(measured.result)
     request.groups()
-    figure, axis = plt.subplots(
-        figsize=(style.COLUMN_WIDTH, 0.55 + 0.32 * len(results)), layout="constrained"
-    )
+    labels = [textwrap.fill(series.label, LABEL_WIDTH) for series, _ in results]
+    lines = sum(max(2, label.count("\n") + 1) for label in labels)
+    figure, axis = plt.subplots(figsize=(style.COLUMN_WIDTH, 0.6 + 0.17 * lines), layout="constrained")
+    right = 0
     for y, (_, result) in enumerate(results):
         ends = {group: result.ap(group=group) for group in ("base", "novel")}
-        (base, _), (novel, _) = ends.values()
-        axis.plot([novel, base], [y, y], color="#bbbbbb", linewidth=2, zorder=1)
-        axis.annotate(
-            f"{base - novel:.1f}",
-            ((base + novel) / 2, y),
-            (0, 2.5),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=6.5,
-        )
+        known = {group: end for group, end in ends.items() if not math.isnan(end[0])}
+        right = max([right, *(value + np.nan_to_num(deviation) for value, deviation in known.values())])
+        if len(known) == 2:
+            (base, _), (novel, _) = ends.values()
+            axis.plot([novel, base], [y, y], color="#bbbbbb", linewidth=2, zorder=1)
+            axis.annotate(f"{base - novel:.1f}", ((base + novel) / 2, y), (0, 2.5), textcoords="offset points",
+                          ha="center", va="bottom", fontsize=6.5)  # fmt: skip
+        for group in [group for group in ends if group not in known]:
+            axis.annotate(f"{group} undefined", (1, y), (-2, 2.5), xycoords=("axes fraction", "data"),
+                          textcoords="offset points", ha="right", va="bottom", fontsize=6, style="italic",
+                          color=style.GROUP_COLOURS[group])  # fmt: skip
         for group, marker in (("base", "o"), ("novel", "D")):
-            value, deviation = ends[group]
-            axis.errorbar(
-                value,
-                y,
-                xerr=deviation,
-                fmt=marker,
-                color=style.GROUP_COLOURS[group],
-                markersize=5,
-                elinewidth=1,
-                capsize=2,
-                zorder=2,
-            )
-    axis.set(
-        yticks=range(len(results)),
-        yticklabels=[series.label for series, _ in results],
-        xlabel="mask AP (%)",
-        ylim=(len(results) - 0.5, -0.6),
-    )
-    axis.set_xlim(left=0)
+            if group in known:
+                value, deviation = known[group]
+                axis.errorbar(
+                    value,
+                    y,
+                    xerr=None if math.isnan(deviation) else deviation,
+                    fmt=marker,
+                    color=style.GROUP_COLOURS[group],
+                    markersize=5,
+                    elinewidth=1,
+                    capsize=2,
+                    zorder=2,
+                )
+    axis.set(yticks=range(len(results)), yticklabels=labels, xlabel="mask AP (%)", ylim=(len(results) - 0.5, -0.6))
+    right = right or 1
+    axis.set_xlim(-0.04 * right, 1.04 * right)  # a point at 0 is drawn whole
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=TICK_STEPS))
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     axis.grid(axis="x")
@@ -300,9 +390,10 @@ def base_novel_gap(request):
         for group, marker in (("novel", "D"), ("base", "o"))
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, handletextpad=0.2)
+    several = any(len(result.seeds) > 1 for _, result in results)
+    bars = "bars are one standard deviation over the seeds where there are several" if several else "of one seed each"
     return figure, (
-        "Mask AP on base and on novel categories; the number is the gap in points, bars are one standard "
-        "deviation over the seeds where there are several." + note
+        f"Mask AP on base and on novel categories; the number is the gap in points, {bars}." + note
     )
 
 
@@ -320,6 +411,7 @@ def qualitative_strip(request):
         shows=tuple(entry.get("shows", examples.GROUPS)),
         skip=entry.get("skip", 0),
         across=entry.get("across", 1),
+        drawn=request.drawn,
     )
     return figure, text + note
 
@@ -327,7 +419,7 @@ def qualitative_strip(request):
 def novel_results(request):
     """A grid of validation images with what one run predicts for novel categories."""
     groups = request.groups()
-    [(series, records)], note = request.available(measured.predictions)
+    series, records, note = _only(request, measured.predictions)
     entry = request.entry
     figure, text = qualitative.draw_novel_results(
         request.dataset,
@@ -338,20 +430,32 @@ def novel_results(request):
         min_score=entry["min_score"],
         across=entry["across"],
         skip=entry.get("skip", 0),
+        drawn=request.drawn,
     )
     return figure, text + note
 
 
+def _only(request, read, *command):
+    """The one run of a figure that shows one: (series, data, note); see `Request.available`."""
+    if len(request.series) != 1:
+        raise ExperimentError(
+            f"pipeline/experiments.yaml: figures.{request.name}: a figure of kind {request.entry['kind']} shows one "
+            f"run, not {len(request.series)}; name one under `runs`"
+        )
+    [(series, data)], note = request.available(read, *command)
+    return series, data, note
+
+
 def partition(request):
     """CAM and partition of a few objects, base and novel."""
-    [(_, arrays)], note = request.available(cells.read, cells.priors_command)
+    _, arrays, note = _only(request, cells.read, cells.priors_command)
     figure, text = cells.draw_partition(request.dataset, arrays, request.entry["objects"])
     return figure, text + note
 
 
 def keys(request):
     """Where easy and hard keys fall on a few objects, base and novel."""
-    [(_, arrays)], note = request.available(cells.read, cells.priors_command)
+    _, arrays, note = _only(request, cells.read, cells.priors_command)
     figure, text = cells.draw_keys(request.dataset, arrays, request.entry["objects"])
     return figure, text + note
 
@@ -370,13 +474,38 @@ def knob_sensitivity(request):
     return figure, text + note
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of figure: how it is drawn, which fields its entry must have, and its resolution in PNG.
+
+    A field has the type int (a whole number from 1), float (from 0 to 1) or str.
+    """
+
+    draw: Callable
+    needs: dict = field(default_factory=dict)
+    dpi: int = 200
+
+    def check(self, name, entry):
+        """Refuse an entry that lacks a field or has a wrong value (ExperimentError)."""
+        valid = {int: "a whole number from 1", float: "a number from 0 to 1", str: "a text"}
+        for key, kind in {"title": str, **self.needs}.items():
+            value = entry.get(key)
+            good = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+            if not good or (kind is int and value < 1) or (kind is float and not 0 <= value <= 1):
+                found = f"{value!r}" if key in entry else "missing"
+                raise ExperimentError(
+                    f"pipeline/experiments.yaml: figures.{name}.{key} is {found}; a figure of kind {entry['kind']} "
+                    f"needs it: {valid[kind]}"
+                )
+
+
 KINDS = {
-    "loss_curves": loss_curves,
-    "category_ap": category_ap,
-    "base_novel_gap": base_novel_gap,
-    "qualitative": qualitative_strip,
-    "novel_results": novel_results,
-    "partition": partition,
-    "keys": keys,
-    "sensitivity": knob_sensitivity,
+    "loss_curves": Kind(loss_curves),
+    "category_ap": Kind(category_ap),
+    "base_novel_gap": Kind(base_novel_gap),
+    "qualitative": Kind(qualitative_strip, {"images": int, "min_score": float}, PICTURE_DPI),
+    "novel_results": Kind(novel_results, {"images": int, "min_score": float, "across": int}, PICTURE_DPI),
+    "partition": Kind(partition, {"objects": int}),
+    "keys": Kind(keys, {"objects": int}),
+    "sensitivity": Kind(knob_sensitivity, {"knob": str, "axis": str}),
 }

@@ -17,17 +17,38 @@ COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.875  # inches, CVPR template
 
 METHOD_COLOURS = {"mask_rcnn": "#7f7f7f", "cam": "#009E73", "contrastmask": "#CC79A7"}
 GROUP_COLOURS = {"base": "#0072B2", "novel": "#D55E00"}
+# Shades tell the objects of a group apart: all of base are bluish, all of novel yellowish, with any colour vision.
+GROUP_SHADES = {
+    "base": ("#0072B2", "#56B4E9", "#1F3F8F", "#7A9BE8", "#00507D"),
+    "novel": ("#D55E00", "#E69F00", "#8F3B00", "#F0A878", "#B58900"),
+}
 GROUP_LINES = {"base": "-", "novel": (0, (2.2, 1.0))}
 SAME_METHOD_LINES = ("-", "--", ":", "-.")  # runs of one method in one figure
 CYCLE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
+CYCLE_NOVEL = ("#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#8F3B00")  # without the blue of base
 # The supplement's Fig. 1: yellow foreground, dark purple background; they are the ends of the colour map of the CAM.
 SIDE_COLOURS = {"foreground": "#FDE725", "background": "#440154", "unassigned": "#9e9e9e"}
 CAM_MAP = "viridis"
 
 
-def cycled(index):
-    """A colour for one of many things of a kind."""
-    return CYCLE[index % len(CYCLE)]
+def method_colour(method):
+    """The colour of a method; of one that is declared without, a colour that is the same in every figure."""
+    return METHOD_COLOURS.get(method) or CYCLE[sum(map(ord, method)) % len(CYCLE)]
+
+
+def shade(group, index):
+    """A shade of the colours of a group for one of its objects."""
+    return GROUP_SHADES[group][index % len(GROUP_SHADES[group])]
+
+
+def legend(figure, handles, width, **options):
+    """Put a legend above (or where `options` tell) the axes, in as many columns as fit into `width` inches."""
+    letters = max((len(handle.get_label()) for handle in handles), default=0)
+    size = options.get("fontsize") or plt.rcParams["legend.fontsize"]
+    column = (letters * 0.58 + 4) * size / 72
+    columns = max(1, min(len(handles), int(width / column)))
+    rows = -(-len(handles) // columns)
+    figure.legend(handles=handles, ncols=-(-len(handles) // rows), **({"loc": "outside upper center"} | options))
 
 
 def paper_style():

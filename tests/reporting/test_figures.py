@@ -1,5 +1,6 @@
 import hashlib
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from pipeline import experiments, paths
+from pipeline.datasets.categories import CATEGORIES
 from pipeline.errors import ExperimentError
 from pipeline.reporting import examples, figures, panels, style
 from pipeline.reporting.figures import build_figure, saved_caption
@@ -24,9 +26,14 @@ def drawn(name):
     entry = declared.figures[name]
     request = figures.Request(name, entry, dataset, declared, figures.series_of(entry, declared))
     with style.paper_style():
-        figure, caption = figures.KINDS[entry["kind"]](request)
+        figure, caption = figures.KINDS[entry["kind"]].draw(request)
     style.plt.close(figure)
     return figure, caption
+
+
+def written(axis):
+    """The texts in a panel and below it."""
+    return [text.get_text() for text in axis.texts]
 
 
 def declare(name, kind, **entry):
@@ -34,6 +41,13 @@ def declare(name, kind, **entry):
     runs = [{"label": "Ours", "run": "ours"}]
     experiments.load().figures[name] = {"kind": kind, "title": "One more", "tables": ["table2"], "runs": runs} | entry
     return name
+
+
+def rename_categories(workspace, names):
+    """Give the validation set these categories: {id: name}."""
+    path = paths.annotations("toy", "val2017")
+    content = json.loads(path.read_text()) | {"categories": [{"id": id, "name": name} for id, name in names.items()]}
+    workspace.write(path, json.dumps(content))
 
 
 def digests(name):
@@ -47,7 +61,7 @@ def test_same_input_gives_the_same_bytes(workspace, name):
     first = digests(name)
     build_figure(name)
     assert digests(name) == first
-    assert saved_caption(name, "toy").startswith(f"The {name} on toy. ")
+    assert saved_caption(name, "toy").startswith(f"The {name} on toy (generated images, drawn by a program, not COCO). ")
     assert saved_caption(name, "coco2017") is None
 
 
@@ -94,7 +108,7 @@ def test_categories_are_split_into_base_and_novel_and_those_without_ap_left_out(
     workspace.everything()
     figure, _ = drawn("category_ap")
     shown = {axis.get_title(): [label.get_text() for label in axis.get_xticklabels()] for axis in figure.axes}
-    assert shown == {"base categories": ["zebra"], "novel categories": ["person"]}
+    assert shown == {"base categories": ["zebra\nn 2"], "novel categories": ["person\nn 2"]}
     bars = [patch.get_height() for patch in figure.axes[1].patches]
     assert bars == [10.0, 22.0]
 
@@ -154,13 +168,10 @@ def test_base_and_novel_masks_differ_in_colour_and_low_scores_are_not_drawn(work
     assert caption.startswith("The first 2 validation images by image id") and ": 1, 2." in caption
     _, truth, plain, ours = figure.axes[:4]
     assert [axis.get_title() for axis in figure.axes[:4]] == ["Image", "Ground truth", "Baseline", "Ours"]
-    assert (
-        len(truth.collections) == len(plain.collections) == 2 * 2
-    )  # an outline and its halo for each object
-    assert len(ours.collections) == 0
-    outlines = {tuple(np.round(c.get_edgecolor()[0][:3], 4)) for c in truth.collections}
-    expected = {tuple(np.round(to_rgb(colour), 4)) for colour in ("white", *style.GROUP_COLOURS.values())}
-    assert outlines == expected
+    assert len(truth.patches) == len(plain.patches) == 2 * 3  # fill, halo and outline of each object
+    assert len(ours.patches) == 0
+    fills = {patch.get_facecolor()[:3] for patch in truth.patches if patch.get_fill()}
+    assert fills == {to_rgb(colour) for colour in style.GROUP_COLOURS.values()}
 
 
 def test_images_side_by_side_leave_out_the_picture_without_masks(workspace):
@@ -170,9 +181,10 @@ def test_images_side_by_side_leave_out_the_picture_without_masks(workspace):
     declare("pairs", "qualitative", runs=runs, images=2, skip=1, across=2, min_score=0.5)
     figure, caption = drawn("pairs")
     assert caption.startswith("Validation images 2 to 3 by image id of those that show a base and a novel object")
-    assert [axis.get_title() for axis in figure.axes] == ["Ground truth", "Baseline", "Ours"] * 2
-    assert [axis.get_ylabel() for axis in figure.axes] == ["2", "", "", "3", "", ""]
-    assert len({round(axis.get_position().y0, 6) for axis in figure.axes}) == 1
+    shown = [axis for axis in figure.axes if axis.axison]  # the legend of shapes has none
+    assert [axis.get_title() for axis in shown] == ["Ground truth", "Baseline", "Ours"] * 2
+    assert [axis.get_ylabel() for axis in shown] == ["2", "", "", "3", "", ""]
+    assert len({round(axis.get_position().y0, 6) for axis in shown}) == 1
 
 
 def test_novel_results_show_novel_categories_above_the_threshold_and_their_names(workspace):
@@ -183,19 +195,21 @@ def test_novel_results_show_novel_categories_above_the_threshold_and_their_names
     figure, caption = drawn("novel")
     assert caption.startswith("The first 2 validation images by image id that show a novel object, covering at least")
     assert ": 2, 3." in caption and "Ours" in caption
-    with_prediction, without = figure.axes
-    assert [text.get_text() for text in with_prediction.texts] == ["person"]  # and not the zebra
-    assert len(with_prediction.collections) == 2 and len(without.collections) == 0
+    with_prediction, without = (axis for axis in figure.axes if axis.axison)
+    assert written(with_prediction)[0] == "person 0.70"  # and not the zebra
+    assert len(with_prediction.patches) == 3 and len(without.patches) == 0
+    assert "no prediction" in written(without) and "no prediction" not in written(with_prediction)
     experiments.load().figures["novel"]["min_score"] = 0.71
-    assert not drawn("novel")[0].axes[0].collections
+    assert not drawn("novel")[0].axes[0].patches
 
 
-def test_equal_names_on_top_of_each_other_are_written_once(workspace):
+def test_names_of_equal_masks_stand_beside_each_other(workspace):
     workspace.everything()
     workspace.predictions("ours", [1, 1])  # the same mask twice
     declare("novel", "novel_results", images=1, across=1, min_score=0.5)
-    (axis,) = drawn("novel")[0].axes
-    assert len(axis.texts) == 1 and len(axis.collections) == 4
+    axis = drawn("novel")[0].axes[0]
+    first, second = (text.get_position() for text in axis.texts if text.get_text().startswith("person"))
+    assert first != second and len(axis.patches) == 6
 
 
 def test_a_note_of_the_declaration_ends_the_caption(workspace):
@@ -238,6 +252,9 @@ def test_many_categories_wrap_into_rows(workspace):
     scores = workspace.scores(10.0)
     scores["per_category"]["segm"] = {name: {"AP": 20.0} for name in (*names, "person")}
     workspace.result("plain", per_seed=[{"seed": 0, **scores}])
+    ids = {category.name: category.id for category in CATEGORIES}
+    workspace.validation_set({1: [(ids[name], 0.1, 0) for name in (*names, "person")]})
+    rename_categories(workspace, {id: name for name, id in ids.items()})
     figure, _ = drawn("category_ap")
     assert [len(axis.get_xticklabels()) for axis in figure.axes] == [20, 5, 1]
 
