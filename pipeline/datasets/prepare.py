@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.datasets import coco, generated
+from pipeline.datasets import coco, coco_check, generated
 from pipeline.datasets.annotations import listed_image_sizes, read_instances
 from pipeline.datasets.categories import CATEGORIES, VOC
 from pipeline.errors import ExperimentError
@@ -57,9 +57,11 @@ def prepare(name, entry, *, images_root, out_dir):
     images_root, out_dir = Path(images_root), Path(out_dir)
     with _filled(name, entry, images_root) as identity:
         manifest = {"dataset": name, "kind": entry["kind"], **identity, "subsets": {}}
+        checkers = []
         for subset in SUBSETS:
-            manifest["subsets"][subset] = _check_subset(images_root, subset)
-        _copy_annotations(images_root / "annotations", out_dir / "annotations")
+            checkers.append(coco_check.Checker(images_root / "annotations" / f"instances_{subset}.json"))
+            manifest["subsets"][subset] = _check_subset(images_root, subset, checkers[-1])
+        coco_check.publish(checkers, out_dir / "annotations")
     part = out_dir / "manifest.json.part"
     part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     os.replace(part, out_dir / "manifest.json")
@@ -96,7 +98,7 @@ def _filled(name, entry, images_root):
         yield KINDS[entry["kind"]](name, options, images_root)
 
 
-def _check_subset(root, subset):
+def _check_subset(root, subset, checker):
     """Check annotations and images of a subset; give its entry of the manifest."""
     path, folder = root / "annotations" / f"instances_{subset}.json", root / subset
     names, count = [], Counter()
@@ -108,6 +110,7 @@ def _check_subset(root, subset):
             "crowd" if annotation.get("iscrowd") else "voc" if annotation["category_id"] in voc else "nonvoc"
             for annotation in annotations
         ),
+        checker,
     )
     if not folder.is_dir():
         raise ExperimentError(f"folder {folder} is missing; run stage download again")
@@ -127,11 +130,3 @@ def _check_subset(root, subset):
 def _sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _copy_annotations(source, target):
-    target.mkdir(parents=True, exist_ok=True)
-    for subset in SUBSETS:
-        name = f"instances_{subset}.json"
-        shutil.copyfile(source / name, target / f"{name}.part")
-        os.replace(target / f"{name}.part", target / name)
