@@ -29,9 +29,11 @@ def report(matched, groups):
 
     Returns:
         {"segm": {"novel": {"mAP": ...}, "base": ..., "all": ...}, "bbox": ..., "per_category": {"segm": {name:
-        {"AP", "AP50"}}, ...}}, percent, None where undefined.
+        {"AP", "AP50"}}, ...}}, percent, None where undefined: without ground truth, or as `undefined` says,
+        {"segm": {category name: reason}} (absent where no object lacks a mask). Means are over the others of a group.
     """
-    result = {"per_category": {}}
+    reasons = {matched.categories.get(number, str(number)): reason for number, reason in matched.undefined.items()}
+    result = {"per_category": {}} | ({"undefined": {"segm": reasons}} if reasons else {})
     for iou_type in IOU_TYPES:
         matches = matched.by_type[iou_type]
         result[iou_type] = {}

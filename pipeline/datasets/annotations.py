@@ -1,8 +1,10 @@
 """Read COCO instance annotation files and say in one line what is wrong with one.
 
 The file of train2017 has 470 MB and, parsed as a whole, takes 2.6 GB. So it is passed through and checked in pieces.
+What is checked here is what a reader cannot do without; `coco_check` looks at all of the content.
 """
 
+import math
 import os
 from itertools import chain
 from pathlib import Path
@@ -18,10 +20,10 @@ REQUIRED = {
 }
 STREAMED = ("images", "annotations")
 NUMBERS = {int, float, bool}  # what a JSON parser gives for a number; `true` passes for 1
-REMEDY = "restore the original file, or run stage download again"
+REMEDY = "correct the file, then run `dvc repro download`"
 
 
-def read_instances(path, on_images=None, on_annotations=None):
+def read_instances(path, on_images=None, on_annotations=None, checks=None):
     """Check an annotation file, and show its images and annotations in the order of the file.
 
     What the file says about categories and what annotations refer to is certain only when this returns; what is
@@ -31,33 +33,48 @@ def read_instances(path, on_images=None, on_annotations=None):
         path: of the file.
         on_images, on_annotations: called with lists of successive entries, and a function that gives the same
             entries as the `json` module parses them, see `StreamedObject`.
+        checks: what looks at everything first and may mend it, such as `coco_check.Checker`; the few checks of this
+            module if `None`.
 
     Returns:
         The members `info`, `licenses` and `categories`, as far as present.
 
     Raises:
-        ExperimentError: missing file, not JSON, not COCO format, repeated ids, an unknown image or category
-            referred to, categories other than COCO's 80.
+        ExperimentError: missing file, no regular one, not JSON, not COCO format, repeated ids, an unknown image or
+            category referred to, categories other than COCO's 80; what `checks` raises.
     """
     path = Path(path)
-    checks = _Checks(path)
+    checks = checks or _Checks(path)
     consumers = {"images": on_images, "annotations": on_annotations}
 
     def visit(section, position, entries, again):
-        checks.add(section, position, entries)
-        if consumers[section]:
+        entries, again = checks.add(section, position, entries, again)
+        if entries and consumers[section]:
             consumers[section](entries, again)
 
-    try:
-        content = StreamedObject(path, STREAMED, visit)
-    except FileNotFoundError:
-        raise ExperimentError(f"annotation file {path} is missing; run stage download") from None
-    except (ValueError, RecursionError) as error:  # MalformedJson and UnicodeDecodeError are ValueErrors
-        raise ExperimentError(f"{path}: not a JSON file ({_first_line(error)}); {REMEDY}") from None
+    content = stream(path, visit)
     _check_sections(path, content)
-    _check_categories(path, content.members["categories"])
-    checks.finish(content.members["categories"])
-    return {key: content.members[key] for key in ("info", "licenses", "categories") if key in content.members}
+    header = {key: content.members[key] for key in ("info", "licenses", "categories") if key in content.members}
+    checks.finish(header)
+    return header
+
+
+def stream(path, visit, sections=STREAMED):
+    """`StreamedObject` of an annotation file; what cannot be read or parsed is an ExperimentError."""
+    try:
+        return StreamedObject(path, sections, visit)
+    except OSError as error:
+        if error.filename is None or Path(error.filename) != Path(path):  # of another file, such as a full disk
+            raise
+        if isinstance(error, FileNotFoundError):
+            raise ExperimentError(f"annotation file {path} is missing; run `dvc repro download`") from None
+        raise ExperimentError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
+    except UnicodeDecodeError as error:
+        raise ExperimentError(
+            f"{path}: not UTF-8 ({_first_line(error)}); save it in that encoding, then run `dvc repro download`"
+        ) from None
+    except (ValueError, RecursionError) as error:  # MalformedJson is a ValueError
+        raise ExperimentError(f"{path}: not a JSON file ({_first_line(error)}); {REMEDY}") from None
 
 
 def listed_image_sizes(path, names, folder):
@@ -99,7 +116,7 @@ class _Checks:
         self.ids = {section: set() for section in STREAMED}
         self.referred = {"image_id": set(), "category_id": set()}
 
-    def add(self, section, position, entries):
+    def add(self, section, position, entries, again):
         try:
             columns = {field: [entry[field] for entry in entries] for field in REQUIRED[section]}
         except (KeyError, TypeError):
@@ -117,6 +134,7 @@ class _Checks:
                 f"{self.path}: {section}[{position}] or soon after: an id is a list or an object, "
                 f"valid: a number or a text; {REMEDY}"
             ) from None
+        return entries, again
 
     def _add_ids(self, section, numbers):
         ids = self.ids[section]
@@ -129,8 +147,9 @@ class _Checks:
                     raise ExperimentError(f"{self.path}: {section} has the id {number} twice; {REMEDY}")
                 before.add(number)
 
-    def finish(self, categories):
-        valid = {"image_id": self.ids["images"], "category_id": {category["id"] for category in categories}}
+    def finish(self, header):
+        check_categories(self.path, header["categories"])
+        valid = {"image_id": self.ids["images"], "category_id": {category["id"] for category in header["categories"]}}
 
         def find(_section, _position, entries, _again):
             for entry in entries:
@@ -158,14 +177,16 @@ def _check_shapes(path, columns):
         and set(map(len, boxes)) <= {4}
         and NUMBERS.issuperset(map(type, chain.from_iterable(boxes)))
         and NUMBERS.issuperset(map(type, areas))
+        and math.isfinite(sum(areas) + sum(chain.from_iterable(boxes)))
     ):
         return
     for number, box, area in zip(columns["id"], boxes, areas, strict=True):
-        if not (isinstance(box, list) and len(box) == 4 and NUMBERS.issuperset(map(type, box))):
+        if not (isinstance(box, list) and len(box) == 4 and NUMBERS.issuperset(map(type, box))
+                and all(map(math.isfinite, box))):  # fmt: skip
             raise ExperimentError(
                 f"{path}: annotation {number}: bbox is {box!r}, valid: four numbers x, y, width, height; {REMEDY}"
             )
-        if type(area) not in NUMBERS:
+        if type(area) not in NUMBERS or not math.isfinite(area):
             raise ExperimentError(f"{path}: annotation {number}: area is {area!r}, valid: a number; {REMEDY}")
 
 
@@ -181,7 +202,7 @@ def _check_sections(path, content):
         _check_fields(path, "categories", position, entry)
 
 
-def _check_categories(path, categories):
+def check_categories(path, categories):
     """Labels are positions in the list of categories, so that list has to be COCO's, in its order."""
     for expected, found in zip(CATEGORIES, categories, strict=False):
         if (found["id"], found["name"]) != expected[:2]:

@@ -10,20 +10,17 @@ room. The other stages call `ensure_images`, which only looks.
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import NamedTuple
 
 from pipeline import locks
-from pipeline.datasets import coco, contents, generated
+from pipeline.datasets import coco, coco_check, contents, generated
 from pipeline.datasets.annotations import listed_image_sizes, read_instances
 from pipeline.datasets.categories import CATEGORIES, VOC
 from pipeline.datasets.contents import Filled
 from pipeline.datasets.files import refusals_told, require_regular
 from pipeline.datasets.images import remedy, resolve_names
-from pipeline.datasets.streamed_json import compact
 from pipeline.errors import ExperimentError
 
 SUBSETS = ("train2017", "val2017")
@@ -90,15 +87,17 @@ def prepare(name, entry, *, images_root, out_dir):
             contents.recover(root)
             filled = kind.fill(name, options, root, images_root.parent / "downloads")
             manifest = {"dataset": name, "kind": entry["kind"], **filled.identity, "subsets": {}}
-            names = {}
+            checkers = {}
             for subset in SUBSETS:
-                manifest["subsets"][subset], names[subset] = _check_subset(filled.folder, subset)
+                manifest["subsets"][subset], checkers[subset] = _check_subset(filled.folder, subset)
             with _Outputs(out_dir) as outputs:
                 for subset in SUBSETS:
                     file = f"instances_{subset}.json"
                     part = outputs.part(Path("annotations") / file)
-                    write_annotations(filled.folder / "annotations" / file, part, names[subset])
+                    coco_check.copy(checkers[subset], part)
                     manifest["subsets"][subset]["annotations_sha256"] = _sha256(part)
+                findings = {checker.path.name: checker.findings for checker in checkers.values()}
+                outputs.part(Path("annotations/findings.md")).write_text(coco_check.table(findings), encoding="utf-8")
                 part = outputs.part(Path("manifest.json"))
                 part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
                 filled.install()
@@ -158,10 +157,11 @@ def _check_subset(root, subset):
     """Check annotations and images of a subset.
 
     Returns:
-        Its entry of the manifest, and {listed file name: path below the subset's folder}.
+        Its entry of the manifest, and the coco_check.Checker that the annotations passed.
     """
     path, folder = root / "annotations" / f"instances_{subset}.json", root / subset
     require_regular(path)
+    checker = coco_check.Checker(path)
     names, count = [], Counter()
     voc = {category.id for category in CATEGORIES if category.name in VOC}  # the file is checked to have these ids
     read_instances(
@@ -171,6 +171,7 @@ def _check_subset(root, subset):
             "crowd" if annotation.get("iscrowd") else "voc" if annotation["category_id"] in voc else "nonvoc"
             for annotation in annotations
         ),
+        checker,
     )
     if not folder.is_dir():
         raise ExperimentError(f"{folder}: no such folder; the source of {path} has to hold it")
@@ -185,41 +186,9 @@ def _check_subset(root, subset):
         "crowd_annotations": count["crowd"],
         "image_names_and_sizes_sha256": hashlib.sha256(listing.encode()).hexdigest(),
     }
-    return entry, on_disk
-
-
-def write_annotations(source, target, on_disk):
-    """Write the annotations as all later stages read them: `file_name` is the path below the subset's folder.
-
-    This is the one place where what stage download hands on may differ from the user's file: a copy byte for byte if
-    nothing has to be mended, else written anew in pieces.
-
-    Args:
-        source: COCO instance annotations, checked.
-        target: path to write.
-        on_disk: {listed file name: path below the folder}, of `images.resolve_names`.
-    """
-    if all(name == path for name, path in on_disk.items()):
-        shutil.copyfile(source, target)
-        return
-    with TemporaryFile(dir=target.parent) as images, TemporaryFile(dir=target.parent) as annotations:
-
-        def add_images(_, again):
-            for image in again():
-                images.write(b",\n" + compact(image | {"file_name": on_disk[image["file_name"]]}))
-
-        def add_annotations(_, again):
-            annotations.write(b"".join(b",\n" + compact(annotation) for annotation in again()))
-
-        header = read_instances(source, add_images, add_annotations)
-        with open(target, "wb") as file:
-            file.write(compact(header)[:-1])
-            for name, part in (("images", images), ("annotations", annotations)):
-                file.write(b',"%s":[' % name.encode())
-                part.seek(1)  # behind the first comma
-                shutil.copyfileobj(part, file, BUFFER)
-                file.write(b"]")
-            file.write(b"}\n")
+    checker.rename(on_disk)
+    coco_check.log(path.name, checker.findings)
+    return entry, checker
 
 
 class _Outputs:

@@ -9,17 +9,21 @@ that ids and order are those of the source; `PartialCocoDataset` skips them, `sp
 """
 
 import json
+import logging
 import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from pipeline.datasets import coco_check
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.categories import CATEGORIES, base_and_novel
-from pipeline.datasets.statistics import Statistics
+from pipeline.datasets.statistics import SMALLEST_IMAGE, Statistics
 from pipeline.datasets.streamed_json import compact, fast_dumps, like_compact
 from pipeline.errors import ExperimentError
+
+logger = logging.getLogger("pipeline.split")
 
 IMAGE_FIELDS = ("id", "file_name", "width", "height", "license")
 NOVEL_FIELDS = ("id", "image_id", "category_id", "bbox", "iscrowd", "ignore")
@@ -41,7 +45,7 @@ def split(annotations_file, direction, out_dir, statistics_file=None, caption=("
         caption: names of dataset and direction, for that table.
 
     Raises:
-        ExperimentError: bad direction or annotation file; then nothing is written.
+        ExperimentError: bad direction or annotation file, or nothing to train on; then nothing is written.
     """
     base, novel = base_and_novel(direction)
     # by category id; other categories are absent. The file is checked to have these ids.
@@ -54,9 +58,10 @@ def split(annotations_file, direction, out_dir, statistics_file=None, caption=("
             partial.write(file)
     except UnknownSizes:  # images stand behind annotations
         partial = PartialAnnotations(annotations_file, groups)
-        read_instances(annotations_file, partial.statistics.add_images)
+        partial.read(partial.statistics.add_images)
         with replacing(out_dir / "train.json") as file:
             partial.write(file)
+    coco_check.log(Path(annotations_file).name, partial.findings)
     with replacing(out_dir / "split.json") as file:
         file.write(json.dumps(partial.statistics.summary(), indent=1).encode() + b"\n")
     if statistics_file:
@@ -80,11 +85,20 @@ class PartialAnnotations:
 
     Attributes:
         statistics: of what came by.
+        findings: of the checks, see `coco_check.Checker`.
     """
 
     def __init__(self, path, groups):
         self.path, self.groups = path, groups
-        self.statistics = Statistics(groups)
+        self.statistics, self.findings = Statistics(groups), {}
+
+    def read(self, on_images, on_annotations=None):
+        """Pass the file by, checked again; masks of base objects only. Returns the header and the checker."""
+        base = {category for category, group in self.groups.items() if group == "base"}
+        checker = coco_check.Checker(self.path, base)
+        header = read_instances(self.path, on_images, on_annotations, checker)
+        self.findings = checker.findings
+        return header, checker
 
     def write(self, file):
         """Write everything to an open binary file.
@@ -93,11 +107,11 @@ class PartialAnnotations:
         in the source.
         """
         with TemporaryFile(dir=Path(file.name).parent) as images, TemporaryFile(dir=Path(file.name).parent) as objects:
-            header = read_instances(
-                self.path,
+            header, checker = self.read(
                 lambda entries, again: self._write_images(images, entries, again),
                 lambda entries, again: self._write_objects(objects, entries, again),
             )
+            self._require_something_to_train_on(checker.with_mask)
             file.write(compact(header)[:-1])
             for name, part in (("images", images), ("annotations", objects)):
                 file.write(b',"%s":[' % name.encode())
@@ -105,6 +119,24 @@ class PartialAnnotations:
                 shutil.copyfileobj(part, file, BUFFER)
                 file.write(b"]")
             file.write(b"}\n")
+
+    def _require_something_to_train_on(self, with_mask):
+        """Raise ExperimentError if filters leave no image, or no mask of a base object, and say which."""
+        statistics = self.statistics
+        if not statistics.trainable_images():
+            raise ExperimentError(f"{self.path}: nothing to train on: of {len(statistics.sizes)} images "
+                                  f"{statistics.small_images()} are smaller than {SMALLEST_IMAGE} pixels on a side, "
+                                  "the others show no object that training uses "
+                                  f"({statistics.skipped('base', 'novel')}); use other images or another direction")
+        if "base" not in self.groups.values() or (with_mask and statistics.total("base")):
+            return
+        if not statistics.total("base", also_skipped=True):
+            logger.warning("%s: no object is of a base category, so no mask is trained", self.path)
+            return
+        count = statistics.total("base", also_skipped=True)
+        raise ExperimentError(f"{self.path}: no base mask left to train on: {count} objects are of base categories, "
+                              f"{statistics.skipped('base')}, masks with a pixel: {with_mask}; "
+                              "correct the file, or use another direction")  # fmt: skip
 
     def _write_images(self, file, images, again):
         self.statistics.add_images(images, again)

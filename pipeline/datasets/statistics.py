@@ -12,6 +12,7 @@ from itertools import chain
 from pipeline.datasets.categories import CATEGORIES
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels; COCO's limits of small and of medium objects
+SMALLEST_IMAGE = 32  # pixels; CocoDataset leaves out images with a shorter side
 SIZES = ("small", "medium", "large")
 REASONS = ("crowd", "ignore", "outside_image", "too_small")  # why training skips an object
 GROUPS = ("base", "novel", "other")
@@ -103,6 +104,24 @@ class Statistics:
             "not_used_in_training": {reason: self._total(used, [reason]) for reason in REASONS}
             | {"other_category": self._total(self.members["other"], SIZES + REASONS)},
         }
+
+    def small_images(self):
+        """How many images training leaves out for their size."""
+        return sum(min(size) < SMALLEST_IMAGE for size in self.sizes.values())
+
+    def trainable_images(self):
+        """How many images are large enough and show an object that training uses."""
+        shown = self._images_of(self.members["base"] + self.members["novel"])
+        return sum(min(self.sizes.get(image, (0,))) >= SMALLEST_IMAGE for image in shown)
+
+    def total(self, group, also_skipped=False):
+        """How many objects of a group training uses, or how many there are."""
+        return self._total(self.members[group], SIZES + REASONS * also_skipped)
+
+    def skipped(self, *groups):
+        """How many objects of some groups training does not use and why, in words."""
+        counts = {reason: sum(self._total(self.members[group], [reason]) for group in groups) for reason in REASONS}
+        return "skipped: " + ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items())
 
     def _total(self, categories, keys):
         return sum(self._counts[category][key] for category in categories for key in keys)

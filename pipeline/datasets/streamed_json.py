@@ -8,7 +8,9 @@ import codecs
 import itertools
 import json
 import mmap
+import os
 import re
+import stat
 from functools import partial
 
 import orjson
@@ -20,7 +22,6 @@ BLOCK = 1 << 15  # bytes to parse at once; a megabyte costs twice as much
 WINDOW = 1 << 16  # bytes to look at first where the fast parser gives up
 CUT = 64  # characters; an end or an error this close to the end of a window may come from the cut
 RELEASE = 1 << 24  # bytes; what was read so long ago is no longer counted as our memory
-DECODER = json.JSONDecoder()
 # Where orjson and json may write a number differently: with an exponent (so are integers beyond 64 bits, which orjson
 # reads as floats), the least that orjson writes without one, and what is not a number.
 DOUBTFUL = (b"+", b"e-", b"0.0000", b"null")  # a single byte is found at once; few texts have a plus
@@ -28,6 +29,38 @@ DOUBTFUL = (b"+", b"e-", b"0.0000", b"null")  # a single byte is found at once; 
 
 class MalformedJson(ValueError):
     """Not JSON; the message says what is wrong at which byte."""
+
+
+def without_repetition(pairs):
+    """Make an object of its members, a hook of the `json` module. Raises MalformedJson if a name stands twice."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise MalformedJson(f"'{next(name for name in names if names.count(name) > 1)}' stands twice in an object")
+    return members
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=without_repetition)
+
+
+class Source:
+    """The bytes that some successive entries of a list were parsed from.
+
+    Attributes:
+        strict: whether the fast parser took them, so that they are JSON to the letter: no NaN, no Infinity.
+    """
+
+    __slots__ = ("_bytes", "_start", "_end", "strict")
+
+    def __init__(self, content, start, end, strict):
+        self._bytes, self._start, self._end, self.strict = content, start, end, strict
+
+    def __call__(self, **options):
+        """Parse them with `json.loads`, which takes options such as `object_pairs_hook`."""
+        return json.loads(b"[" + self.text() + b"]", **options)
+
+    def text(self):
+        return self._bytes[self._start : self._end]
 
 
 class StreamedObject:
@@ -45,16 +78,18 @@ class StreamedObject:
             path: of a UTF-8 file.
             lists: names of the members to stream, where they are lists.
             visit: called as `visit(name, position, entries, again)` with successive entries of those lists, the
-                first being at `position`. Integers beyond 64 bits may be floats there; `again()` parses the same
-                entries with the `json` module.
+                first being at `position`. Integers beyond 64 bits may be floats there; `again()`, a `Source`,
+                parses the same entries with the `json` module.
 
         Raises:
-            MalformedJson: not JSON, or a member stands twice.
+            MalformedJson: not JSON, a member stands twice, or not a regular file, which is not opened.
             UnicodeDecodeError, RecursionError: as `json.loads`.
             OSError: as `open`.
         """
         self.members, self.kind = {}, dict
         self._released = self._by_element_until = 0
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe or a device could wait without end
+            raise MalformedJson("it is not a regular file")
         with open(path, "rb") as file:
             if not file.seek(0, 2):
                 raise MalformedJson("the file is empty")
@@ -89,8 +124,8 @@ class StreamedObject:
         position = 0
         at, another = self._open(start, b"]")
         while another:
-            entries, end = self._entries(at)
-            visit(position, entries, partial(self._again, at, end))
+            entries, end, strict = self._entries(at)
+            visit(position, entries, Source(self._bytes, at, end, strict))
             position += len(entries)
             at, another = self._next(end, b"]")
             self._release(at)
@@ -120,30 +155,30 @@ class StreamedObject:
         return SPACE.match(self._bytes, at).end()
 
     def _entries(self, at):
-        """Parse some entries of a list, of which the first begins at an offset; gives them and the offset behind."""
+        """Parse some entries of a list from an offset on; gives them, the offset behind, and if they are strict."""
         if at >= self._by_element_until:
             block = self._bytes[at : at + BLOCK]
             cut = (block.rfind(b"},{") + 1) or (block.rfind(b"}, {") + 1)
             try:
-                return orjson.loads(b"[" + block[:cut] + b"]" if cut else b""), at + cut
+                return orjson.loads(b"[" + block[:cut] + b"]" if cut else b""), at + cut, True
             except orjson.JSONDecodeError:  # such as at the end of a list
                 self._by_element_until = at + BLOCK
-        entry, end = self._element(at)
-        return [entry], end
+        return self._element(at)
 
     def _element(self, at):
-        """Parse the value at an offset; gives it and the offset behind it."""
+        """Do the same with the one entry at an offset."""
         if self._bytes[at : at + 1] == b"{":
             for candidate in itertools.islice(OBJECT_END.finditer(self._bytes, at), CANDIDATES):
                 end = candidate.start() + 1
                 try:
-                    return orjson.loads(self._bytes[at:end]), end
+                    return [orjson.loads(self._bytes[at:end])], end, True
                 except orjson.JSONDecodeError:
                     continue
-        return self._value(at)
+        value, end = self._value(at)
+        return [value], end, False
 
     def _value(self, at):
-        """The same for any value, with a slow parser that can tell where the value ends and what is wrong with it."""
+        """Parse the value at an offset, slowly but able to tell where it ends and what is wrong with it."""
         size = WINDOW
         while True:
             last = at + size >= len(self._bytes)
@@ -156,9 +191,6 @@ class StreamedObject:
                 if last or (error.pos < len(text) - CUT and "Unterminated" not in error.msg):
                     raise MalformedJson(f"{error.msg} at byte {at + _length(text[: error.pos])}") from None
             size *= 4
-
-    def _again(self, start, end):
-        return json.loads(b"[" + self._bytes[start:end] + b"]")
 
     def _release(self, at):
         """Let the system take back the pages of what was read; they are a copy of the file."""

@@ -56,9 +56,11 @@ def oddities(content):
     by_image[4][0]["bbox"] = [300, 0, 10, 10]
     by_image[5][0]["bbox"][2] = 0.5
     by_image[6][0]["bbox"] = [0.1 + 0.2, 1e-7, 1 / 3 * 100, 50]
-    by_image[6][0]["segmentation"] = [[0.1 + 0.2, 1e-7, 99.99, 1e2, 5, 7, True, 0]]
+    by_image[6][0]["segmentation"] = [[0.1 + 0.2, 1e-7, 99.99, 50, 5, 7, 1, 0]]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 3]
     content["images"][6] |= {"width": 20}
+    for annotation in by_image[7]:
+        annotation |= {"bbox": [2, 3, 10, 10], "segmentation": [[2, 3, 12, 3, 12, 13]]}
     content["images"][7] |= {"width": 100}
     content["images"].reverse()
 
@@ -205,7 +207,7 @@ def test_crowd_and_invalid_objects_are_skipped_and_only_crowd_keeps_the_image(
         for annotation in content["annotations"]:
             by_image.setdefault(annotation["image_id"], []).append(annotation)
         for annotation in by_image[1]:
-            annotation |= {"iscrowd": 1, "segmentation": {"size": [128, 128], "counts": [16384]}}
+            annotation |= {"iscrowd": 1, "segmentation": {"size": [128, 128], "counts": [0, 16384]}}
         by_image[2][0]["bbox"] = [300, 0, 10, 10]
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 3]
 

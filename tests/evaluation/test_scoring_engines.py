@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
@@ -89,12 +91,6 @@ def one_category(truth, records):
         record["category_id"] = 1
 
 
-def object_zero(truth, records):
-    """pycocotools takes the id 0 for no match."""
-    for annotation in truth["annotations"]:
-        annotation["id"] -= 1
-
-
 def areas_on_the_limit(truth, records):
     for index, annotation in enumerate(truth["annotations"]):
         annotation["area"] = (32**2, 96**2, 32**2 - 0.5)[index % 3]
@@ -130,8 +126,8 @@ def odd_fields(truth, records):
         image |= {"license": "none", "file_name": 7}
 
 
-CHANGES = (ties, crowds, few_categories, images_without, one_category, object_zero, areas_on_the_limit, unordered,
-           empty_masks, unknown_category, odd_fields)  # fmt: skip
+CHANGES = (ties, crowds, few_categories, images_without, one_category, areas_on_the_limit, unordered, empty_masks,
+           unknown_category, odd_fields)  # fmt: skip
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -159,6 +155,184 @@ def test_a_ground_truth_that_pycocotools_has_used(engine, tmp_path):
     used = load(truth)
     first = eval_scale.reference(used, json.loads(json.dumps(records)), "segm", {"all": None})
     assert [*scoring.statistics(scoring_engines.match(used, records), "segm").values()] == pytest.approx(first["all"])
+
+
+def renumbered_from_zero(truth, records):
+    """pycocotools takes an object of id 0 for no match."""
+    for annotation in truth["annotations"]:
+        annotation["id"] -= 1
+
+
+def other_object_ids(truth, records):
+    for index, annotation in enumerate(truth["annotations"]):
+        annotation["id"] = (-index - 1, f"object {index}", 2**70 + index, index + 0.5)[index % 4]
+
+
+def without_object_ids(truth, records):
+    for annotation in truth["annotations"]:
+        del annotation["id"]
+
+
+def image_ids(name):
+    def change(truth, records):
+        for each in truth["images"]:
+            each["id"] = name(each["id"])
+        for each in truth["annotations"] + records:
+            each["image_id"] = name(each["image_id"])
+
+    return change
+
+
+def without_iscrowd(truth, records):
+    for annotation in truth["annotations"]:
+        if not annotation["iscrowd"]:
+            del annotation["iscrowd"]
+
+
+def boolean_iscrowd(truth, records):
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = bool(annotation["iscrowd"])
+
+
+# What one engine or the other does not take, or takes for something else: the numbers are those of the plain file.
+EQUIVALENT = {
+    "ids from 0": renumbered_from_zero, "other ids of objects": other_object_ids, "no ids": without_object_ids,
+    "text ids": image_ids(lambda number: f"{number:012d}"), "negative": image_ids(lambda number: number - 1000),
+    "128 bits": image_ids(lambda number: 2**127 + number), "no iscrowd": without_iscrowd, "true": boolean_iscrowd,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", EQUIVALENT.values(), ids=EQUIVALENT)
+def test_what_does_not_matter_changes_no_number(engine, tmp_path, change):
+    truth, records = drawn(tmp_path)
+    crowds(truth, records)
+    expected = plain(truth, records)
+    change(truth, records)
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text(json.dumps(records))
+    sources = [(tmp_path / "truth.json", tmp_path / "found.json")]
+    if change is not without_object_ids:  # pycocotools cannot index them
+        sources.append((load(truth), records))
+    for source in sources:
+        matched = scoring_engines.match(*source)
+        for iou_type, groups in expected.items():
+            for group, values in groups.items():
+                measured = scoring.statistics(matched, iou_type, GROUPS[group])
+                assert list(measured.values()) == pytest.approx(values, abs=1e-9, nan_ok=True), (iou_type, group)
+
+
+def hand_made(objects):
+    """A ground truth and detections that find all of it perfectly: (category, polygons or None) for each object."""
+    truth = {"images": [{"id": 5, "width": 100, "height": 80}], "annotations": [],
+             "categories": [{"id": number, "name": name} for number, name in ((1, "person"), (2, "car"), (3, "cat"))]}
+    records = []
+    for number, (category, mask) in enumerate(objects):
+        x = 45 * number + 5
+        corners = [[x, 10, x + 40, 10, x + 40, 50, x, 50]]
+        runs = rle.merge(rle.frPyObjects(corners, 80, 100))
+        annotation = {"id": number, "image_id": 5, "category_id": category, "bbox": [x, 10, 40, 40], "area": 1600.0}
+        truth["annotations"].append(annotation | {"segmentation": corners if mask is None else mask})
+        if mask == "absent":
+            del truth["annotations"][-1]["segmentation"]
+        records.append({"image_id": 5, "category_id": category, "bbox": [x, 10, 40, 40], "score": 0.9,
+                        "segmentation": {"size": [80, 100], "counts": runs["counts"].decode()}})  # fmt: skip
+    return truth, records
+
+
+@pytest.mark.parametrize("missing", ["absent", [], {}], ids=["absent", "empty list", "empty object"])
+@pytest.mark.parametrize("from_file", [True, False], ids=["file", "object"])
+def test_mask_ap_of_categories_without_masks_is_undefined(engine, tmp_path, missing, from_file):
+    """Category 2 has no mask, category 1 all: the mean over a group is that of the categories that have one."""
+    truth, records = hand_made([(1, None), (2, missing)])
+    source = load(truth), records
+    if from_file:
+        (tmp_path / "truth.json").write_text(json.dumps(truth))
+        (tmp_path / "found.json").write_text(json.dumps(records))
+        source = tmp_path / "truth.json", tmp_path / "found.json"
+    scores = scoring.score(*source, {"base": [1], "novel": [2], "mixed": [1, 2], "none": [3]})
+    assert scores["undefined"] == {"segm": {"car": "1 of 1 validation objects have no mask"}}
+    assert [scores["segm"][group]["mAP"] for group in ("base", "novel", "mixed", "all", "none")] == [
+        pytest.approx(100), None, pytest.approx(100), pytest.approx(100), None
+    ]  # fmt: skip
+    assert all(scores["bbox"][group]["mAP"] == pytest.approx(100) for group in ("base", "novel", "mixed", "all"))
+    assert scores["per_category"]["segm"]["car"] == {"AP": None, "AP50": None}
+    assert scores["per_category"]["bbox"]["car"]["AP"] == pytest.approx(100)
+
+
+def test_one_object_without_a_mask_makes_its_category_undefined(engine):
+    truth, records = hand_made([(1, None), (1, "absent")])
+    scores = scoring.score(load(truth), records, {"novel": [1]})
+    assert scores["segm"]["novel"]["mAP"] is None and scores["bbox"]["novel"]["mAP"] == pytest.approx(100)
+    assert scores["undefined"] == {"segm": {"person": "1 of 2 validation objects have no mask"}}
+
+
+def test_nothing_is_undefined_where_all_objects_have_masks(engine):
+    truth, records = hand_made([(1, None), (2, None)])
+    scores = scoring.score(load(truth), records, {"novel": [1, 3]})
+    assert "undefined" not in scores
+    assert scores["segm"]["novel"]["mAP"] == pytest.approx(100), "an object of id 0 counts"
+    assert scores["per_category"]["segm"]["cat"]["AP"] is None, "no ground truth"
+
+
+@pytest.mark.parametrize("box", [[math.nan] * 4, [0, 0, math.inf, 5], [1, 2, 3], None, ["1", 2, 3, 4]])
+def test_a_box_that_is_none_is_refused_by_both_engines(engine, tmp_path, box):
+    truth, records = hand_made([(1, None)])
+    truth["annotations"][0]["bbox"] = box
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    with pytest.raises(ExperimentError, match="annotation 0: bbox is .* valid: four finite numbers"):
+        scoring_engines.match(tmp_path / "truth.json", records)
+
+
+@st.composite
+def valid_files(draw):
+    """A ground truth and detections of a few squares: any ids, crowds, objects without masks, perhaps nothing found."""
+    numbers = draw(st.lists(st.one_of(st.integers(-3, 3), st.text("ab0", min_size=1, max_size=3), st.just(2**90)),
+                            min_size=1, max_size=3, unique_by=repr))  # fmt: skip
+    images = [{"id": number, "width": 64, "height": 48} for number in numbers]
+    side = st.integers(2, 30)
+
+    def square():
+        x, y, width, height = draw(st.integers(0, 30)), draw(st.integers(0, 15)), draw(side), draw(side)
+        return [x, y, width, height], [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+    annotations = []
+    first = draw(st.sampled_from([0, 1, -2]))
+    for index in range(draw(st.integers(0, 6))):
+        box, polygons = square()
+        annotation = {"id": first + index, "image_id": draw(st.sampled_from(numbers)), "bbox": box,
+                      "area": box[2] * box[3], "category_id": draw(st.integers(1, 2)),
+                      "iscrowd": draw(st.sampled_from([0, 0, 0, 1]))}
+        if draw(st.integers(0, 9)):
+            annotation["segmentation"] = polygons
+        if not annotation["iscrowd"] and draw(st.booleans()):
+            del annotation["iscrowd"]
+        annotations.append(annotation)
+    records = []
+    for _ in range(draw(st.integers(0, 6))):
+        box, polygons = square()
+        if annotations and draw(st.booleans()):
+            box = draw(st.sampled_from(annotations))["bbox"]
+            x, y, width, height = box
+            polygons = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        runs = rle.merge(rle.frPyObjects(polygons, 48, 64))
+        records.append({"image_id": draw(st.sampled_from(numbers)), "category_id": draw(st.integers(1, 2)), "bbox": box,
+                        "score": draw(st.sampled_from([0.1, 0.5, 0.5, 0.9])),
+                        "segmentation": {"size": [48, 64], "counts": runs["counts"].decode()}})  # fmt: skip
+    return {"images": images, "annotations": annotations,
+            "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}, records  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(files=valid_files())
+def test_engines_agree_on_any_valid_file(monkeypatch, files):
+    pytest.importorskip("hotcoco")
+    truth, records = files
+    found = []
+    for name in scoring_engines.ENGINES:
+        monkeypatch.setenv(scoring_engines.VARIABLE, name)
+        matched = scoring_engines.match(load(truth), records)
+        found.append([*scoring.statistics(matched, "segm").values(), *scoring.statistics(matched, "bbox").values()])
+    assert found[0] == pytest.approx(found[1], abs=1e-9, nan_ok=True)
 
 
 def test_the_engine_is_a_setting_of_the_machine(monkeypatch):
