@@ -5,6 +5,7 @@ import logging
 import sys
 
 from pipeline.errors import ExperimentError
+from pipeline.redaction import install, redact
 
 
 def command(main):
@@ -12,6 +13,7 @@ def command(main):
 
     @functools.wraps(main)
     def run():
+        install()
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
         ours = logging.getLogger("pipeline")  # not the root: mmcv silences root handlers, others are chatty
@@ -23,7 +25,7 @@ def command(main):
         except ExperimentError as error:
             # one raised in a data worker carries that worker's traceback before its own line
             line = str(error).strip().splitlines()[-1].removeprefix("pipeline.errors.ExperimentError: ")
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {redact(line)}", file=sys.stderr)
             sys.exit(1)
 
     return run

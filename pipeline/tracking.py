@@ -27,6 +27,7 @@ from filelock import FileLock
 
 from pipeline import paths
 from pipeline.errors import ExperimentError, Interrupted
+from pipeline.redaction import needs_encoding, redact, redact_uri
 from pipeline.tracking_record import IDENTITY, Record
 
 logger = logging.getLogger("pipeline.tracking")
@@ -68,7 +69,7 @@ def git_commit():
 
 def _store_name():
     """The store without what may change between two commands, such as a password."""
-    return _without_password(os.environ.get("MLFLOW_TRACKING_URI") or "local")
+    return redact_uri(os.environ.get("MLFLOW_TRACKING_URI") or "local")
 
 
 def connect(experiment):
@@ -426,10 +427,10 @@ def run_links(dataset):
 
 def _page():
     """Address of the MLflow page, without the user name and password that a tracking URI may hold."""
-    uri = urlsplit(store_uri())
+    uri = urlsplit(redact_uri(store_uri()))
     if uri.scheme not in ("http", "https"):
         return "http://127.0.0.1:5000"
-    return _without_password(f"{uri.scheme}://{uri.netloc}{uri.path.rstrip('/')}")
+    return f"{uri.scheme}://{uri.netloc}{uri.path.rstrip('/')}"
 
 
 def log_report(dataset, directory, selection, scores):
@@ -473,7 +474,3 @@ def _describe(error):
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
     return _without_password(f"{store_uri()}: {first_line[:200]}")
 
-
-def _without_password(text):
-    """Text without the user names and passwords of the addresses in it."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)

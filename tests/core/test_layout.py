@@ -20,6 +20,7 @@ LAYERS = [
         "pipeline.compat",
         "pipeline.machine",
         "pipeline.paths",
+        "pipeline.redaction",
         "pipeline.status",
         "pipeline.cli",
         "pipeline.distributed",
