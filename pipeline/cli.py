@@ -9,6 +9,7 @@ import sys
 
 from pipeline import processes
 from pipeline.errors import ExperimentError, one_line, refusal
+from pipeline.redaction import install, redact
 
 
 def command(main):
@@ -20,6 +21,7 @@ def command(main):
 
     @functools.wraps(main)
     def run():
+        install()
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
         ours = logging.getLogger("pipeline")  # not the root: mmcv silences root handlers, others are chatty
@@ -53,7 +55,7 @@ def command(main):
 
 def _end(line, code):
     try:
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        print(f"error: {redact(line)}", file=sys.stderr, flush=True)
     except OSError:  # where it would be read there is no room either
         _silence(sys.stderr)
     try:

@@ -9,6 +9,9 @@ The truth are files: the training log and pipeline.tracking_record. Each step is
 brought to it. A store out of reach is reported once and holds the work up for at most a twentieth of its time; what it
 lacks follows when it answers, with the next stage that tracks or with `python -m stages.track`. After any failure the
 store is read back, and a point is sent with the same time again, so that it is stored exactly once.
+
+Metrics are grouped with `/` as MLflow's page groups them: `train/loss_mask`, `novel/mask/AP`, `base/box/AP50`. A store
+that has runs of versions before that keeps their names: bringing such a run up to date adds the new names beside them.
 """
 
 import contextlib
@@ -18,6 +21,7 @@ import logging
 import os
 import re
 import subprocess
+import threading
 import time
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +29,7 @@ from urllib.parse import urlsplit
 
 from pipeline import locks, paths
 from pipeline.errors import ExperimentError, Interrupted
+from pipeline.redaction import needs_encoding, redact, redact_uri
 from pipeline.tracking_record import IDENTITY, Record
 
 logger = logging.getLogger("pipeline.tracking")
@@ -35,8 +40,14 @@ for _name, _value in {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # repeated here, later
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the address may hold a password
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PGCONNECT_TIMEOUT": REQUEST_SECONDS,
 }.items():
     os.environ.setdefault(_name, _value)
+
+OPEN_SECONDS = 12.0  # for opening a store that is there; mlflow itself tries a database for minutes
+CREATE_SECONDS = 120.0  # for making the tables of a local store, once
+SCHEMES = ("http", "https", "sqlite", "postgresql", "file")
+PRIMARY_METRIC = "novel/mask/AP"
 
 SETTLE_SECONDS = 15.0  # after which bringing the store up to date is put off while a stage works
 PAUSE = 20  # the store is left alone this many times as long as it kept us
@@ -66,25 +77,177 @@ def git_commit():
 
 def _store_name():
     """The store without what may change between two commands, such as a password."""
-    return _without_password(os.environ.get("MLFLOW_TRACKING_URI") or "local")
+    return redact_uri(os.environ.get("MLFLOW_TRACKING_URI") or "local")
+
+
+class StoreError(Exception):
+    """A store that cannot be used: what is the matter and a remedy that ends with the command to repeat."""
+
+    def __init__(self, matter, remedy):
+        super().__init__(f"{matter}; {remedy}")
+        self.matter, self.remedy = matter, remedy
+
+
+NOTE = (
+    "A run is one training with its evaluation. AP in percent: novel = categories trained with boxes only, base = "
+    "categories trained with masks. Columns: add the metrics novel/mask/AP, base/mask/AP and novel/box/AP, or open the "
+    "address that `make ui` prints."
+)
+REPEAT = "`python -m stages.track`"
+REFILL = "`python -m stages.track --all`"
 
 
 def connect(experiment):
     """Return (client, experiment id), creating store and experiment if need be.
 
-    The local store is created under a lock, since two first writers would both create its tables.
+    Raises:
+        StoreError: it cannot be opened within `OPEN_SECONDS`, or the experiment was deleted in it.
     """
-    import mlflow  # takes seconds; whoever tracks nothing should not pay for it
+    client = open_store()
+    return client, _within(lambda: _experiment(client, experiment))
 
-    store = paths.tracking_store()
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with locks.hold(f"{store}.lock", "the MLflow store") if is_local() else contextlib.nullcontext():
-        client = mlflow.MlflowClient(store_uri())
-        found = client.get_experiment_by_name(experiment)
-        if found:
-            return client, found.experiment_id
-        location = (store.parent / "artifacts" / experiment).as_uri() if is_local() else None
-        return client, client.create_experiment(experiment, artifact_location=location)
+
+def open_store():
+    """A client of the store; a local one is made if need be. Raises StoreError."""
+    import mlflow  # takes seconds; whoever tracks nothing should not pay for it
+    from mlflow.store.db import utils
+
+    uri = store_uri()
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme not in SCHEMES or "://" not in uri and scheme != "file":
+        raise StoreError(f"MLFLOW_TRACKING_URI has the scheme {scheme[:20]!r}",
+                         f"valid: {', '.join(SCHEMES)}, as in http://127.0.0.1:5000, sqlite:////folder/mlflow.db")  # fmt: skip
+    if needs_encoding(uri):
+        raise StoreError("user or password in MLFLOW_TRACKING_URI hold @, /, ?, # or spaces as they are",
+                         "write them encoded (@ is %40, / is %2F, a space is %20), or set MLFLOW_TRACKING_USERNAME and "
+                         f"MLFLOW_TRACKING_PASSWORD instead, then {REPEAT}")  # fmt: skip
+    utils.MAX_RETRY_COUNT = 2  # the store is tried again by whoever tracks; ten times take minutes
+    logging.getLogger(utils.__name__).setLevel(logging.ERROR)
+    if (file := sqlite_file(uri)) and not file.exists():
+        _create(file)
+    return _within(lambda: mlflow.MlflowClient(uri))
+
+
+def sqlite_file(uri):
+    """The file of a SQLite store; None for any other."""
+    return Path(urlsplit(uri).path[1:]).absolute() if uri.startswith("sqlite:///") else None
+
+
+def _create(file):
+    """Make the tables of a local store. Under a lock and another name: a store that is there is complete."""
+    import mlflow
+
+    def create():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = locks.lock_file(f"{file}.lock")
+        if not locks.take(lock, "the MLflow store", CREATE_SECONDS):
+            raise TimeoutError(f"{file}.lock is held by another process")
+        try:
+            if not file.exists():
+                part = file.with_name(f"{file.name}.part")
+                part.unlink(missing_ok=True)
+                mlflow.MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+                os.replace(part, file)
+        finally:
+            lock.release()
+
+    _within(create, CREATE_SECONDS)
+
+
+def _experiment(client, name):
+    """Identifier of an experiment, made if need be."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = (paths.tracking_store().parent / "artifacts" / name).as_uri() if is_local() else None
+        tags = {"mlflow.experiment.primaryMetric.name": PRIMARY_METRIC,
+                "mlflow.experiment.primaryMetric.greaterIsBetter": "true", "mlflow.note.content": NOTE}  # fmt: skip
+        return client.create_experiment(name, artifact_location=location, tags=tags)
+    if found.lifecycle_stage == "deleted":
+        raise StoreError(f"the experiment {name!r} was deleted in it",
+                         f"bring it back with `{_mlflow()} experiments restore -x {found.experiment_id}`, then {REPEAT}")  # fmt: skip
+    return found.experiment_id
+
+
+def _mlflow():
+    """The command line of MLflow for this store; what holds a password is taken from the environment."""
+    uri = store_uri()
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return ("" if given else f"MLFLOW_TRACKING_URI={uri} ") + "python -m mlflow"
+
+
+def _within(work, seconds=None):
+    """The result of `work`, done in a thread that is left alone when it takes longer.
+
+    Raises:
+        StoreError: it took longer, or failed.
+    """
+    seconds = seconds or max(OPEN_SECONDS, 2.4 * float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
+    result = []
+
+    def run():
+        try:
+            result.append((work(), None))
+        except Exception as error:  # whatever the store, its driver or the network chooses
+            result.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not result:
+        raise StoreError(f"it could not be opened within {seconds:.0f} s", f"repeat {REPEAT} when it answers")
+    value, error = result[0]
+    if isinstance(error, StoreError):
+        raise error
+    if error is not None:
+        raise StoreError(*_explain(error)) from error
+    return value
+
+
+def _explain(error):
+    """(what is the matter, a remedy that ends with the command to repeat) of an error of the store."""
+    lines = [line for line in redact(error).splitlines() if line.strip()] or [type(error).__name__]
+    matter, text = lines[0][:200], " ".join(lines)
+    file = sqlite_file(store_uri())
+    if isinstance(error, TimeoutError):
+        return matter, f"repeat {REPEAT} when it answers"
+    if "out-of-date database schema" in text or "Can't locate revision" in text:
+        return _explain_schema(text, file)
+    if "database is locked" in text:
+        return "its database is locked by another process", f"end that (`fuser {file}` names it), then {REPEAT}"
+    if file and (isinstance(error, PermissionError) or re.search("readonly database|unable to open database|Read-only", text)):
+        return "its file or folder cannot be written", (
+            f"make them yours and writable (`ls -ld {file.parent} {file}`), or move what is written to another disk with "
+            f"CONTRASTMASK_HOME, then {REPEAT}"
+        )
+    if "not a database" in text or "malformed" in text or file and "no such table" in text:
+        return "its file is damaged", f"put it aside (`mv {file} {file}.damaged`), then {REFILL} fills a new one"
+    if "disk is full" in text or getattr(error, "errno", None) == 28:
+        return "its disk is full", f"free space (`df -h {file.parent if file else ''}`), then {REPEAT}"
+    if "401" in text or "403" in text or "Invalid username" in text:
+        return matter, f"set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, then {REPEAT}"
+    return matter, f"repeat {REPEAT} when it answers"
+
+
+def _explain_schema(text, file):
+    """Of a database with the tables of another version of MLflow: an older one can be lifted, a newer one cannot."""
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+
+    mine = f"MLflow {metadata.version('mlflow')}"
+    found = re.search(r"version (\w+)|revision identified by '(\w+)'", text)
+    known = {script.revision for script in ScriptDirectory.from_config(_get_alembic_config("")).walk_revisions()}
+    revision = found and (found[1] or found[2])
+    if revision == "None" or revision in known:
+        if not file:
+            return f"its tables are older than {mine}", f"`mlflow db upgrade` on its server lifts them, then {REPEAT}"
+        return f"its tables are older than {mine}", (
+            f"lift them with `cp {file} {file}.old && python -m mlflow db upgrade sqlite:///{file}`, then {REPEAT}"
+        )
+    if not file:
+        return f"its tables are newer than {mine}", "track through the `mlflow server` that made them (http://...)"
+    return f"its tables are newer than {mine}", (
+        f"put it aside for the version that made it (`mv {file} {file}.newer`), then {REFILL} fills a new one"
+    )
 
 
 class Tracker:
@@ -108,15 +271,19 @@ class Tracker:
         self.record.change(
             store=_store_name(),
             status="RUNNING",
-            parameters=_parameters(training),
-            tags=(tags or {}) | {
+            parameters=_redacted(_parameters(training)),
+            data={"digest": _digest(training.dataset), "direction": training.split},
+            tags=_redacted((tags or {}) | {
                 "dataset": training.dataset,
                 "direction": training.split,
                 "stage": stage,
+                "mlflow.note.content": description(training),
+                "mlflow.source.name": f"stages/{stage}.py",
+                "mlflow.source.type": "LOCAL",
                 "mlflow.source.git.commit": git_commit(),
                 "dvc_stage": os.environ.get("DVC_STAGE", ""),
                 "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
-            },
+            }),
         )  # fmt: skip
         self.record.own(1.0)  # a `sync` of another process may have it for a moment
         self._push(settle=True)
@@ -131,7 +298,7 @@ class Tracker:
         self._push()
 
     def log_scores(self, scores):
-        """Log one seed's results at its end: `novel_mask_mAP`, ... and AP by category as an artifact."""
+        """Log one seed's results at its end: `novel/mask/AP`, ... and AP by category as an artifact."""
         now = int(time.time() * 1000)
         scores = {"metrics": headline(scores), "per_category": scores["per_category"], "time": now}
         self.record.change(scores=scores)
@@ -165,10 +332,11 @@ class Tracker:
                 points = _points(self.record, self._waiting.values(), self._known)
                 _log_points(self._client, self.record.content["id"], points)
                 self._known.update((point.key, point.step) for point in points)
-        except Exception as error:  # whatever the store, the database driver or the network raises
+        except Exception as error:  # whatever the store, its driver or the network chooses
             self.reached = False
             if not self._told:
-                _warn(error, "what it lacks follows when it answers, or with `python -m stages.track`")
+                kept = paths.tracking_records() / self.record.content["dataset"]
+                _warn(error, f"the work goes on, its records are kept in {kept}")
             self._told = True
         else:
             if self._told:
@@ -177,6 +345,30 @@ class Tracker:
             self._waiting.clear()
         now = time.monotonic()
         self._next = now + max(PAUSE * (now - began), 0 if self.reached else PAUSE_SECONDS)
+
+
+def _redacted(texts):
+    return {key: redact(text) for key, text in texts.items()}
+
+
+def _digest(dataset):
+    """Tells one content of a dataset from another: of its manifest, empty without one."""
+    manifest = paths.manifest(dataset)
+    return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16] if manifest.exists() else ""
+
+
+def description(training):
+    """What a run is, in words."""
+    parts = ["Mask R-CNN whose mask head shares its weights among all categories (the baseline)"]
+    if training.method["cam"]:
+        parts.append("CM: the class activation map of the box head, added to the features of the mask head")
+    if training.method["cl_head"]:
+        parts.append("CL: the contrastive learning head, which draws pixels of one object together and away from its "
+                     "background, also where only a box is known")  # fmt: skip
+    base, _, novel = training.split.partition("2")
+    return (f"{'; '.join(parts)}. Trained on {training.dataset} with masks of the {base} categories (base) and boxes alone "
+            f"of the {novel} categories (novel), backbone {training.backbone}, seed {training.seed}; then scored on its "
+            "validation images.")  # fmt: skip
 
 
 def _parameters(training):
@@ -236,6 +428,8 @@ def _settle(record, passed, seconds):
     tags = [RunTag(key, value) for key, value in content["tags"].items() if run.data.tags.get(key) != value]
     parameters = [Param(key, value) for key, value in content["parameters"].items() if key not in run.data.params]
     client.log_batch(run.info.run_id, tags=tags, params=parameters)
+    if not run.inputs.dataset_inputs and content.get("data", {}).get("digest"):
+        client.log_inputs(run.info.run_id, _dataset_inputs(content))
 
     newest = {}  # {(metric, step): value}
     for key in run.data.metrics:
@@ -252,6 +446,15 @@ def _settle(record, passed, seconds):
             client.set_terminated(run.info.run_id, content["status"], content["ended"])
         record.settled()
     return connected, {*newest, *((point.key, point.step) for point in missing)}
+
+
+def _dataset_inputs(content):
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, data = content["dataset"], content["data"]
+    source = json.dumps({"uri": f"data/{name}/splits/{data['direction']}/train.json"})
+    dataset = Dataset(name, data["digest"], "local", source)
+    return [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
 
 
 def _find_or_create(client, experiment, content):
@@ -278,9 +481,9 @@ def _points(record, log, known):
 
     log = list(log)
     times = record.times([entry["iter"] for entry in log])
-    return [Metric(key, float(value), times[entry["iter"]], entry["iter"])
+    return [Metric(f"train/{key}", float(value), times[entry["iter"]], entry["iter"])
             for entry in log for key, value in entry.items()
-            if key != "iter" and (key, entry["iter"]) not in known]  # fmt: skip
+            if key != "iter" and (f"train/{key}", entry["iter"]) not in known]  # fmt: skip
 
 
 def _scores(record):
@@ -288,7 +491,13 @@ def _scores(record):
     from mlflow.entities import Metric
 
     scores = record.content.get("scores", {"metrics": {}})
-    return [Metric(key, float(value), scores["time"], 0) for key, value in scores["metrics"].items()]
+    return [Metric(_grouped(key), float(value), scores["time"], 0) for key, value in scores["metrics"].items()]
+
+
+def _grouped(key):
+    """`novel/mask/AP` also for what files of former versions call `novel_mask_mAP`."""
+    former = re.fullmatch(r"(\w+)_(mask|box)_(m?AP\w*)", key)
+    return "/".join(former.groups()).replace("mAP", "AP") if former else key
 
 
 def _log_points(client, run, points):
@@ -348,7 +557,8 @@ def sync(seconds, everything=False):
     """
     end = time.monotonic() + seconds
     settled, busy, elsewhere, errors = 0, 0, 0, []
-    for record in Record.found(pending_only=not everything):
+    records = Record.found(pending_only=not everything)
+    for number, record in enumerate(records):
         if record.content["store"] != _store_name() and not everything:
             elsewhere += 1
             continue
@@ -366,6 +576,9 @@ def sync(seconds, everything=False):
             record.change(store=_store_name())
             _settle(record, [], end - time.monotonic())
             settled += 1
+        except StoreError as error:  # the others would wait for the same
+            errors += [error] * (len(records) - number)
+            break
         except Exception as error:  # as in Tracker._push
             errors.append(error)
         finally:
@@ -383,18 +596,19 @@ def complete(everything):
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "60"  # nobody's training waits
     settled, busy, elsewhere, errors = sync(float("inf"), everything)
     if errors:
-        raise ExperimentError(f"MLflow store {_describe(errors[0])}; {len(errors)} trainings are not complete in it, "
-                              "repeat `python -m stages.track` when it answers")  # fmt: skip
+        matter, remedy = _of(errors[0])
+        raise ExperimentError(f"MLflow store {redact_uri(store_uri())}: {matter}; {len(errors)} trainings are not complete "
+                              f"in it: {remedy}")  # fmt: skip
     line = f"MLflow store {_store_name()}: {settled} trainings brought up to date"
     line += f", {busy} left to the processes that track them" * bool(busy)
     return line + f", {elsewhere} wait for another store: set MLFLOW_TRACKING_URI" * bool(elsewhere)
 
 
 def headline(scores):
-    """Flatten {iou type: {group: {metric: percent or None}}} to {`<group>_<mask|box>_<metric>`: percent}."""
+    """Flatten {iou type: {group: {metric: percent or None}}} to {`<group>/<mask|box>/<metric>`: percent}."""
     kinds = {"segm": "mask", "bbox": "box"}
     return {
-        f"{group}_{kind}_{metric}": value
+        f"{group}/{kind}/{metric.replace('mAP', 'AP')}": value
         for iou_type, kind in kinds.items()
         for group, values in scores[iou_type].items()
         for metric, value in values.items()
@@ -424,10 +638,10 @@ def run_links(dataset):
 
 def _page():
     """Address of the MLflow page, without the user name and password that a tracking URI may hold."""
-    uri = urlsplit(store_uri())
+    uri = urlsplit(redact_uri(store_uri()))
     if uri.scheme not in ("http", "https"):
         return "http://127.0.0.1:5000"
-    return _without_password(f"{uri.scheme}://{uri.netloc}{uri.path.rstrip('/')}")
+    return f"{uri.scheme}://{uri.netloc}{uri.path.rstrip('/')}"
 
 
 def log_report(dataset, directory, selection, scores):
@@ -436,7 +650,7 @@ def log_report(dataset, directory, selection, scores):
     Args:
         directory: `reports/<dataset>`.
         selection: pipeline.experiments.selected(): which tables and figures.
-        scores: {run: mAP of masks on novel categories}, logged as `<run>_novel_mask_mAP`.
+        scores: {run: mAP of masks on novel categories}, logged as `novel/mask/AP/<run>`.
     """
     try:
         from mlflow.entities import Metric
@@ -445,10 +659,13 @@ def log_report(dataset, directory, selection, scores):
         for old in client.search_runs([experiment], "tags.stage = 'report'"):
             client.delete_run(old.info.run_id)
         tags = {"stage": "report", "dataset": dataset, "mlflow.source.git.commit": git_commit(),
+                "mlflow.source.name": "stages/report.py", "mlflow.source.type": "LOCAL",
+                "mlflow.note.content": f"The newest tables, figures and page of {dataset}, as artifacts; its metrics are "
+                                       "the AP of masks of novel categories, one for each run of the tables.",
                 "tables": ",".join(selection["tables"])}  # fmt: skip
         run = client.create_run(experiment, tags=tags, run_name="report").info.run_id
         now = int(time.time() * 1000)
-        client.log_batch(run, [Metric(f"{name}_novel_mask_mAP", value, now, 0) for name, value in scores.items()])
+        client.log_batch(run, [Metric(f"{PRIMARY_METRIC}/{name}", value, now, 0) for name, value in scores.items()])
         for kind in ("tables", "figures"):
             for name in selection[kind]:  # others in the folder may be of an earlier choice or dataset
                 for path in sorted((directory / kind).glob(f"{name}.*")):
@@ -462,16 +679,11 @@ def log_report(dataset, directory, selection, scores):
         _warn(error, "going on without it")
 
 
+def _of(error):
+    """(what is the matter, remedy) of an error of the store."""
+    return (error.matter, error.remedy) if isinstance(error, StoreError) else _explain(error)
+
+
 def _warn(error, consequence):
-    logger.warning("MLflow store %s; %s", _describe(error), consequence)
-
-
-def _describe(error):
-    """The store and the first line of what went wrong, without passwords."""
-    first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    return _without_password(f"{store_uri()}: {first_line[:200]}")
-
-
-def _without_password(text):
-    """Text without the user names and passwords of the addresses in it."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+    matter, remedy = _of(error)
+    logger.warning("MLflow store %s: %s; %s; %s", redact_uri(store_uri()), matter, consequence, remedy)

@@ -28,6 +28,7 @@ LAYERS = [
         "pipeline.locks",
         "pipeline.machine",
         "pipeline.paths",
+        "pipeline.redaction",
         "pipeline.status",
         "pipeline.cli",
         "pipeline.distributed",

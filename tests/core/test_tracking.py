@@ -43,14 +43,14 @@ def test_a_killed_training_is_continued_and_the_evaluation_finishes_the_same_rec
         tracker.log_history(records(50))
     client, (run,) = stored()
     assert run.info.status == "SCHEDULED"
-    history = client.get_metric_history(run.info.run_id, "loss")
+    history = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == [10, 20, 30, 40, 50]
 
     with tracking.track(job, "f1", "evaluate", "FINISHED", {"tables": "table2"}) as tracker:
         tracker.log_scores(SCORES)
     client, (run,) = stored()
     assert run.info.status == "FINISHED" and run.info.run_name == "contrastmask_r50_1x_nonvoc2voc_seed0"
-    assert run.data.metrics["novel_mask_mAP"] == 12.5 and "novel_mask_AP50" not in run.data.metrics
+    assert run.data.metrics["novel/mask/AP"] == 12.5 and "novel/mask/AP50" not in run.data.metrics
     assert run.data.params["sigma"] == "0.3" and run.data.params["direction"] == "nonvoc2voc"
     assert {"fingerprint", "mlflow.source.git.commit", "dvc_stage", "dvc_experiment", "tables"} <= set(run.data.tags)
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["per_category.json"]
@@ -82,7 +82,7 @@ def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
     runs.evaluate(job.name, "generated")
     client, (run,) = stored()
     assert run.info.status == "FINISHED" and run.data.tags["stage"] == "evaluate"
-    assert sorted(point.step for point in client.get_metric_history(run.info.run_id, "loss")) == [10, 20, 30]
+    assert sorted(point.step for point in client.get_metric_history(run.info.run_id, "train/loss")) == [10, 20, 30]
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"config.py", "per_category.json"}
     assert json.loads(results.read_text())["per_seed"][0]["fingerprint"] == "f1"
 
@@ -105,7 +105,7 @@ def test_the_report_keeps_only_the_newest(job, tmp_path):
     folders = ("", "tables", "figures")
     kept = {item.path for folder in folders for item in client.list_artifacts(run.info.run_id, folder)}
     assert kept == {"tables", "tables/table2.csv", "figures", "figures/loss_curves.png", "index.html"}
-    assert run.data.metrics == {"plain_novel_mask_mAP": 12.5}
+    assert run.data.metrics == {"novel/mask/AP/plain": 12.5}
     assert run.data.tags["tables"] == "table2,oracle"
 
 
@@ -169,8 +169,8 @@ def test_results_without_tracking_files_are_tracked_from_themselves(job, tmp_pat
     assert "1 trainings brought up to date" in capsys.readouterr().out
     client, (run,) = stored()
     assert run.data.tags["run"] == job.name and run.info.status == "FINISHED"
-    assert run.data.metrics["novel_mask_mAP"] == 12.5 and run.data.params["sigma"] == "0.3"
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [10, 20, 30]
+    assert run.data.metrics["novel/mask/AP"] == 12.5 and run.data.params["sigma"] == "0.3"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == [10, 20, 30]
 
 
 def test_an_outage_that_remains_is_one_line_that_says_what_to_do(job, monkeypatch, capsys):

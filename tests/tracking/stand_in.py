@@ -45,7 +45,7 @@ def differences(client, run, steps):
     wanted = {(name, step): record(step)[name] for step in steps for name in LOSSES}
     found = {}
     for name in LOSSES:
-        for point in client.get_metric_history(run.info.run_id, name):
+        for point in client.get_metric_history(run.info.run_id, f"train/{name}"):
             found.setdefault((name, point.step), []).append(point.value)
     return sorted(
         f"{name} at {step}: stored {found.get((name, step), [])}, written {wanted.get((name, step))}"

@@ -45,7 +45,7 @@ def assert_complete(job, status, steps):
     assert differences(client, run, steps) == []
     assert run.data.params["sigma"] == "0.3" and run.data.tags["direction"] == "nonvoc2voc"
     if status == "FINISHED":
-        assert len([key for key in run.data.metrics if "_AP" in key or "_mAP" in key]) == METRICS_OF_SCORES
+        assert len([key for key in run.data.metrics if "/AP" in key]) == METRICS_OF_SCORES
         assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["per_category.json"]
 
 
@@ -205,13 +205,13 @@ def test_scores_are_stored_once_however_often_they_are_made_and_newer_ones_are_s
     for _ in range(2):
         evaluate(job, job.name)
     client, run = stored(job)
-    assert len(client.get_metric_history(run.info.run_id, "novel_mask_mAP")) == 1
+    assert len(client.get_metric_history(run.info.run_id, "novel/mask/AP")) == 1
     better = {"novel": {"mAP": 13.0}, "base": {"mAP": 2.0}, "all": {"mAP": 12.5}}
     with tracking.track(job, job.name, "evaluate", "FINISHED") as tracker:
         tracker.log_scores(SCORES | {"segm": better})
     client, run = stored(job)
-    assert run.data.metrics["novel_mask_mAP"] == 13.0 and run.data.metrics["base_mask_mAP"] == 2.0
-    assert len(client.get_metric_history(run.info.run_id, "all_mask_mAP")) == 1
+    assert run.data.metrics["novel/mask/AP"] == 13.0 and run.data.metrics["base/mask/AP"] == 2.0
+    assert len(client.get_metric_history(run.info.run_id, "all/mask/AP")) == 1
 
 
 def test_two_writers_that_cannot_see_each_other_end_with_one_run(server, home, monkeypatch):
