@@ -126,6 +126,17 @@ def discard(folder):
         shutil.rmtree(folder)
 
 
+def tidy(root):
+    """Remove what killed runs left beside a folder that is complete."""
+    for folder in (beside(root), _old(root), unpacking(root), unpacking(beside(root))):
+        discard(folder)
+
+
+def unpacking(root):
+    """Where members of an archive are until all of them are whole."""
+    return root.with_name(f"{root.name}.unpacking")
+
+
 def _old(root):
     return root.with_name(f"{root.name}.old")
 

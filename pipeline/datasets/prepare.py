@@ -45,7 +45,11 @@ def fill_generated(name, spec, root, _downloads):
     coco.refuse_others_files(root)
     staging = contents.beside(root)
     contents.discard(staging)
-    generated.generate(spec, staging, staging / "annotations")
+    try:
+        generated.generate(spec, staging, staging / "annotations")
+    except BaseException:  # what is half drawn is of no use, and the disk may be full
+        contents.discard(staging)
+        raise
     files = [str(path.relative_to(staging)) for path in sorted(staging.rglob("*")) if path.is_file()]
     contents.record(staging, {marker: contents.found(staging, files)})
     contents.write_json(staging / marker, identity)
@@ -103,7 +107,7 @@ def prepare(name, entry, *, images_root, out_dir):
                 part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
                 filled.install()
                 outputs.publish()
-            contents.discard(contents.beside(root))  # what an earlier run began and this one does not need
+            contents.tidy(root)
 
 
 def ensure_images(name, entry, *, images_root, manifest):
@@ -114,8 +118,10 @@ def ensure_images(name, entry, *, images_root, manifest):
     Raises:
         ExperimentError: manifest or images are missing, unfinished, or not of the dataset as it is declared now.
     """
-    images_root, again = Path(images_root), f"run `python -m stages.download {name}`"
     kind, options = _kind(name, entry)
+    images_root, again = Path(images_root), f"run `python -m stages.download {name}`"
+    if variable := entry.get("root_env"):
+        again += f" ({variable}=FOLDER before it takes a folder that you have)"
     identity = kind.identify(name, options)
     described = contents.read_json(manifest)
     if not described:
@@ -123,7 +129,7 @@ def ensure_images(name, entry, *, images_root, manifest):
     if edited := _difference(identity, {key: described.get(key) for key in identity}):
         raise ExperimentError(
             f"{manifest} is of other data than pipeline/experiments.yaml declares now (datasets.{name}.{edited}); "
-            f"undo that edit, or {again}, which keeps the images until the new ones are complete"
+            f"undo that edit, or {again}; it keeps the images until the new ones are complete"
         )
     for subset in SUBSETS:
         folder = images_root / subset
