@@ -216,7 +216,7 @@ def test_local_archives_are_used_in_place(tmp_path, prefix):
 def test_no_space(tmp_path, monkeypatch):
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(1000))
     with pytest.raises(
-        ExperimentError, match="downloading and unpacking zips/train2017.zip needs 2.10MB, .* has 1.00kB free; .* CONTRASTMASK_HOME"
+        ExperimentError, match="unpacking zips/train2017.zip needs 2.10MB, .* has 1.00kB free; .* CONTRASTMASK_HOME"
     ):
         download(tmp_path)
 
