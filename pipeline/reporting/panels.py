@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from pipeline import paths
+from pipeline.datasets.images import remedy
 from pipeline.errors import ExperimentError
 from pipeline.reporting import style
 from pipeline.reporting.style import plt
@@ -78,12 +79,15 @@ def label(axis, text):
 
 def read_image(dataset, image):
     """Read a validation image, uint8 RGB [H, W, 3]. Raises ExperimentError if it is missing or unreadable."""
-    path = paths.images(dataset, "val2017") / image["file_name"]
+    folder = paths.images(dataset, "val2017")
+    path = folder / image["file_name"]
     try:
+        if not path.is_file():  # reading a FIFO might never end
+            raise FileNotFoundError(path)
         return np.asarray(Image.open(path).convert("RGB"))
     except OSError:
         raise ExperimentError(
-            f"{path}: listed in instances_val2017.json but missing or not an image; run `dvc repro --force download`"
+            f"{path}: listed in instances_val2017.json but missing or not an image; {remedy(folder)}"
         ) from None
 
 
