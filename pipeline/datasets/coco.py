@@ -66,8 +66,7 @@ def fill(name, entry, root, downloads):
     elif variable and linked and variable not in os.environ:
         return _keep_links(name, variable, root, identity)
     refuse_others_files(root)
-    same = all(facts == identity["archives"].get(archive) for archive, facts in done.items())
-    in_place = same and not linked and (not contents.managed(root) or (root / MARKER).exists())
+    in_place = done == identity["archives"]  # else `root` is of other archives, or is not there
     tree = root if in_place else contents.beside(root)
     _unpack_all(entry["base_url"], archives, identity["archives"], tree, downloads, entry.get("keep_archives", True))
     return Filled(identity, tree, lambda: None if in_place else contents.swap(tree, root))

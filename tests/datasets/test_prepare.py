@@ -608,3 +608,17 @@ def test_a_disk_that_refuses_is_told_and_nothing_is_lost(tmp_path, mirror, monke
     run(mirror.entry, tmp_path)
     look(mirror.entry, tmp_path)
     assert beside(tmp_path) == ["images", "images.lock"]
+
+
+def test_one_more_archive_does_not_touch_the_old_before_it_is_checked(tmp_path, mirror):
+    run(mirror.entry, tmp_path)
+    before = tree(tmp_path / "home")
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr(ANNOTATIONS, "{}")
+    mirror.archives["other.zip"] = other.getvalue()
+    mirror.write()
+    with pytest.raises(ExperimentError, match=f"{ANNOTATIONS}: .* both hold it, with different content; declare one"):
+        run(mirror.entry, tmp_path)
+    after = tree(tmp_path / "home")
+    assert {name: after[name] for name in before} == before
