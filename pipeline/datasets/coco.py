@@ -131,6 +131,12 @@ def _link(dataset, variable, folder, root, identity):
     if folder == root.resolve():
         return Filled(identity, root, lambda: None)
     refuse_others_files(root)
+    for name in FOLDERS:
+        for ours in (root, *contents.temporary(root)):
+            if (folder / name).resolve().is_relative_to(ours.resolve()):
+                raise ExperimentError(
+                    f"{variable}={folder}: {name}/ leads into {ours}, which stage download may replace; move it out"
+                )
 
     def install():
         if all((root / name).is_symlink() and Path(os.readlink(root / name)) == folder / name for name in FOLDERS):

@@ -622,3 +622,28 @@ def test_one_more_archive_does_not_touch_the_old_before_it_is_checked(tmp_path, 
         run(mirror.entry, tmp_path)
     after = tree(tmp_path / "home")
     assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("place", ["images", "images.new"])
+def test_a_folder_that_leads_into_ours_is_refused(tmp_path, mirror, monkeypatch, place):
+    run(mirror.entry, tmp_path)
+    if place == "images.new":
+        shutil.copytree(tmp_path / "home" / "images", tmp_path / "home" / place)
+    before = tree(tmp_path)
+    for name in ("train2017", "val2017", "annotations"):
+        (tmp_path / "coco").mkdir(exist_ok=True)
+        (tmp_path / "coco" / name).symlink_to(tmp_path / "home" / place / name)
+    monkeypatch.setenv("COCO_ROOT", str(tmp_path / "coco"))
+    with pytest.raises(ExperimentError, match=f"train2017/ leads into .*/{place}, which stage download may replace"):
+        run(edited(mirror.entry), tmp_path)
+    assert {name: tree(tmp_path).get(name) for name in before} == before
+
+
+@pytest.mark.parametrize("file", ["archives.json", "contents.json"])
+def test_a_marker_that_is_no_file_is_named(tmp_path, mirror, file):
+    run(mirror.entry, tmp_path)
+    marker = tmp_path / "home" / "images" / file
+    marker.unlink()
+    os.mkfifo(marker)
+    with pytest.raises(ExperimentError, match=f"{file}: a FIFO where a file is due; move it away"):
+        run(mirror.entry, tmp_path)
