@@ -85,6 +85,11 @@ def declared_archives(dataset, entry):
     return archives
 
 
+def is_remote(base_url):
+    """Whether archives have to be downloaded; else they are used where they are."""
+    return urlsplit(base_url).scheme in ("http", "https")
+
+
 def obtain(base_url, archives, downloads, unpacked=None):
     """Yield `(archive, path)` of verified archives as they become complete, downloading several at a time.
 
@@ -101,7 +106,7 @@ def obtain(base_url, archives, downloads, unpacked=None):
         ExperimentError: before anything is downloaded, not enough disk space; at the end, everything that went
             wrong in one line: unreachable, with the files to bring and where to; wrong size or checksum.
     """
-    remote = urlsplit(base_url).scheme in ("http", "https")
+    remote = is_remote(base_url)
     if remote:
         downloads.mkdir(parents=True, exist_ok=True)
     missing = sum(_missing_bytes(downloads / archive.name, archive) for archive in archives) if remote else 0

@@ -20,13 +20,13 @@ from pipeline import locks
 from pipeline.datasets import coco, contents, generated
 from pipeline.datasets.annotations import listed_image_sizes, read_instances
 from pipeline.datasets.categories import CATEGORIES, VOC
+from pipeline.datasets.coco import SUBSETS
 from pipeline.datasets.contents import Filled
 from pipeline.datasets.files import refusals_told, require_regular
 from pipeline.datasets.images import remedy, resolve_names
 from pipeline.datasets.streamed_json import compact
 from pipeline.errors import ExperimentError
 
-SUBSETS = ("train2017", "val2017")
 BUFFER = 1 << 20  # bytes
 
 
@@ -36,7 +36,7 @@ def identify_generated(_name, spec):
     return {"spec": {key: spec[key] for key in generated.SPEC_KEYS}}
 
 
-def fill_generated(name, spec, root, _downloads):
+def fill_generated(name, spec, root, _downloads, _check):
     """Draw a generated dataset for `root`, unless it is there as it was drawn."""
     identity, marker = identify_generated(name, spec), contents.MARKERS["generated"]
     drawn = contents.recorded(root).get(marker)
@@ -92,7 +92,9 @@ def prepare(name, entry, *, images_root, out_dir):
         with locks.hold(images_root.with_name(f"{images_root.name}.lock"), f"the images of {name}"):
             root = images_root.resolve() if images_root.is_symlink() else images_root  # such as to another disk
             contents.recover(root)
-            filled = kind.fill(name, options, root, images_root.parent / "downloads")
+            if images_root.is_symlink() and not root.exists():
+                raise ExperimentError(f"{images_root} leads to {root}, where nothing is; mount it or remove the link")
+            filled = kind.fill(name, options, root, images_root.parent / "downloads", _check_subset)
             manifest = {"dataset": name, "kind": entry["kind"], **filled.identity, "subsets": {}}
             names = {}
             for subset in SUBSETS:

@@ -647,3 +647,23 @@ def test_a_marker_that_is_no_file_is_named(tmp_path, mirror, file):
     os.mkfifo(marker)
     with pytest.raises(ExperimentError, match=f"{file}: a FIFO where a file is due; move it away"):
         run(mirror.entry, tmp_path)
+
+
+def test_what_an_earlier_version_unpacked_is_not_fetched_again_while_it_can_be_used(tmp_path, zips):
+    with serve(zips) as (url, faults):
+        entry = coco_entry(zips, url, keep_archives=False)
+        manifest, before = run(entry, tmp_path), tree(tmp_path)
+        asked = len(faults.requests)
+        remove(tmp_path / "home" / "images" / "contents.json")
+        assert run(entry, tmp_path) == manifest and len(faults.requests) == asked
+        cut(tmp_path / "home" / "images" / "train2017" / "000000000003.png")
+        assert run(entry, tmp_path) == manifest and len(faults.requests) == asked + 3
+    assert tree(tmp_path) == before
+
+
+def test_images_on_a_disk_that_is_not_mounted_are_not_put_elsewhere(tmp_path, mirror):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "images").symlink_to(tmp_path / "disk" / "images")
+    with pytest.raises(ExperimentError, match="home/images leads to .*disk/images, where nothing is; mount it or"):
+        run(mirror.entry, tmp_path)
+    assert not (tmp_path / "disk").exists()
