@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from pipeline.datasets.contents import differing, discard
+from pipeline.datasets.contents import differing, discard, unpacking
 from pipeline.datasets.downloads import CHUNK, Stopped, Unreachable, download, progress
 from pipeline.datasets.files import require_regular
 from pipeline.errors import ExperimentError
@@ -85,6 +85,11 @@ def declared_archives(dataset, entry):
     return archives
 
 
+def is_remote(base_url):
+    """Whether archives have to be downloaded; else they are used where they are."""
+    return urlsplit(base_url).scheme in ("http", "https")
+
+
 def obtain(base_url, archives, downloads, unpacked=None):
     """Yield `(archive, path)` of verified archives as they become complete, downloading several at a time.
 
@@ -101,7 +106,7 @@ def obtain(base_url, archives, downloads, unpacked=None):
         ExperimentError: before anything is downloaded, not enough disk space; at the end, everything that went
             wrong in one line: unreachable, with the files to bring and where to; wrong size or checksum.
     """
-    remote = urlsplit(base_url).scheme in ("http", "https")
+    remote = is_remote(base_url)
     if remote:
         downloads.mkdir(parents=True, exist_ok=True)
     missing = sum(_missing_bytes(downloads / archive.name, archive) for archive in archives) if remote else 0
@@ -147,7 +152,10 @@ def _obtain_local(base_url, archive):
     if not path.exists():
         raise ExperimentError(f"archive {path} is missing; put it there or change base_url")
     if reason := mismatch(path, archive):
-        raise ExperimentError(f"{path}: {reason}; {_causes(archive)}: replace the file, or {_CORRECT_SUM}")
+        raise ExperimentError(
+            f"{path}: {reason}; {_causes(archive)}: replace the file or correct the entry, then run "
+            "`python -m stages.download` again"
+        )
     return path
 
 
@@ -173,13 +181,10 @@ def _accept(file, path, archive, stop):
         os.replace(file, rejected)
         raise ExperimentError(
             f"{path}: {reason}; kept as {rejected.name}; {_causes(archive)}: run `python -m stages.download` again, "
-            f"which fetches another one, or {_CORRECT_SUM}, and it takes the one kept"
+            "which fetches another one, or correct the entry and run it again, and it takes the one kept"
         )
     os.replace(file, path)
     return path
-
-
-_CORRECT_SUM = "correct the entry and run it again"
 
 
 def _causes(archive):
@@ -219,7 +224,8 @@ def _failure_lines(base_url, archives, downloads, failures):
     )
     yield (
         f"cannot download from {base_url}: {', '.join(names)}; "
-        f"check the network and run `python -m stages.download` again, or bring {', '.join(files)}"
+        "check the network and the entry in pipeline/experiments.yaml, then run `python -m stages.download` again, "
+        f"or bring {', '.join(files)}"
     )
 
 
@@ -247,7 +253,7 @@ def require_space(folder, needed, purpose):
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ExperimentError(
-            f"{purpose} needs {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; "
+            f"{purpose} needs {tqdm.format_sizeof(needed)}B, {folder} has {tqdm.format_sizeof(free)}B free; "
             "free some, or set CONTRASTMASK_HOME to a larger disk"
         )
 
@@ -279,7 +285,7 @@ def unpack(path, wanted, target, expected=None):
         ExperimentError: a member that leads outside or is no plain file, two of a name, encryption, an unknown
             compression, a bad CRC, no wanted member, not enough disk space. Then `target` is unchanged.
     """
-    staging = target.with_name(f"{target.name}.unpacking")
+    staging = unpacking(target)
     discard(staging)
     try:
         with _opened(path) as archive:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.datasets import contents
-from pipeline.datasets.archives import declared_archives, obtain, unpack
+from pipeline.datasets.archives import declared_archives, is_remote, obtain, unpack
 from pipeline.datasets.contents import Filled
 from pipeline.datasets.images import SUFFIXES, is_whole
 from pipeline.errors import ExperimentError
@@ -21,7 +21,8 @@ WANTED = re.compile(
     rf"(train|val)2017/.+\.(?i:{'|'.join(SUFFIXES)})|annotations/instances_(train|val)2017\.json", re.DOTALL
 )
 EXPECTED = "images below train2017/ or val2017/, or annotations/instances_train2017.json and instances_val2017.json"
-FOLDERS = ("train2017", "val2017", "annotations")
+SUBSETS = ("train2017", "val2017")
+FOLDERS = (*SUBSETS, "annotations")
 ENTRY_KEYS = ("base_url", "archives", "root_env", "keep_archives", "train_images")
 MARKER = contents.MARKERS["coco"]  # {archive: {bytes, checksums}} of those that are unpacked
 READERS = 8  # threads; checking a folder on a network disk is latency, not computing
@@ -37,7 +38,7 @@ def identify(name, entry):
     return {"archives": {a.name: {"bytes": a.size, **a.checksums} for a in declared_archives(name, entry)}}
 
 
-def fill(name, entry, root, downloads):
+def fill(name, entry, root, downloads, check):
     """Have `train2017/`, `val2017/` and `annotations/`, for `root` or in it already.
 
     If the environment variable that the entry names as `root_env` is set, its folder is linked, not copied. Where
@@ -51,6 +52,7 @@ def fill(name, entry, root, downloads):
             (`false` deletes a download once it is unpacked), and `train_images`, which only stages.plan reads.
         root: folder, on a disk with room for the data.
         downloads: folder for archives.
+        check: called as `check(root, subset)`, raises ExperimentError if annotations or images are not fit for use.
 
     Raises:
         ExperimentError: bad entry, and whatever `archives` raises.
@@ -66,11 +68,29 @@ def fill(name, entry, root, downloads):
     elif variable and linked and variable not in os.environ:
         return _keep_links(name, variable, root, identity)
     refuse_others_files(root)
-    same = all(facts == identity["archives"].get(archive) for archive, facts in done.items())
-    in_place = same and not linked and (not contents.managed(root) or (root / MARKER).exists())
+    in_place = done == identity["archives"]  # else `root` is of other archives, or is not there
     tree = root if in_place else contents.beside(root)
+    trusted = _without_record(tree, archives, downloads, entry["base_url"], check) if in_place else ()
+    archives = [archive for archive in archives if archive.name not in trusted]
     _unpack_all(entry["base_url"], archives, identity["archives"], tree, downloads, entry.get("keep_archives", True))
     return Filled(identity, tree, lambda: None if in_place else contents.swap(tree, root))
+
+
+def _without_record(tree, archives, downloads, base_url, check):
+    """Names of archives not to fetch again although it is not recorded what they held.
+
+    That is so where an earlier version unpacked and the archive was deleted; enough that what is there can be used.
+    """
+    recorded = contents.recorded(tree)
+    gone = [a.name for a in archives if is_remote(base_url) and a.name not in recorded
+            and not (downloads / a.name).exists()]  # fmt: skip
+    try:
+        for subset in SUBSETS if gone else ():
+            check(tree, subset)
+    except ExperimentError as error:
+        logger.warning("%s; fetching %s", error, ", ".join(gone))
+        return ()
+    return gone
 
 
 def _unpack_all(base_url, archives, facts, tree, downloads, keep):
@@ -132,6 +152,12 @@ def _link(dataset, variable, folder, root, identity):
     if folder == root.resolve():
         return Filled(identity, root, lambda: None)
     refuse_others_files(root)
+    for name in FOLDERS:
+        for ours in (root, *contents.temporary(root)):
+            if (folder / name).resolve().is_relative_to(ours.resolve()):
+                raise ExperimentError(
+                    f"{variable}={folder}: {name}/ leads into {ours}, which stage download may replace; move it out"
+                )
 
     def install():
         if all((root / name).is_symlink() and Path(os.readlink(root / name)) == folder / name for name in FOLDERS):

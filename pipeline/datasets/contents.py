@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from pipeline.datasets.files import refusals_told, require_regular
+
 CONTENTS = "contents.json"  # {source: {path: [bytes, CRC-32]}}
 MARKERS = {"coco": "archives.json", "generated": "spec.json"}  # by kind of dataset
 READERS = 8  # threads; on a network disk this is latency, not computing
@@ -31,10 +33,16 @@ class Filled(NamedTuple):
 
 
 def read_json(path):
-    """The object of a JSON file; an empty one where that is missing or damaged."""
+    """The object of a JSON file; an empty one where that is missing or damaged.
+
+    Raises:
+        ExperimentError: it is no regular file, or cannot be read.
+    """
+    require_regular(path)
     try:
-        content = json.loads(Path(path).read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        with refusals_told(path):
+            content = json.loads(Path(path).read_text()) if Path(path).exists() else {}
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -124,6 +132,22 @@ def discard(folder):
     """Remove a folder of ours, if it is there; links in it are removed, not followed."""
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def tidy(root):
+    """Remove what killed runs left beside a folder that is complete."""
+    for folder in temporary(root):
+        discard(folder)
+
+
+def temporary(root):
+    """Folders beside `root` that are ours to remove."""
+    return beside(root), _old(root), unpacking(root), unpacking(beside(root))
+
+
+def unpacking(root):
+    """Where members of an archive are until all of them are whole."""
+    return root.with_name(f"{root.name}.unpacking")
 
 
 def _old(root):

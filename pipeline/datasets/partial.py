@@ -213,6 +213,8 @@ class LoadWholeImage(LoadImageFromFile):
     def __call__(self, results):
         path = Path(results["img_prefix"] or "") / results["img_info"]["filename"]
         try:
+            if not path.is_file():  # reading a FIFO might never end
+                raise FileNotFoundError(path)
             results = super().__call__(results)
             whole = is_whole(path)
         except (OSError, AttributeError, cv2.error):  # mmcv hands on what cv2 could not decode as None

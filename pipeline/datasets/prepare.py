@@ -18,12 +18,12 @@ from pipeline import locks
 from pipeline.datasets import coco, coco_check, contents, generated
 from pipeline.datasets.annotations import listed_image_sizes, read_instances
 from pipeline.datasets.categories import CATEGORIES, VOC
+from pipeline.datasets.coco import SUBSETS
 from pipeline.datasets.contents import Filled
 from pipeline.datasets.files import refusals_told, require_regular
 from pipeline.datasets.images import remedy, resolve_names
 from pipeline.errors import ExperimentError
 
-SUBSETS = ("train2017", "val2017")
 BUFFER = 1 << 20  # bytes
 
 
@@ -33,7 +33,7 @@ def identify_generated(_name, spec):
     return {"spec": {key: spec[key] for key in generated.SPEC_KEYS}}
 
 
-def fill_generated(name, spec, root, _downloads):
+def fill_generated(name, spec, root, _downloads, _check):
     """Draw a generated dataset for `root`, unless it is there as it was drawn."""
     identity, marker = identify_generated(name, spec), contents.MARKERS["generated"]
     drawn = contents.recorded(root).get(marker)
@@ -42,7 +42,11 @@ def fill_generated(name, spec, root, _downloads):
     coco.refuse_others_files(root)
     staging = contents.beside(root)
     contents.discard(staging)
-    generated.generate(spec, staging, staging / "annotations")
+    try:
+        generated.generate(spec, staging, staging / "annotations")
+    except BaseException:  # what is half drawn is of no use, and the disk may be full
+        contents.discard(staging)
+        raise
     files = [str(path.relative_to(staging)) for path in sorted(staging.rglob("*")) if path.is_file()]
     contents.record(staging, {marker: contents.found(staging, files)})
     contents.write_json(staging / marker, identity)
@@ -85,7 +89,9 @@ def prepare(name, entry, *, images_root, out_dir):
         with locks.hold(images_root.with_name(f"{images_root.name}.lock"), f"the images of {name}"):
             root = images_root.resolve() if images_root.is_symlink() else images_root  # such as to another disk
             contents.recover(root)
-            filled = kind.fill(name, options, root, images_root.parent / "downloads")
+            if images_root.is_symlink() and not root.exists():
+                raise ExperimentError(f"{images_root} leads to {root}, where nothing is; mount it or remove the link")
+            filled = kind.fill(name, options, root, images_root.parent / "downloads", _check_subset)
             manifest = {"dataset": name, "kind": entry["kind"], **filled.identity, "subsets": {}}
             checkers = {}
             for subset in SUBSETS:
@@ -102,7 +108,7 @@ def prepare(name, entry, *, images_root, out_dir):
                 part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
                 filled.install()
                 outputs.publish()
-            contents.discard(contents.beside(root))  # what an earlier run began and this one does not need
+            contents.tidy(root)
 
 
 def ensure_images(name, entry, *, images_root, manifest):
@@ -113,8 +119,10 @@ def ensure_images(name, entry, *, images_root, manifest):
     Raises:
         ExperimentError: manifest or images are missing, unfinished, or not of the dataset as it is declared now.
     """
-    images_root, again = Path(images_root), f"run `python -m stages.download {name}`"
     kind, options = _kind(name, entry)
+    images_root, again = Path(images_root), f"run `python -m stages.download {name}`"
+    if variable := entry.get("root_env"):
+        again += f" ({variable}=FOLDER before it takes a folder that you have)"
     identity = kind.identify(name, options)
     described = contents.read_json(manifest)
     if not described:
@@ -122,7 +130,7 @@ def ensure_images(name, entry, *, images_root, manifest):
     if edited := _difference(identity, {key: described.get(key) for key in identity}):
         raise ExperimentError(
             f"{manifest} is of other data than pipeline/experiments.yaml declares now (datasets.{name}.{edited}); "
-            f"undo that edit, or {again}, which keeps the images until the new ones are complete"
+            f"undo that edit, or {again}; it keeps the images until the new ones are complete"
         )
     for subset in SUBSETS:
         folder = images_root / subset

@@ -15,6 +15,7 @@ from matplotlib.path import Path
 from PIL import Image, ImageOps
 
 from pipeline import paths
+from pipeline.datasets.images import remedy
 from pipeline.errors import ExperimentError
 from pipeline.reporting import style
 from pipeline.reporting.style import plt
@@ -137,15 +138,18 @@ def read_image(dataset, image):
     Raises:
         ExperimentError: it is missing, unreadable, or not of the size that the annotations tell.
     """
-    path = paths.images(dataset, "val2017") / image["file_name"]
+    folder = paths.images(dataset, "val2017")
+    path = folder / image["file_name"]
     try:
+        if not path.is_file():  # reading a FIFO might never end
+            raise FileNotFoundError(path)
         with Image.open(path) as file:
             picture = file.convert("RGB")
             if picture.size != (image["width"], image["height"]):
                 picture = ImageOps.exif_transpose(file).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ExperimentError(
-            f"{path}: listed in instances_val2017.json but missing or not an image; run `dvc repro --force download`"
+            f"{path}: listed in instances_val2017.json but missing or not an image; {remedy(folder)}"
         ) from None
     if picture.size != (image["width"], image["height"]):
         raise ExperimentError(

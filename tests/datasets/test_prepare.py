@@ -608,3 +608,62 @@ def test_a_disk_that_refuses_is_told_and_nothing_is_lost(tmp_path, mirror, monke
     run(mirror.entry, tmp_path)
     look(mirror.entry, tmp_path)
     assert beside(tmp_path) == ["images", "images.lock"]
+
+
+def test_one_more_archive_does_not_touch_the_old_before_it_is_checked(tmp_path, mirror):
+    run(mirror.entry, tmp_path)
+    before = tree(tmp_path / "home")
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr(ANNOTATIONS, "{}")
+    mirror.archives["other.zip"] = other.getvalue()
+    mirror.write()
+    with pytest.raises(ExperimentError, match=f"{ANNOTATIONS}: .* both hold it, with different content; declare one"):
+        run(mirror.entry, tmp_path)
+    after = tree(tmp_path / "home")
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("place", ["images", "images.new"])
+def test_a_folder_that_leads_into_ours_is_refused(tmp_path, mirror, monkeypatch, place):
+    run(mirror.entry, tmp_path)
+    if place == "images.new":
+        shutil.copytree(tmp_path / "home" / "images", tmp_path / "home" / place)
+    before = tree(tmp_path)
+    for name in ("train2017", "val2017", "annotations"):
+        (tmp_path / "coco").mkdir(exist_ok=True)
+        (tmp_path / "coco" / name).symlink_to(tmp_path / "home" / place / name)
+    monkeypatch.setenv("COCO_ROOT", str(tmp_path / "coco"))
+    with pytest.raises(ExperimentError, match=f"train2017/ leads into .*/{place}, which stage download may replace"):
+        run(edited(mirror.entry), tmp_path)
+    assert {name: tree(tmp_path).get(name) for name in before} == before
+
+
+@pytest.mark.parametrize("file", ["archives.json", "contents.json"])
+def test_a_marker_that_is_no_file_is_named(tmp_path, mirror, file):
+    run(mirror.entry, tmp_path)
+    marker = tmp_path / "home" / "images" / file
+    marker.unlink()
+    os.mkfifo(marker)
+    with pytest.raises(ExperimentError, match=f"{file}: a FIFO where a file is due; move it away"):
+        run(mirror.entry, tmp_path)
+
+
+def test_what_an_earlier_version_unpacked_is_not_fetched_again_while_it_can_be_used(tmp_path, zips):
+    with serve(zips) as (url, faults):
+        entry = coco_entry(zips, url, keep_archives=False)
+        manifest, before = run(entry, tmp_path), tree(tmp_path)
+        asked = len(faults.requests)
+        remove(tmp_path / "home" / "images" / "contents.json")
+        assert run(entry, tmp_path) == manifest and len(faults.requests) == asked
+        cut(tmp_path / "home" / "images" / "train2017" / "000000000003.png")
+        assert run(entry, tmp_path) == manifest and len(faults.requests) == asked + 3
+    assert tree(tmp_path) == before
+
+
+def test_images_on_a_disk_that_is_not_mounted_are_not_put_elsewhere(tmp_path, mirror):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "images").symlink_to(tmp_path / "disk" / "images")
+    with pytest.raises(ExperimentError, match="home/images leads to .*disk/images, where nothing is; mount it or"):
+        run(mirror.entry, tmp_path)
+    assert not (tmp_path / "disk").exists()

@@ -1,6 +1,7 @@
 """What a message about images says to do is done, in a copy of the repository; then the failing step works."""
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -74,8 +75,13 @@ def message(step, *arguments):
     return str(caught.value)
 
 
+def fifo(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize("name, file", [("mini", "train2017/000000000003.png"), ("drawn", "val2017/000001000001.png")])
-@pytest.mark.parametrize("damage", [remove, cut])
+@pytest.mark.parametrize("damage", [remove, cut, fifo])
 def test_a_damaged_image_is_mended_as_printed(copy, name, file, damage):
     before = tree(copy.images(name))
     damage(copy.images(name) / file)
