@@ -7,6 +7,7 @@ chosen dataset are left out and named in the caption; a figure of which no run h
 import logging
 import math
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ PANELS_A_ROW = 4
 TICK_STEPS = [1, 2, 2.5, 5, 10]
 LABEL_WIDTH, LONGEST_LABEL = 28, 84  # letters in a line and in all, of a label beside an axis
 PICTURE_DPI = 220  # of figures with images
+LARGEST_PNG, COARSER_DPI = 1_500_000, (180, 150)  # bytes, and what a PNG of more is drawn at
 SMOOTHED_SHARE = 0.05  # of the logged points, in the running mean of a loss curve
 CATEGORIES_A_ROW = 20
 
@@ -110,7 +112,8 @@ def build_figure(name):
     kind = lookup(KINDS, entry.get("kind"), f"kind of figure {name}:")
     kind.check(name, entry)
     request = Request(name, entry, dataset, declared, series_of(entry, declared))
-    with style.paper_style():
+    with style.paper_style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box; SVG and caption hold the text
         try:
             figure, caption = kind.draw(request)
         except examples.NothingToShow as error:  # no reason to be without the rest of the report
@@ -122,8 +125,12 @@ def build_figure(name):
         caption = " ".join([f"{entry['title']} on {dataset}{f' ({origin})' if origin else ''}.", caption,
                             *entry.get("note", "").splitlines()])  # fmt: skip
         for extension in style.EXTENSIONS:
+            metadata = style.metadata(extension, entry["title"], caption, dataset)
             with replacing(paths.figure(name, extension)) as path:
-                figure.savefig(path, dpi=kind.dpi, metadata=style.metadata(extension, entry["title"], caption, dataset))
+                for dpi in (kind.dpi, *(dpi for dpi in COARSER_DPI if dpi < kind.dpi)):
+                    figure.savefig(path, dpi=dpi, metadata=metadata)
+                    if extension != "png" or path.stat().st_size <= LARGEST_PNG:
+                        break
         plt.close(figure)
 
 

@@ -270,6 +270,16 @@ def test_png_is_a_picture_of_page_width(workspace):
         assert image.width == pytest.approx(style.PAGE_WIDTH * 200, rel=0.03)
 
 
+def test_a_png_that_would_be_large_is_drawn_coarser(workspace, monkeypatch):
+    monkeypatch.setattr(style, "EXTENSIONS", ("png",))
+    workspace.everything()
+    build_figure("qualitative")
+    usual = paths.figure("qualitative", "png").stat().st_size
+    monkeypatch.setattr(figures, "LARGEST_PNG", usual - 1)
+    build_figure("qualitative")
+    assert paths.figure("qualitative", "png").stat().st_size < usual
+
+
 def test_every_declared_figure_can_be_drawn_and_those_with_priors_are_known():
     declared = experiments.load()
     for name, entry in declared.figures.items():
