@@ -289,7 +289,9 @@ def category_ap(request):
     style.legend(figure, handles, style.PAGE_WIDTH, handlelength=1, handleheight=0.8)
     return figure, (
         "Mask AP of every category of the validation set, base categories (trained with masks) and novel ones (boxes "
-        "only) apart, ordered by the last method; n: validation objects without crowds." + _undefined_sentence(results) + note
+        "only) apart, ordered by the last method; n: validation objects without crowds."
+        + _undefined_sentence(results)
+        + note
     )
 
 

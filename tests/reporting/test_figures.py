@@ -485,6 +485,16 @@ def test_categories_say_their_objects_and_why_their_ap_is_undefined(workspace):
     assert "Undefined: no object has a mask (person, zebra)." in caption
 
 
+def test_an_ap_that_one_run_lacks_is_undefined_and_no_bar(workspace):
+    workspace.everything()
+    content = json.loads(paths.results("toy", "ours").read_text())
+    content["per_seed"][1]["per_category"]["segm"]["person"]["AP"] = None  # so the mean over the seeds is none
+    workspace.write(paths.results("toy", "ours"), json.dumps(content))
+    novel = drawn("category_ap")[0].axes[1]
+    assert written(novel) == ["undefined"]
+    assert [patch.get_height() for patch in novel.patches] == [10.0, 0.0]
+
+
 def test_an_ap_of_zero_is_written_where_its_bar_has_no_height(workspace):
     workspace.everything()
     workspace.result("plain", (0.0,))
