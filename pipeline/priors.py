@@ -66,7 +66,8 @@ def write(training, base, novel):
         is_novel = np.isin(labels, sorted(novel_ids))
         boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float32)
         boxes[:, 2:] += boxes[:, :2]
-        image, in_input, masks = _network_input(data, image_id, boxes, map(ground_truth.annToMask, annotations))
+        masks = [examples.mask_or_nothing(ground_truth, annotation) for annotation in annotations]
+        image, in_input, masks = _network_input(data, image_id, boxes, masks)
         rows.append({
             "image_ids": np.full(len(annotations), image_id),
             "annotation_ids": np.array([annotation["id"] for annotation in annotations]),

@@ -7,6 +7,7 @@ import contextlib
 import io
 from collections import Counter
 
+import numpy as np
 from pycocotools.coco import COCO
 
 from pipeline import paths
@@ -50,6 +51,15 @@ def mask_of(ground_truth, annotation):
         return None
     mask = ground_truth.annToMask(annotation) > 0
     return mask if mask.any() else None
+
+
+def mask_or_nothing(ground_truth, annotation):
+    """The mask of an object, uint8 [H, W] of 0 and 1; 0 everywhere if it has none."""
+    mask = mask_of(ground_truth, annotation)
+    if mask is None:
+        image = ground_truth.imgs[annotation["image_id"]]
+        mask = np.zeros((image["height"], image["width"]))
+    return mask.astype(np.uint8)
 
 
 def objects_with_mask(ground_truth):

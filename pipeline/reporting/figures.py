@@ -7,6 +7,7 @@ chosen dataset are left out and named in the caption; a figure of which no run h
 import logging
 import math
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ PANELS_A_ROW = 4
 TICK_STEPS = [1, 2, 2.5, 5, 10]
 LABEL_WIDTH, LONGEST_LABEL = 28, 84  # letters in a line and in all, of a label beside an axis
 PICTURE_DPI = 220  # of figures with images
+LARGEST_PNG, COARSER_DPI = 1_500_000, (180, 150)  # bytes, and what a PNG of more is drawn at
 SMOOTHED_SHARE = 0.05  # of the logged points, in the running mean of a loss curve
 CATEGORIES_A_ROW = 20
 
@@ -110,7 +112,8 @@ def build_figure(name):
     kind = lookup(KINDS, entry.get("kind"), f"kind of figure {name}:")
     kind.check(name, entry)
     request = Request(name, entry, dataset, declared, series_of(entry, declared))
-    with style.paper_style():
+    with style.paper_style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box; SVG and caption hold the text
         try:
             figure, caption = kind.draw(request)
         except examples.NothingToShow as error:  # no reason to be without the rest of the report
@@ -122,8 +125,12 @@ def build_figure(name):
         caption = " ".join([f"{entry['title']} on {dataset}{f' ({origin})' if origin else ''}.", caption,
                             *entry.get("note", "").splitlines()])  # fmt: skip
         for extension in style.EXTENSIONS:
+            metadata = style.metadata(extension, entry["title"], caption, dataset)
             with replacing(paths.figure(dataset, name, extension)) as path:
-                figure.savefig(path, dpi=kind.dpi, metadata=style.metadata(extension, entry["title"], caption, dataset))
+                for dpi in (kind.dpi, *(dpi for dpi in COARSER_DPI if dpi < kind.dpi)):
+                    figure.savefig(path, dpi=dpi, metadata=metadata)
+                    if extension != "png" or path.stat().st_size <= LARGEST_PNG:
+                        break
         plt.close(figure)
 
 
@@ -280,11 +287,11 @@ def category_ap(request):
     axes[0, 0].set_ylim(0, None if np.nanmax([0, *by_run.to_numpy().flat]) > 0 else 1)
     handles = [plt.Rectangle((0, 0), 1, 1, color=series.colour, label=series.label) for series, _ in results]
     style.legend(figure, handles, style.PAGE_WIDTH, handlelength=1, handleheight=0.8)
-    reasons = _undefined_reasons(results)
-    undefined = f" Undefined: {'; '.join(reasons)}." if reasons else ""
     return figure, (
         "Mask AP of every category of the validation set, base categories (trained with masks) and novel ones (boxes "
-        "only) apart, ordered by the last method; n: validation objects without crowds." + undefined + note
+        "only) apart, ordered by the last method; n: validation objects without crowds."
+        + _undefined_sentence(results)
+        + note
     )
 
 
@@ -295,14 +302,14 @@ def category_scores(result):
     return {name: math.nan if None in aps else sum(aps) / len(aps) for name, aps in values.items()}
 
 
-def _undefined_reasons(results):
-    """Sentences on the categories whose mask AP is undefined: `reason (categories)`."""
+def _undefined_sentence(results):
+    """For a caption: ` Undefined: reason (categories); ....`, or nothing."""
     by_reason = {}
     for _, result in results:
         for name, reason in undefined_categories(result).items():
-            names = by_reason.setdefault(reason, [])
-            names += [name] if name not in names else []
-    return [f"{reason} ({', '.join(names)})" for reason, names in by_reason.items()]
+            by_reason.setdefault(reason, {})[name] = None
+    reasons = [f"{reason} ({', '.join(names)})" for reason, names in by_reason.items()]
+    return f" Undefined: {'; '.join(reasons)}." if reasons else ""
 
 
 def undefined_categories(result, kind="segm"):
@@ -322,7 +329,10 @@ def _category_bars(axis, group, values, series, counts):
             if height < 0.01 * top:  # else it would look like no bar
                 axis.annotate(f"{height:.1f}", (x, height), (0, 1), textcoords="offset points", ha="center", fontsize=5,
                               color=one.colour)  # fmt: skip
-    for x in np.flatnonzero(values.isna().all(axis=1)):
+    nowhere = values.isna().all(axis=1).to_numpy()
+    gaps = [x + (k - (len(series) - 1) / 2) * width for k, one in enumerate(series)
+            for x in np.flatnonzero(values[one.run.name].isna().to_numpy() & ~nowhere)]  # fmt: skip
+    for x in (*np.flatnonzero(nowhere), *gaps):
         axis.annotate("undefined", (x, 0), (0, 3), textcoords="offset points", rotation=90, ha="center", va="bottom",
                       fontsize=5.5, style="italic", color="#555555")  # fmt: skip
     axis.set_title(f"{group} categories", color=style.GROUP_COLOURS[group], fontweight="bold")
@@ -393,7 +403,9 @@ def base_novel_gap(request):
     several = any(len(result.seeds) > 1 for _, result in results)
     bars = "bars are one standard deviation over the seeds where there are several" if several else "of one seed each"
     return figure, (
-        f"Mask AP on base and on novel categories; the number is the gap in points, {bars}." + note
+        f"Mask AP on base and on novel categories; the number is the gap in points, {bars}."
+        + _undefined_sentence(results)
+        + note
     )
 
 

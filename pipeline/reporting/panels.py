@@ -234,7 +234,7 @@ def smooth_outline(mask):
     rows, columns = np.flatnonzero(inside.any(1)).max() + 1, np.flatnonzero(inside.any(0)).max() + 1
     margin = 3
     padded = np.pad(inside[:rows, :columns], margin).astype(np.float32)
-    fine = cv2.resize(padded, None, fx=SUBPIXELS, fy=SUBPIXELS, interpolation=cv2.INTER_LINEAR)
+    fine = cv2.resize(padded, None, fx=SUBPIXELS, fy=SUBPIXELS, interpolation=cv2.INTER_NEAREST)
     fine = cv2.GaussianBlur(fine, (0, 0), SMOOTHING * SUBPIXELS)
     x, y = ((np.arange(size * SUBPIXELS) + 0.5) / SUBPIXELS - 0.5 - margin for size in padded.shape[::-1])
     parts = _filled(x + left, y + top, fine)
@@ -253,25 +253,46 @@ def _filled(x, y, values):
 
 
 def _write_texts(axis, size, instances):
-    """Write the text of each instance inside the picture of this size, where it covers no other, if there is room."""
+    """Write the text of each instance inside the picture of this size, off other texts and off other instances."""
     height, width = size
     scale = width / (72 * axis.get_position().width * axis.figure.get_figwidth())  # image pixels in a point
     tall = TEXT_ASPECT[1] * TEXT_SIZE * scale
+    covered = sum((_footprint(instance, size) for instance in instances), start=np.zeros(size, dtype=int))
     taken = []
     for instance in instances:
         text = shortened(instance.text, LONGEST_TEXT)
         wide = (TEXT_ASPECT[0] * len(text) + 0.8) * TEXT_SIZE * scale
         left, top, right, bottom = instance.bounds()
+        own = _footprint(instance, size)
+        depth = cv2.distanceTransform(own.astype(np.uint8), cv2.DIST_L2, 3)
+        inside_y, inside_x = np.unravel_index(depth.argmax(), size)
         middle, centre = (left + right - wide) / 2, (top + bottom - tall) / 2
-        places = [(middle, top - tall), (middle, bottom), (left, top - tall), (right - wide, bottom),
-                  (middle, centre), (right, centre), (left - wide, centre), (middle, top + tall),
-                  (middle, bottom - 2 * tall)]  # fmt: skip
+        places = [(middle, top - tall), (middle, bottom), (left, top - tall), (right - wide, top - tall),
+                  (left, bottom), (right - wide, bottom), (inside_x - wide / 2, inside_y - tall / 2), (right, centre),
+                  (left - wide, centre), (middle, top + tall), (middle, bottom - 2 * tall)]  # fmt: skip
         places = [(min(max(x, 0), max(width - wide, 0)), min(max(y, 0), max(height - tall, 0))) for x, y in places]
-        x, y = min(places, key=lambda place: sum(_overlap(place, other, wide, tall) for other in taken))
+        others = covered - own
+
+        def cost(place, others=others, own=own, wide=wide):
+            below = slice(round(place[1]), round(place[1] + tall)), slice(round(place[0]), round(place[0] + wide))
+            texts = sum(_overlap(place, other, wide, tall) for other in taken)
+            return 10 * texts + (others[below] > 0).sum() + 0.2 * own[below].sum()
+
+        x, y = min(places, key=cost)
         taken.append((x, y, wide))
         axis.text(x + wide / 2 - 0.5, y + tall / 2 - 0.5, text, fontsize=TEXT_SIZE, ha="center", va="center",
                   clip_on=True, bbox={"facecolor": "white", "edgecolor": instance.colour, "linewidth": 0.5, "pad": 0.6,
                                       "alpha": 0.85})  # fmt: skip
+
+
+def _footprint(instance, size):
+    """Pixels that an instance covers, 0 or 1 [H, W]; of its box where it has no mask."""
+    if instance.mask is not None:
+        return instance.mask.astype(int)
+    left, top, right, bottom = (round(side) for side in instance.bounds())
+    covered = np.zeros(size, dtype=int)
+    covered[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = 1
+    return covered
 
 
 def _overlap(place, other, wide, tall):

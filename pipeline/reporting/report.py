@@ -22,6 +22,8 @@ from pipeline.reporting.measured import GROUPS, KINDS, METRICS
 
 TEMPLATES = Path(__file__).with_name("templates")
 UNREADABLE = "result unreadable"
+LEAD_TABLE, LEAD_KIND = "table2", "qualitative"  # what the page begins with, of the chosen tables and figures
+UNDEFINED = "undefined"
 NAMED_RUNS = 4  # more are not named one by one in a command
 
 
@@ -83,6 +85,12 @@ def describe(dataset):
         "groups": group_frame(results),
         "figures": [figure_section(name, declared, dataset) for name in selection["figures"]],
         "snapshot": None,
+    }
+    content |= {
+        "headline": headline(declared, built, results),
+        "lead": next((section for section in content["figures"] if section["kind"] == LEAD_KIND), None),
+        "undefined": undefined_reasons(results),
+        "data_label": figures.data_label(declared, dataset),
     }
     content["done"] = [line["run"] for line in content["runs"] if line["done"]]
     content["waiting"] = absent({line["run"]: line["state"] for line in content["runs"] if not line["done"]})
@@ -211,7 +219,7 @@ def group_frame(results):
             {
                 "Run": name,
                 **{
-                    f"{KINDS[kind]} AP, {group}": _with_deviation(*result.ap(kind=kind, group=group))
+                    f"{KINDS[kind]} AP, {group}": _defined(*result.ap(kind=kind, group=group))
                     for kind in KINDS
                     for group in GROUPS
                 },
@@ -257,6 +265,62 @@ def table_section(name, declared, dataset):
     }
 
 
+def headline(declared, built, results):
+    """The numbers that the page begins with: mask AP on novel and base categories of each row of one table.
+
+    Args:
+        built: {table id: section of `table_section`} of the chosen tables that could be built.
+        results: {run name: Result}.
+
+    Returns:
+        {table, heading, columns, rows, measured, seeds}: `rows` of texts, `measured` the columns (from 1) of APs
+        measured here, `seeds` how many there are, in words; None without a table.
+    """
+    name = LEAD_TABLE if LEAD_TABLE in built else next(iter(built), None)
+    if name is None:
+        return None
+    frame = built[name]["frame"]
+    frame = frame[~tables.is_cited(frame)]
+    telling = tables.varying(frame)
+    columns = ["Method", *map(str.capitalize, telling), "Novel AP", "Base AP"]
+    printed = frame["mAP_published"].notna().any()
+    rows = []
+    for _, line in frame.iterrows():
+        row = [line["row"], *(line[column] for column in telling)]
+        if (result := results.get(line["run"])) is None:
+            row += [line["state"].partition(":")[0], "–"]
+        else:
+            row += [_defined(*result.ap(group=group)) for group in ("novel", "base")]
+        rows.append([*row, *([tables.number(line["mAP_published"])] if printed else [])])
+    counts = sorted({len(results[run].seeds) for run in frame["run"] if run in results})
+    return {
+        "table": name,
+        "heading": built[name]["heading"],
+        "columns": columns + ["Novel AP, published (COCO val2017)"] * bool(printed),
+        "rows": rows,
+        "measured": [len(columns) - 1, len(columns)],
+        "seeds": "" if not counts else ", one seed each" if counts == [1] else ", mean ± standard deviation over seeds",
+    }
+
+
+def undefined_reasons(results):
+    """Why an AP is undefined, a text for each reason: the reason, the kind of AP, and the categories or groups."""
+    reasons = {}
+    for result in results.values():
+        for kind, label in KINDS.items():
+            known = figures.undefined_categories(result, kind)
+            groups = [f"{group} categories" for group in GROUPS if math.isnan(result.ap(kind=kind, group=group)[0])]
+            # without a stated reason, as in every result on a validation set that lacks a group
+            stated = known or dict.fromkeys(groups, "the validation set has no such object")
+            for name, reason in stated.items():
+                reasons.setdefault((label, reason), {})[name] = None
+    return [f"{label} AP of {', '.join(names)}: {reason}" for (label, reason), names in reasons.items()]
+
+
+def _defined(value, deviation):
+    return UNDEFINED if pd.isna(value) else _with_deviation(value, deviation)
+
+
 def free_section(run, chosen, results):
     """The run that follows params.yaml beside its pinned twin, which differs in the knob file alone."""
     columns = ("method", "backbone", "schedule", "direction")
@@ -292,6 +356,7 @@ def figure_section(name, declared, dataset):
     entry = declared.figures[name]
     section = {
         "name": name,
+        "kind": entry["kind"],
         "title": entry["title"],
         "runs": list(dict.fromkeys(series.run.name for series in figures.series_of(entry, declared))),
         "command": f"dvc repro figures@{name}",

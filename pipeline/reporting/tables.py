@@ -298,10 +298,11 @@ def markdown(table_id, frame, declared, dataset):
 
 
 def html(frame):
-    """Render the cells as an HTML table."""
-    return display_frame(
-        frame.assign(row=frame["row"].map(escape_html)), "<strong>{}</strong>".format
-    ).to_html(index=False, escape=False, border=0)
+    """Render the cells as an HTML table; every text is escaped, whoever declared it."""
+    texts = ["row", "backbone", "schedule", "direction", "state"]
+    escaped = frame.assign(**{name: frame[name].map(lambda text: escape_html(str(text)), na_action="ignore")
+                              for name in texts})  # fmt: skip
+    return display_frame(escaped, "<strong>{}</strong>".format).to_html(index=False, escape=False, border=0)
 
 
 def escape_latex(text):

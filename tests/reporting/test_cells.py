@@ -9,7 +9,7 @@ from pipeline.errors import ExperimentError
 from pipeline.reporting import cells, style
 from pipeline.reporting.figures import build_figure, saved_caption
 
-from .test_figures import declare, drawn
+from .test_figures import declare, drawn, empty_masks, no_masks, odd_labels
 
 SIZE = 4
 
@@ -137,6 +137,21 @@ def test_crops_stay_inside_the_image_where_they_fit():
     tall = cells.Crop(picture, (5, 0, 10, 20), mask, "base")
     assert (tall.top, tall.bottom) == (-3, 23)  # as high as the image: centred, with white above and below
     assert (tall.left, tall.right) == (0, 26) and tall.picture.shape == (20, 26, 3)
+
+
+@pytest.mark.parametrize("change", [no_masks, empty_masks, odd_labels], ids=lambda change: change.__name__)
+def test_objects_without_a_mask_and_odd_labels_are_drawn(with_priors, monkeypatch, change):
+    monkeypatch.setattr(style, "EXTENSIONS", ("png",))
+    change(with_priors)
+    for name in ("partition", "keys"):
+        build_figure(name)
+        assert "base and" in saved_caption(name, "toy")
+
+
+def test_objects_that_the_validation_set_has_no_more_are_one_line(with_priors):
+    write(with_priors, annotation_ids=np.array([1, 2, 3, 99]))
+    with pytest.raises(ExperimentError, match="shows annotation 99, which the validation set has no more; run `dvc"):
+        drawn("partition")
 
 
 @pytest.mark.parametrize("name", ["partition", "keys"])

@@ -5,16 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
 from pipeline import experiments, paths
+from pipeline.datasets import generated
 from pipeline.datasets.categories import CATEGORIES
 from pipeline.errors import ExperimentError
-from pipeline.reporting import examples, figures, panels, style
+from pipeline.reporting import examples, figures, panels, qualitative, style
 from pipeline.reporting.figures import build_figure, saved_caption
+from pipeline.reporting.measured import KINDS, METRICS
 
 GROUPS = {"base": ("zebra",), "novel": ("person",)}
 ALL_KINDS = ("loss_curves", "qualitative", "category_ap", "base_novel_gap")
@@ -61,7 +64,8 @@ def test_same_input_gives_the_same_bytes(workspace, name):
     first = digests(name)
     build_figure(name)
     assert digests(name) == first
-    assert saved_caption(name, "toy").startswith(f"The {name} on toy (generated images, drawn by a program, not COCO). ")
+    start = f"The {name} on toy (generated images, drawn by a program, not COCO). "
+    assert saved_caption(name, "toy").startswith(start)
     assert saved_caption(name, "coco2017") is None
 
 
@@ -266,6 +270,16 @@ def test_png_is_a_picture_of_page_width(workspace):
         assert image.width == pytest.approx(style.PAGE_WIDTH * 200, rel=0.03)
 
 
+def test_a_png_that_would_be_large_is_drawn_coarser(workspace, monkeypatch):
+    monkeypatch.setattr(style, "EXTENSIONS", ("png",))
+    workspace.everything()
+    build_figure("qualitative")
+    usual = paths.figure("qualitative", "png").stat().st_size
+    monkeypatch.setattr(figures, "LARGEST_PNG", usual - 1)
+    build_figure("qualitative")
+    assert paths.figure("qualitative", "png").stat().st_size < usual
+
+
 def test_every_declared_figure_can_be_drawn_and_those_with_priors_are_known():
     declared = experiments.load()
     for name, entry in declared.figures.items():
@@ -303,3 +317,247 @@ def test_rows_of_pictures_are_as_wide_as_the_page_and_their_panels_as_high_as_ea
     assert boxes[1][1].x1 == pytest.approx(1) and boxes[2][1].x1 < 0.51  # the last row has one picture of two
     assert boxes[0][1].x0 - boxes[0][0].x1 == pytest.approx(panels.GAP / width)
     assert boxes[1][0].x0 - boxes[0][1].x1 == pytest.approx(panels.BLOCK_GAP / width)
+
+
+def no_detections(workspace):
+    for run in ("plain", "ours"):
+        workspace.write(paths.predictions("toy", run, 0), "[]")
+
+
+def no_defined_ap(workspace):
+    for run in ("plain", "ours"):
+        content = json.loads(paths.results("toy", run).read_text())
+        nothing = {"all": dict.fromkeys(METRICS), "base": dict.fromkeys(METRICS), "novel": dict.fromkeys(METRICS)}
+        for seed in content["per_seed"]:
+            seed |= {kind: nothing for kind in KINDS}
+            seed["per_category"] = {kind: {name: {"AP": None} for name in ("person", "zebra")} for kind in KINDS}
+            seed["undefined"] = {"segm": {"person": "no object has a mask", "zebra": "no object has a mask"}}
+        workspace.write(paths.results("toy", run), json.dumps(content))
+
+
+def edit_objects(workspace, edit):
+    path = paths.annotations("toy", "val2017")
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        edit(annotation)
+    workspace.write(path, json.dumps(content))
+
+
+def no_masks(workspace):
+    edit_objects(workspace, lambda annotation: annotation.pop("segmentation"))
+
+
+def empty_masks(workspace):
+    edit_objects(workspace, lambda annotation: annotation.update(segmentation=[], area=0))
+
+
+def one_image(workspace):
+    workspace.validation_set({1: [(1, 0.2, 0), (24, 0.1, 0)]})
+
+
+def one_category(workspace):
+    workspace.validation_set({1: [(1, 0.2, 0)], 2: [(1, 0.2, 0)]})
+
+
+def a_run_missing(workspace):
+    paths.results("toy", "plain").unlink()
+    paths.log("toy", "plain", 0).unlink()
+
+
+def odd_labels(workspace):
+    declared = experiments.load()
+    for entry in declared.figures.values():
+        entry["runs"] = [{"label": label, "run": run} for label, run in
+                         zip(("very long label " * 12 + "x" * 90, "$\\frac{µ$ <b>_^ 対照 ‮"), ("plain", "ours"),
+                             strict=True)][-len(entry["runs"]) :]  # fmt: skip
+    rename_categories(workspace, {1: "person", 24: "zebra"})
+
+
+def losses_without_a_number(workspace):
+    for run in ("plain", "ours"):
+        workspace.log(run, '{"iter": 1, "loss": NaN, "loss_mask": Infinity}\n')
+
+
+SCENES = [no_detections, no_defined_ap, no_masks, empty_masks, one_image, one_category, a_run_missing, odd_labels,
+          losses_without_a_number]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", SCENES, ids=lambda change: change.__name__)
+def test_every_figure_builds_whatever_the_data_lack(workspace, monkeypatch, change):
+    monkeypatch.setattr(style, "EXTENSIONS", ("png",))
+    workspace.everything()
+    declare("novel", "novel_results", images=2, across=2, min_score=0.5)
+    change(workspace)
+    for name in (*ALL_KINDS, "novel"):
+        build_figure(name)
+        assert saved_caption(name, "toy")
+
+
+def test_objects_without_a_mask_are_drawn_as_boxes_and_have_no_iou(workspace):
+    workspace.everything()
+    edit_objects(workspace, lambda a: a["category_id"] == 1 and a.update(segmentation=[], area=0))
+    figure, _ = drawn("qualitative")
+    _, truth, plain, _ = figure.axes[:4]
+    assert {"person, no mask", "zebra"} <= set(written(truth))
+    assert " novel undefined (no mask)" in written(plain)
+    assert sum(patch.get_fill() for patch in truth.patches) == 1  # the zebra's; a box has no fill
+
+
+def test_panels_tell_class_score_and_fit(workspace):
+    workspace.everything()
+    figure, caption = drawn("qualitative")
+    _, truth, plain, _ = figure.axes[:4]
+    assert sorted(written(truth)) == ["person", "zebra"]
+    assert {"person 0.90", "zebra 0.90", "IoU"} <= set(written(plain))
+    assert "matched with the true object of its category" in caption
+    workspace.predictions("ours", [])
+    assert "no prediction" in written(drawn("qualitative")[0].axes[3])
+    assert {" base 0.00", " novel 0.00"} <= set(written(drawn("qualitative")[0].axes[3]))
+
+
+def square(left, right, category=1, **more):
+    mask = np.zeros((10, 10), dtype=bool)
+    mask[:, left:right] = True
+    return {"category_id": category, "group": "base", "mask": mask, **more}
+
+
+def test_the_best_prediction_takes_the_object_it_overlaps_most_and_the_next_what_is_left():
+    truth = [square(0, 4), square(4, 8), square(0, 8, category=2, group="novel")]
+    found = [square(0, 6), square(0, 4), square(0, 2), square(8, 10, category=2)]
+    matches = qualitative.overlaps(truth, found)
+    assert matches[0] == (0, 4 / 6) and matches[1:] == [None, None, None]  # the second overlaps only what is taken
+    assert qualitative.fit(truth, matches) == {"base": pytest.approx(1 / 3), "novel": 0.0}
+    truth[2]["mask"] = None
+    assert qualitative.fit(truth, matches)["novel"] is None
+    assert qualitative.fit([], []) == {}
+
+
+def test_a_matched_prediction_has_the_shade_of_its_object_and_shades_differ(workspace):
+    workspace.everything()
+    workspace.validation_set({1: [(1, 0.2, 0), (1, 0.1, 0), (24, 0.1, 0)], 2: [(1, 0.2, 0), (24, 0.3, 0)]})
+    figure, _ = drawn("qualitative")
+    fills = [[patch.get_facecolor()[:3] for patch in axis.patches if patch.get_fill()] for axis in figure.axes[1:3]]
+    assert len(set(fills[0])) == 3 and set(fills[1]) <= set(fills[0])
+
+
+def test_base_and_novel_shades_differ_in_blue_and_yellow_which_most_colour_blind_people_see():
+    lab = {group: [cv2.cvtColor(np.float32([[to_rgb(shade)]]), cv2.COLOR_RGB2LAB)[0, 0] for shade in shades]
+           for group, shades in style.GROUP_SHADES.items()}  # fmt: skip
+    assert max(colour[2] for colour in lab["base"]) < -15 and min(colour[2] for colour in lab["novel"]) > 15
+    assert style.GROUP_LINES["base"] != style.GROUP_LINES["novel"]  # and without colours
+
+
+def test_smoothed_outlines_stay_at_the_mask_and_keep_thin_parts_and_holes():
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[5:25, 5:25], mask[12:18, 12:18], mask[30, 3:37] = True, False, True
+    parts = panels.smooth_outline(mask).to_polygons(closed_only=True)
+    y, x = np.mgrid[:40, :40]
+    pixels = np.column_stack([x.ravel(), y.ravel()])
+    inside = np.logical_xor.reduce([style.plt.Polygon(part).get_path().contains_points(pixels) for part in parts])
+    assert (inside.reshape(40, 40) != mask).sum() <= 10  # corners and the ends of the line
+    areas = sorted(np.sum(p[:-1, 0] * p[1:, 1] - p[1:, 0] * p[:-1, 1]) / 2 for p in parts)
+    assert areas[0] < -30 and areas[1] > 0 and areas[2] > 390  # the hole is wound the other way, so it is not filled
+    speck = np.zeros((9, 9), dtype=bool)
+    speck[4, 4] = True
+    assert len(panels.smooth_outline(speck).vertices) > 3
+
+
+def test_points_of_the_gap_are_drawn_whole_and_undefined_ones_named(workspace):
+    workspace.everything()
+    workspace.result("plain", (0.0,))
+    content = json.loads(paths.results("toy", "ours").read_text())
+    for seed in content["per_seed"]:
+        seed["segm"]["novel"]["mAP"] = None
+    workspace.write(paths.results("toy", "ours"), json.dumps(content))
+    axis = drawn("base_novel_gap")[0].axes[0]
+    assert axis.get_xlim()[0] < -1 and axis.get_xlim()[1] > 40
+    assert written(axis) == ["40.0", "novel undefined"]
+
+
+def test_categories_say_their_objects_and_why_their_ap_is_undefined(workspace):
+    workspace.everything()
+    no_masks(workspace)
+    no_defined_ap(workspace)
+    figure, caption = drawn("category_ap")
+    labels = [label.get_text() for axis in figure.axes for label in axis.get_xticklabels()]
+    assert labels == ["zebra\nn 2, 0 with mask", "person\nn 2, 0 with mask"]
+    assert all(written(axis)[-1] == "undefined" for axis in figure.axes)
+    assert "Undefined: no object has a mask (person, zebra)." in caption
+
+
+def test_an_ap_that_one_run_lacks_is_undefined_and_no_bar(workspace):
+    workspace.everything()
+    content = json.loads(paths.results("toy", "ours").read_text())
+    content["per_seed"][1]["per_category"]["segm"]["person"]["AP"] = None  # so the mean over the seeds is none
+    workspace.write(paths.results("toy", "ours"), json.dumps(content))
+    novel = drawn("category_ap")[0].axes[1]
+    assert written(novel) == ["undefined"]
+    assert [patch.get_height() for patch in novel.patches] == [10.0, 0.0]
+
+
+def test_an_ap_of_zero_is_written_where_its_bar_has_no_height(workspace):
+    workspace.everything()
+    workspace.result("plain", (0.0,))
+    assert "0.0" in written(drawn("category_ap")[0].axes[1])
+
+
+def test_loss_curves_begin_and_end_at_a_tick(workspace):
+    workspace.everything()
+    lines = [json.dumps({"iter": i, "loss": 1.0}) for i in range(10, 201, 10)]
+    for run in ("plain", "ours"):
+        workspace.log(run, "\n".join(lines))
+    axis = drawn("loss_curves")[0].axes[0]
+    ticks = axis.get_xticks()
+    assert axis.get_xlim() == (0, 200) and {0, 100, 200} <= set(ticks)
+
+
+def test_drawn_images_have_a_legend_of_their_shapes_and_say_what_they_are(workspace):
+    workspace.everything()
+    build_figure("qualitative")
+    svg = " ".join(paths.figure("qualitative", "svg").read_text().split())
+    assert "Data: generated images, drawn by a program, not COCO" in svg
+    figure, _ = drawn("qualitative")
+    shapes = [text.get_text() for axis in figure.axes if not axis.axison for text in axis.texts]
+    assert sorted(shapes) == sorted(generated.LOOKS)
+
+
+@pytest.mark.parametrize("name, kind, entry, message", [
+    ("a", "qualitative", {"min_score": 0.5}, "figures.a.images is missing.*a whole number from 1"),
+    ("a", "qualitative", {"images": 0, "min_score": 0.5}, "figures.a.images is 0"),
+    ("a", "qualitative", {"images": 2, "min_score": "high"}, "figures.a.min_score is 'high'.*a number from 0 to 1"),
+    ("a", "novel_results", {"images": 2, "min_score": 0.5}, "figures.a.across is missing"),
+    ("a", "keys", {}, "figures.a.objects is missing"),
+    ("a", "sensitivity", {"axis": "x"}, "figures.a.knob is missing"),
+    ("a", "loss_curves", {"title": None}, "figures.a.title is None"),
+    ("a", "pie", {}, "kind of figure a: 'pie'; valid: loss_curves"),
+    ("a", "loss_curves", {"runs": [{"label": "x", "run": "none"}]}, "unknown run 'none'; valid: plain"),
+    ("a", "keys", {"objects": 2, "runs": [{"label": "x", "run": "ours"}, {"label": "y", "run": "plain"}]},
+     "figures.a: a figure of kind keys shows one run, not 2"),
+])  # fmt: skip
+def test_an_entry_that_cannot_be_drawn_is_one_line(workspace, name, kind, entry, message):
+    workspace.everything()
+    declare(name, kind, **entry)
+    with pytest.raises(ExperimentError, match=message) as caught:
+        build_figure(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_predictions_and_images_of_another_size_are_one_line(workspace):
+    workspace.everything()
+    Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(paths.images("toy", "val2017") / "2.png")
+    with pytest.raises(ExperimentError, match=r"2.png: 7 x 9 pixels, 20 x 20 in instances_val2017.json"):
+        build_figure("qualitative")
+    paths.annotations("toy", "val2017").write_text("{")
+    with pytest.raises(ExperimentError, match=r"instances_val2017.json: missing or no annotation file"):
+        build_figure("qualitative")
+
+
+def test_images_turned_by_exif_are_shown_as_their_annotations_are(workspace):
+    workspace.everything()
+    turned = Image.fromarray(np.zeros((10, 20, 3), np.uint8))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    path = paths.images("toy", "val2017") / "1.png"
+    turned.save(path, exif=exif)
+    assert panels.read_image("toy", {"file_name": "1.png", "width": 10, "height": 20}).shape == (20, 10, 3)
+    assert panels.read_image("toy", {"file_name": "1.png", "width": 20, "height": 10}).shape == (10, 20, 3)
