@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import ExperimentError, Refused, refusal
 
-OWNER = re.compile(r"\.(?P<machine>[^/]*)-(?P<process>\d+)-[0-9a-f]{8}\.part$")
+OWNER = re.compile(r"(?P<machine>.+)-(?P<process>\d+)-[0-9a-f]{8}\.part")  # behind the name and a dot
 
 
 @contextlib.contextmanager
@@ -145,9 +145,17 @@ def _require_locks(path):
 def _forget_leftovers(path):
     """Remove what killed processes of this machine left of earlier attempts to write a file."""
     for old in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        owner = OWNER.search(old.name)
-        if owner and owner["machine"] == os.uname().nodename and not psutil.pid_exists(int(owner["process"])):
+        owner = OWNER.fullmatch(old.name.removeprefix(f"{path.name}."))
+        if owner and owner["machine"] == os.uname().nodename and not _writes(int(owner["process"]), old):
             old.unlink(missing_ok=True)
+
+
+def _writes(process, path):
+    """Whether a process may have written a file; a later one of the same number has not."""
+    try:
+        return psutil.Process(process).create_time() <= path.stat().st_mtime + 1
+    except (psutil.Error, FileNotFoundError):
+        return False
 
 
 def _sync_folder(folder):
