@@ -19,6 +19,7 @@ half-written, old content kept. They need the right to mount: root, or `unshare 
 import argparse
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import psutil
@@ -47,7 +49,7 @@ CHANGES = TINY | {
 }  # fmt: skip
 PATIENCE = 240  # seconds for any one thing to happen
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
-MOMENTS = ("begins", "in its loop", "has ended")
+MOMENTS = ("in its loop", "has ended", "begins")
 FIGURES = ("loss_curves", "base_novel_gap")
 
 
@@ -133,7 +135,7 @@ class Signals:
         """As if the run had never been trained."""
         for path in (self.scratch, self.checkpoint.parent.parent, self.log.parent):
             shutil.rmtree(path, ignore_errors=True)
-        shutil.rmtree(self.folder / ".dvc/cache", ignore_errors=True)
+        shutil.rmtree(self.folder / ".dvc/cache/runs", ignore_errors=True)  # or DVC would restore it
 
     def steps(self):
         """Steps of the newest state, or all if the training has ended."""
@@ -287,6 +289,37 @@ def setup_cases():
         yield f"{number.name} to a set-up", lambda number=number: run(f"ended_set_up and {number.name}")
 
 
+def serve():
+    """Run stages, one for each line of standard input, in forks of a process that has imported everything.
+
+    A line is the JSON list of a stage's name and arguments; the answer is one of exit status and output.
+    """
+    stages = {name: importlib.import_module(f"stages.{words[0]}") for name, words in Disk.STAGES.items()}
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        with tempfile.TemporaryFile(dir="/tmp") as output:
+            child = os.fork()
+            if not child:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+                code = 1
+                try:
+                    sys.argv = [name, *arguments]
+                    stages[name].main()
+                    code = 0
+                except SystemExit as error:
+                    code = error.code or 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(code)
+            status_ = os.waitpid(child, 0)[1]
+            output.seek(0)
+            print(json.dumps([os.waitstatus_to_exitcode(status_), output.read().decode()]), flush=True)
+
+
 class Disk:
     """Stages on a file system of a few hundred MB that can be full, out of inodes or read-only."""
 
@@ -309,8 +342,18 @@ class Disk:
         shutil.copytree(clone.folder, self.folder, symlinks=True)
         self.environment = clone.environment | {"CONTRASTMASK_HOME": str(self.folder), "TMPDIR": "/tmp"}
         self.filler = mounted / "filler"
+        self.server = subprocess.Popen([sys.executable, "-m", "benchmarks.interference", "--serve"], cwd=self.folder,
+                                       env=self.environment, text=True, stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE)  # fmt: skip
+
+    def run(self, stage):
+        """(exit status, output) of a stage."""
+        print(json.dumps([stage, *self.STAGES[stage][1:]]), file=self.server.stdin, flush=True)
+        return json.loads(self.server.stdout.readline())
 
     def close(self):
+        self.server.stdin.close()
+        self.server.wait()
         subprocess.run(["umount", str(self.mounted)], check=True)
 
     def remount(self, options):
@@ -359,20 +402,18 @@ class Disk:
         moved = self.take_away(stage)
         before = self.content()
         with self.state(kind):
-            done = subprocess.run(["python", "-m", f"stages.{self.STAGES[stage][0]}", *self.STAGES[stage][1:]],
-                                  cwd=self.folder, env=self.environment, capture_output=True, text=True)  # fmt: skip
-        output = done.stdout + done.stderr
+            code, output = self.run(stage)
         try:
             assert "Traceback" not in output, f"a traceback: {output[-2500:]}"
             after = self.content()
             final = [path for path in after if not path.name.startswith(".") and not path.name.endswith(".part")]
             new = [path for path in final if before.get(path) != after[path]]
             lost = [path for path in before if path not in after]
-            if done.returncode == 0:
+            if code == 0:
                 assert stage == "plan" or not new or kind == "full disk", f"exit 0, but wrote {new}"
                 assert stage == "plan" or self.complete(stage), f"exit 0, but did nothing: {output[-500:]}"
             else:
-                lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+                lines = [line for line in output.splitlines() if line.startswith("error: ")]
                 assert len(lines) == 1, f"not one line: {output[-1500:]}"
                 assert stage == "download" or not new, f"half-written: {new}"
             assert not lost, f"lost: {lost}"
@@ -391,10 +432,9 @@ class Disk:
                                                   if not name.startswith("scratch/"))  # fmt: skip
 
     def works_again(self):
-        for stage, words in self.STAGES.items():
-            done = subprocess.run(["python", "-m", f"stages.{words[0]}", *words[1:]], cwd=self.folder,
-                                  env=self.environment, capture_output=True, text=True)  # fmt: skip
-            assert done.returncode == 0, f"{stage}: {done.stderr[-1500:]}"
+        for stage in self.STAGES:
+            code, output = self.run(stage)
+            assert code == 0, f"{stage}: {output[-1500:]}"
 
 
 def disk_cases(clone, mounted):
@@ -428,8 +468,11 @@ def cases(kinds, root):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=("setups", "disk", "launches", "signals"))
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--match", default="", help="only cases whose name contains this")
     args = parser.parse_args()
+    if args.serve:
+        return serve()
     kinds = args.only or ("setups", "disk", "launches", "signals")
     done = failed = 0
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, and its children, ignore it
