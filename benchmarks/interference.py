@@ -122,7 +122,6 @@ class Signals:
 
     def __init__(self, clone):
         self.clone, self.folder = clone, clone.folder
-        os.environ["CONTRASTMASK_HOME"] = str(clone.folder)
         self.checkpoint = clone.folder / "runs" / DATASET / KILLED / "seed0" / "checkpoint.pth"
         self.log = clone.folder / "logs" / DATASET / KILLED / "seed0.jsonl"
         self.expected = weights(self.checkpoint), self.log.read_bytes()
@@ -236,6 +235,7 @@ class Signals:
 
 def signal_cases(clone):
     """(name, function) of every case of `signals`, and the last that lets all end."""
+    os.environ["CONTRASTMASK_HOME"] = str(clone.folder)  # whose status is read
     signals = Signals(clone)
     for moment in MOMENTS:
         for what in ("training", "dvc", "launch", "make"):
@@ -247,6 +247,7 @@ def signal_cases(clone):
 
 def launch_cases(clone):
     """Two launches in one working copy."""
+    os.environ["CONTRASTMASK_HOME"] = str(clone.folder)
     signals = Signals(clone)
 
     def second_is_refused():
