@@ -41,7 +41,8 @@ def command(main):
             _silence(sys.stdout)
             sys.exit(128 + signal.SIGPIPE)
         except KeyboardInterrupt as error:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience must not turn the end into a traceback
+            for number in processes.ENDING:  # impatience must not turn the end into a traceback
+                signal.signal(number, signal.SIG_IGN)
             _end(f"{one_line(error)}; the same command goes on from what is saved", 128 + getattr(error, "by", 2))
         except ExperimentError as error:
             _end(one_line(error), error.exit_code)

@@ -16,7 +16,7 @@ import psutil
 
 from pipeline.errors import Refused, refusal
 
-OWNER = re.compile(r"\.(?P<machine>[^/]*)-(?P<process>\d+)-[0-9a-f]{8}\.part$")
+OWNER = re.compile(r"(?P<machine>.+)-(?P<process>\d+)-[0-9a-f]{8}\.part")  # behind the name and a dot
 
 
 @contextlib.contextmanager
@@ -101,9 +101,17 @@ def read_json(path, kind=dict):
 def _forget_leftovers(path):
     """Remove what killed processes of this machine left of earlier attempts to write a file."""
     for old in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        owner = OWNER.search(old.name)
-        if owner and owner["machine"] == os.uname().nodename and not psutil.pid_exists(int(owner["process"])):
+        owner = OWNER.fullmatch(old.name.removeprefix(f"{path.name}."))
+        if owner and owner["machine"] == os.uname().nodename and not _writes(int(owner["process"]), old):
             old.unlink(missing_ok=True)
+
+
+def _writes(process, path):
+    """Whether a process may have written a file; a later one of the same number has not."""
+    try:
+        return psutil.Process(process).create_time() <= path.stat().st_mtime + 1
+    except (psutil.Error, FileNotFoundError):
+        return False
 
 
 def _sync_folder(folder):

@@ -65,10 +65,11 @@ def _launch(chosen, selection, dataset):
     try:
         chosen.start()
         states = _show(dataset, chosen)
-    except KeyboardInterrupt:
+    except BaseException as error:
         if not chosen.detached:
             logger.info("ending: trainings save their state (Ctrl-C once more ends them without)")
             chosen.stop()
+        if not (chosen.detached and isinstance(error, KeyboardInterrupt)):
             raise
         raise ExperimentError(
             "the watching ended, the jobs go on; the same command watches them again, `scancel` ends them"

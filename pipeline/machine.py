@@ -43,7 +43,7 @@ def test_batch():
 
 def _positive(variable, default, what):
     """An environment variable that is a positive integer; the default if it is unset or empty."""
-    value = (os.environ.get(variable) or str(default)).strip()
+    value = os.environ.get(variable, "").strip() or str(default)
     if not (value.isascii() and value.isdecimal() and 0 < int(value) <= MOST):
         raise ExperimentError(f"{variable}={value!r}: not a number of {what}; valid: 1, 2, ..., or unset it")
     return int(value)

@@ -9,7 +9,6 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 # isort: split
 
 import heapq
-import json
 import sys
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 
-from pipeline import config, experiments, paths, status
+from pipeline import config, experiments, files, paths, status
 from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
 
@@ -83,7 +82,11 @@ def training_images(dataset, declared):
     """
     entry = declared.dataset(dataset)
     if paths.manifest(dataset).exists():
-        return json.loads(paths.manifest(dataset).read_text())["subsets"]["train2017"]["images"]
+        try:
+            return int(files.read_json(paths.manifest(dataset))["subsets"]["train2017"]["images"])
+        except (KeyError, TypeError, ValueError):
+            where = paths.manifest(dataset).relative_to(paths.ROOT)
+            raise ExperimentError(f"{where}: damaged; remove it and run `dvc repro download`") from None
     if "train_images" not in entry:
         raise ExperimentError(
             f"experiments.yaml: datasets.{dataset}: how many training images is unknown; run `dvc repro download` or "

@@ -102,6 +102,8 @@ class Children:
                 for child in running:
                     self._tell(child, told, time.monotonic() - began)
                 time.sleep(0.1)
+            except Stopped:  # again, as when `make` passes on what has reached us too
+                continue
             except KeyboardInterrupt:
                 for child in running:
                     _kill(child.pid)

@@ -47,10 +47,14 @@ def pip_install(venv, *arguments):
 
 
 def load_error(venv):
-    """Import the compiled operators and what stands on them. Returns the last line of the error, or None."""
+    """Import the compiled operators and what stands on them. Returns the error's own first line, or None."""
     command = [venv / "bin" / "python", "-W", "ignore", "-c", LOADS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+    if done.returncode == 0:
+        return None
+    # Behind the last traceback the unindented line is the error; its message may have more lines.
+    lines = done.stderr.rpartition("Traceback (most recent call last):")[2].splitlines()
+    return next((line for line in lines if line.strip() and not line[0].isspace()), f"exit {done.returncode}")
 
 
 def install_mmcv(venv, version, mode):

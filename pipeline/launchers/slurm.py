@@ -213,6 +213,7 @@ def _slurm(*command, **options):
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
         raise ExperimentError(f"{command[0]}: {type(error).__name__}") from None
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["failed"])[-1]
-        raise ExperimentError(f"{command[0]}: {last.removeprefix(f'{command[0]}: ')}")
+        lines = done.stderr.strip().splitlines()
+        said = [line for line in lines if "error: " in line] or lines[-1:] or ["failed"]  # the first says why
+        raise ExperimentError(f"{command[0]}: {said[0].removeprefix(f'{command[0]}: ')}")
     return done.stdout

@@ -1,11 +1,16 @@
 """The order in which `stages.launch` asks DVC for things, and what it does about failures; DVC itself is pretended."""
 
+import os
+import subprocess
+import sys
 import threading
+import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from pipeline import experiments, launch, launchers, machine_settings
+from pipeline import experiments, launch, launchers, machine_settings, paths
 from pipeline.errors import ExperimentError
 from pipeline.launchers import local
 
@@ -187,3 +192,115 @@ def test_data_that_is_there_is_not_touched(dvc, monkeypatch):
 def test_jobs_must_be_positive(dvc):
     with pytest.raises(ExperimentError, match="--jobs 0"):
         launch.launch(0, "generated")
+
+
+STAGE = """
+import signal, sys, time
+got = []
+signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+print("begun", flush=True)
+while not got:
+    time.sleep(0.01)
+time.sleep(0.5)  # the state is saved
+print("told", len(got), flush=True)
+"""
+DVC = f"""
+import subprocess, sys
+code = subprocess.run([sys.executable, "-c", {STAGE!r}]).returncode
+print("dvc notes", code, flush=True)
+"""
+
+
+def begun(log):
+    while "begun" not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.01)
+
+
+def test_ctrl_c_lets_a_stage_save_its_state_once_and_starts_nothing_more(dvc, monkeypatch, tmp_path):
+    log = tmp_path / "log"
+
+    def run(*targets, **_):
+        with log.open("a") as file:
+            return launchers.children.run([sys.executable, "-c", DVC], stdout=file)
+
+    def interrupted(*_):
+        begun(log)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launchers, "dvc", run)
+    monkeypatch.setattr(launchers, "changed_stages", lambda: {"train@current"})
+    monkeypatch.setattr(launch, "_show", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch.launch(1, "generated")
+    assert log.read_text() == "begun\ntold 1\ndvc notes 0\n"
+    monkeypatch.setattr(launch, "_show", lambda *_: {name: launchers.State("done") for name in dvc_steps()})
+    monkeypatch.setattr(launchers, "dvc", dvc)
+    launch.launch(1, "generated")  # the next one is not hindered
+
+
+def test_what_a_launch_runs_ends_with_it(tmp_path):
+    """SIGKILL of the launch: `dvc` is told; its stage is tied to it by pipeline.cli."""
+    code = (f"import sys\nfrom pipeline.processes import Children\n"
+            f"Children().run([sys.executable, '-c', 'import time; print(\"begun\", flush=True); time.sleep(60)'],"
+            f" stdout=open({str(tmp_path / 'log')!r}, 'w'))")  # fmt: skip
+    launched = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT)
+    begun(tmp_path / "log")
+    [child] = psutil.Process(launched.pid).children()
+    launched.kill()
+    launched.wait()
+    child.wait(timeout=30)
+
+
+def test_a_second_launch_is_refused_and_says_which_process_runs(dvc, monkeypatch):
+    with launch._alone():
+        with pytest.raises(ExperimentError, match=rf"already \(process {os.getpid()} on .*`kill {os.getpid()}`"):
+            launch.launch(1, "generated")
+    assert dvc.calls == []
+    launch.launch(1, "generated")
+    assert dvc.calls
+
+
+def git(folder, *arguments, check=True):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(["git", *identity, *arguments], cwd=folder, check=check, capture_output=True, text=True)
+
+
+@pytest.fixture
+def conflict(tmp_path, monkeypatch):
+    """A working copy in the middle of a merge that changed dvc.lock on both sides."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    git(tmp_path, "init", "-q", "-b", "main")
+    for branch, content in (("main", "schema: '2.0'\n"), ("theirs", "schema: '2.1'\n"), ("ours", "schema: '2.2'\n")):
+        if branch != "main":
+            git(tmp_path, "checkout", "-q", "-b", branch, "main")
+        (tmp_path / "dvc.lock").write_text(content)
+        git(tmp_path, "add", "-A")
+        git(tmp_path, "commit", "-q", "-m", branch)
+    assert git(tmp_path, "merge", "theirs", check=False).returncode
+    return tmp_path
+
+
+def test_merge_conflicts_in_dvc_lock_are_named_and_the_remedy_works(conflict):
+    with pytest.raises(ExperimentError, match="^dvc.lock: git left merge conflicts in it; run `git checkout --ours"):
+        launchers._require_lock_file()
+    git(conflict, "checkout", "--ours", "dvc.lock")
+    git(conflict, "add", "dvc.lock")
+    launchers._require_lock_file()
+    assert (conflict / "dvc.lock").read_text() == "schema: '2.2'\n"
+
+
+def test_committed_conflicts_in_dvc_lock_have_a_remedy_of_their_own(conflict):
+    git(conflict, "commit", "-q", "-a", "-m", "with markers")
+    with pytest.raises(ExperimentError, match="merge conflicts in it; run `rm dvc.lock`"):
+        launchers._require_lock_file()
+    (conflict / "dvc.lock").unlink()
+    launchers._require_lock_file()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a: [", b"- 1\n", b"\0" * 100])
+def test_a_damaged_dvc_lock_is_one_line(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    (tmp_path / "dvc.lock").write_bytes(content)
+    with pytest.raises(ExperimentError, match=r"^dvc.lock: damaged \(.*\); run `rm dvc.lock`") as error:
+        launchers.changed_stages()
+    assert "\n" not in str(error.value)

@@ -96,7 +96,8 @@ def test_killed_and_resumed_ends_with_the_same_weights(uninterrupted, kill_after
     assert_same(training.train(job()), uninterrupted)
 
 
-def test_sigterm_saves_the_state_and_the_next_attempt_goes_on_from_there(uninterrupted, monkeypatch):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_the_state_and_the_next_attempt_goes_on_from_there(uninterrupted, monkeypatch, name):
     scratch = paths.scratch(config.fingerprint(job()))
     empty(scratch)
     original = training.RunLogHook._dump_log
@@ -104,11 +105,12 @@ def test_sigterm_saves_the_state_and_the_next_attempt_goes_on_from_there(uninter
     def dump(self, log_dict, runner):
         original(self, log_dict, runner)
         if log_dict.get("iter") == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.Signals[name])
 
     monkeypatch.setattr(training.RunLogHook, "_dump_log", dump)
-    with pytest.raises(Interrupted, match="at step 3; the state is saved"):
+    with pytest.raises(Interrupted, match=f"stopped by {name} at step 3; the state is saved") as stopped:
         training.train(job())
+    assert stopped.value.exit_code == 128 + signal.Signals[name]
     assert [path.name[:14] for path in training.states_of(scratch)] == ["state_00000002", "state_00000003"]
     monkeypatch.setattr(training.RunLogHook, "_dump_log", original)
     assert_same(training.train(job()), uninterrupted)

@@ -46,7 +46,8 @@ def venv(tmp_path):
 def start(venv, seconds="0.3"):
     environment = os.environ | {"PIP_LOG": str(venv / "log"), "PIP_SECONDS": seconds, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-c", SET_UP, "--venv", str(venv)], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
 
 
 def lines(venv):
@@ -69,12 +70,12 @@ def test_the_second_waits_says_so_and_installs_nothing(venv):
     assert [line.split()[0] for line in lines(venv)] == ["begin", "end"] * 2, "torch, then the rest, by the first alone"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_an_ended_set_up_leaves_no_pip_and_the_next_goes_on(venv, number):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_an_ended_set_up_leaves_no_pip_and_the_next_goes_on(venv, name):
     first = start(venv, "60")
     wait_for_pip(venv, first)
     pip = int(lines(venv)[0].split()[1])
-    first.send_signal(number)
+    first.send_signal(signal.Signals[name])
     _, errors = first.communicate(timeout=60)
     assert first.returncode != 0 and "Traceback" not in errors
     for _ in range(100):
