@@ -261,7 +261,7 @@ MUTANTS = [Mutant(*row) for row in (
      GOLDEN + " -k mask_branch_train"),
     ("CAM is not added", MODELS + "mask_head.py", "x + self.cam_scale * cam", "x + 0.0 * cam", GOLDEN + " -k maskhead"),
     ("novel RoIs in the mask loss", MODELS + "roi_head.py", "        in_loss = ~is_novel\n",
-     "        in_loss = is_novel | ~is_novel\n", WEAK + " -k w22"),
+     "        in_loss = is_novel | ~is_novel\n", WEAK + " -k w32"),
     ("boxes of the mask loss", MODELS + "roi_head.py", 'if self.mask_loss_rois == "base_gt":',
      'if self.mask_loss_rois == "base_positives":', GOLDEN + " -k mask_branch_train"),
     ("contrastive loss reaches the backbone", MODELS + "roi_head.py",
