@@ -47,10 +47,9 @@ def test_other_values_and_numbers_of_rois(tmp_path, name, seed, rois):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "rois", "size"), [(3, 2, (192, 256)), (4, 3, (256, 224))])
 @pytest.mark.parametrize("name", HEAVY)
-def test_other_image_sizes_and_whole_heads(tmp_path, name, seed, rois, size):
-    plain.write(tmp_path, name, seed, rois + (name == "clhead_train"), size)
+def test_other_image_sizes_and_whole_heads(tmp_path, name):
+    plain.write(tmp_path, name, 3, 3, (192, 224))
     assert failures(tmp_path) == []
 
 
