@@ -17,12 +17,15 @@ def main():
     parser.add_argument("--golden", type=Path, default=paths.ROOT / "tests/golden", help="directory of fixtures")
     torch.set_num_threads(1)
     failed = total = 0
-    worst = 0.0
+    worst, margins = 0.0, {}
     for check in verify(parser.parse_args().golden):
         print(check, flush=True)
         total += 1
         failed += not check.ok
         worst = max(worst, check.relative)
+        margins[check.fixture] = max(margins.get(check.fixture, check), check, key=lambda check: check.margin)
+    for check in margins.values():
+        print(f"worst of {check.fixture}: {check.array}, {check.margin:.3f} of its tolerance")
     print(f"checks={total} failed={failed} worst_relative={worst:.2e}")
     if failed:
         raise ExperimentError(f"{failed} of {total} checks are beyond tolerance")

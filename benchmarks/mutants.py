@@ -1,0 +1,375 @@
+"""python -m benchmarks.mutants [--only PART] [--list]: does a test notice when the science is edited wrongly?
+
+Every mutant is one edit of one line. It is applied to a copy of the working tree, the tests that should notice run
+there, and the line is put back. `caught` is a failing test; `survived` is none.
+"""
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.cli import command
+from pipeline.errors import ExperimentError
+
+ROOT = Path(__file__).resolve().parent.parent
+OWN = ("pipeline", "stages", "benchmarks", "tests")  # packages that a copy has its own of
+# Imported once and shared by the forked test runs; compat goes before those that need it.
+LIBRARIES = ("numpy", "torch", "pandas", "cv2", "pytest", "hypothesis", "pipeline.compat", "mmcv", "mmcv.ops",
+             "mmdet.core", "mmdet.datasets", "mmdet.models", "pycocotools.coco", "ruamel.yaml")  # fmt: skip
+PATIENCE = 600  # seconds that the tests of a mutant may take; one that hangs is caught
+
+
+class Mutant(NamedTuple):
+    """One wrong edit.
+
+    Attributes:
+        name: what is wrong.
+        file: edited file, relative to the repository.
+        old, new: text and its replacement; `old` occurs once.
+        tests: arguments of pytest.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MODELS = "pipeline/models/contrastmask/"
+CONFIGURATION = "tests/core/test_released_configuration.py"
+SETS = "tests/models/test_sets.py"
+LOSSES = "tests/models/test_losses.py"
+HEAD = "tests/models/test_contrastive_head.py"
+ROUTES = "tests/models/test_gradient_routes.py"
+INFERENCE = "tests/models/test_inference.py"
+WEAK = "tests/models/test_weaknesses.py"
+START = "tests/models/test_initialisation.py"
+THRESHOLDS = "tests/models/test_thresholds.py"
+HOOKS = "tests/models/test_hooks.py"
+TARGETS = "tests/datasets/test_mask_targets.py"
+PARTIAL = "tests/datasets/test_partial.py"
+SAMPLER = "tests/datasets/test_sampler.py"
+SPLIT = "tests/datasets/test_split.py"
+CATEGORIES = "tests/datasets/test_categories.py"
+PARITY = "tests/evaluation/test_parity.py"
+GOLDEN = "tests/golden/test_verify.py"
+
+MUTANTS = [Mutant(*row) for row in (
+    # Schedule, optimiser, images: pipeline/experiments.yaml, profile `full`
+    ("milestones", "pipeline/experiments.yaml", "1x: {epochs: 12, milestones: [8, 11]}",
+     "1x: {epochs: 12, milestones: [6, 9]}", CONFIGURATION),
+    ("milestones of 3x", "pipeline/experiments.yaml", "3x: {epochs: 36, milestones: [27, 33]}",
+     "3x: {epochs: 36, milestones: [24, 33]}", CONFIGURATION),
+    ("length of 3x", "pipeline/experiments.yaml", "3x: {epochs: 36, milestones: [27, 33]}",
+     "3x: {epochs: 34, milestones: [27, 33]}", CONFIGURATION),
+    ("scales", "pipeline/experiments.yaml", "train_scales: [[1333, 640], [1333, 800]]",
+     "train_scales: [[1333, 480], [1333, 960]]", CONFIGURATION),
+    ("scale of testing", "pipeline/experiments.yaml", "test_scale: [1333, 800]", "test_scale: [1333, 600]",
+     CONFIGURATION),
+    ("backbone unfrozen", "pipeline/experiments.yaml", "r50: {type: ResNet, depth: 50, frozen_stages: 1,",
+     "r50: {type: ResNet, depth: 50, frozen_stages: -1,", CONFIGURATION),
+    ("batch norm of the backbone trains", "pipeline/experiments.yaml",
+     "r101: {type: ResNet, depth: 101, frozen_stages: 1, norm_eval: true",
+     "r101: {type: ResNet, depth: 101, frozen_stages: 1, "
+     "norm_eval: false", CONFIGURATION),
+    ("groups of ResNeXt", "pipeline/experiments.yaml", "x101: {type: ResNeXt, depth: 101, groups: 64",
+     "x101: {type: ResNeXt, depth: 101, groups: 32", CONFIGURATION),
+    ("learning rate", "pipeline/experiments.yaml", "optimizer: {type: SGD, lr: 0.02,",
+     "optimizer: {type: SGD, lr: 0.01,",
+     CONFIGURATION),
+    ("weight decay", "pipeline/experiments.yaml", "momentum: 0.9, weight_decay: 0.0001",
+     "momentum: 0.9, weight_decay: 0.0005",
+     CONFIGURATION),
+    ("batch", "pipeline/experiments.yaml", "batch_size: 16        # images", "batch_size: 8         # images",
+     CONFIGURATION),
+    ("warm-up length", "pipeline/experiments.yaml", "warmup_iterations: 500", "warmup_iterations: 1000", CONFIGURATION),
+    ("direction", "pipeline/experiments.yaml", "nonvoc2voc: {base: nonvoc, novel: voc}",
+     "nonvoc2voc: {base: voc, novel: nonvoc}",
+     CONFIGURATION),
+    ("row of Table 4", "pipeline/experiments.yaml", "contrastmask_sigma_0_6: {<<: *ours, overrides: {sigma: 0.6}}",
+     "contrastmask_sigma_0_6: {<<: *ours, overrides: {sigma: 0.5}}", CONFIGURATION),
+    ("row without CAM", "pipeline/experiments.yaml", "cam: true, cl_head: false}", "cam: false, cl_head: false}",
+     CONFIGURATION),
+    ("warm-up ratio", "pipeline/training.py", '"warmup_ratio": 0.001', '"warmup_ratio": 0.1', CONFIGURATION),
+    ("warm-up shape", "pipeline/training.py", '"warmup": "linear"', '"warmup": "constant"', CONFIGURATION),
+    ("milestones in iterations", "pipeline/training.py", "milestone * unit for milestone",
+     "milestone * accumulate for milestone",
+     CONFIGURATION),
+    ("warm-up of a divided step", "pipeline/training.py", '["warmup_iterations"] * accumulate', '["warmup_iterations"]',
+     CONFIGURATION),
+    ("linear rule", "pipeline/config.py", '["lr"] *= factor', '["lr"] /= factor', "tests/core/test_config.py"),
+    ("mask format of 3x", "pipeline/config.py", 'poly2mask=knobs.mask_format == "bitmap"', "poly2mask=True",
+     CONFIGURATION),
+    # Data steps
+    ("no BGR to RGB", "pipeline/datasets/pipelines.py", '"to_rgb": True', '"to_rgb": False', CONFIGURATION),
+    ("mean of images", "pipeline/datasets/pipelines.py", "[123.675, 116.28, 103.53]", "[103.53, 116.28, 123.675]",
+     CONFIGURATION),
+    ("flip", "pipeline/datasets/pipelines.py", "flip_ratio=0.5", "flip_ratio=0.0", CONFIGURATION),
+    ("aspect ratio", "pipeline/datasets/pipelines.py", '"multiscale_mode": "range", "keep_ratio": True',
+     '"multiscale_mode": "range", "keep_ratio": False', CONFIGURATION),
+    ("two scales only", "pipeline/datasets/pipelines.py", '"multiscale_mode": "range"', '"multiscale_mode": "value"',
+     CONFIGURATION),
+    ("novel flag", "pipeline/datasets/partial.py", "[mask is None for mask in parsed",
+     "[mask is not None for mask in parsed", PARTIAL),
+    ("augmentation seed", "pipeline/datasets/partial.py", "    np.random.seed(seed)\n", "    np.random.seed(0)\n",
+     PARTIAL),
+    ("holes of encoded masks", "pipeline/datasets/partial.py", "(1, -1)), strict=True", "(1, 1)), strict=True",
+     TARGETS),
+    ("whole coordinates are cut", "pipeline/datasets/partial.py", "np.asarray(polygon, dtype=np.float64)",
+     "np.asarray(polygon)",
+     TARGETS),
+    ("format of the oracle's prior", "pipeline/datasets/oracle.py", '"poly2mask": step["poly2mask"]',
+     '"poly2mask": True', TARGETS),
+    # Sampler, groups, split
+    ("same order in every epoch", "pipeline/datasets/sampler.py", "default_rng([self.seed, epoch])",
+     "default_rng([self.seed, 0])",
+     SAMPLER),
+    ("ranks share images", "pipeline/datasets/sampler.py", "slice(self.rank, None, self.world_size)",
+     "slice(0, None, self.world_size)", SAMPLER),
+    ("mixed groups", "pipeline/datasets/sampler.py", "self.group_flags == group", "self.group_flags >= group", SAMPLER),
+    ("a category of VOC", "pipeline/datasets/categories.py", '"potted plant", "dining table", "tv",',
+     '"potted plant", "dining table", "laptop",', CATEGORIES),
+    ("a category id", "pipeline/datasets/categories.py", '(13, "stop sign", "outdoor")',
+     '(12, "stop sign", "outdoor")', CATEGORIES),
+    ("novel masks leak", "pipeline/datasets/split.py", '"bbox", "iscrowd", "ignore")',
+     '"bbox", "iscrowd", "ignore", "segmentation")',
+     SPLIT),
+    ("novel areas leak", "pipeline/datasets/split.py", 'record["area"], record["novel"] = width * height, True',
+     'record["area"], record["novel"] = annotation["area"], True', SPLIT),
+    ("groups of the split", "pipeline/datasets/split.py", '"novel" if c.name in novel else "base"',
+     '"base" if c.name in novel else "novel"',
+     SPLIT),
+    # Model configuration
+    ("positive RoIs", "pipeline/models/architecture.py", "rcnn_positive_fraction: float = 0.25",
+     "rcnn_positive_fraction: float = 0.5",
+     CONFIGURATION),
+    ("sampled RoIs", "pipeline/models/architecture.py", "rcnn_samples: int = 512", "rcnn_samples: int = 256",
+     CONFIGURATION),
+    ("anchors in the RPN loss", "pipeline/models/architecture.py", "rpn_samples: int = 256",
+     "rpn_samples: int = 512", CONFIGURATION),
+    ("negative anchors", "pipeline/models/architecture.py", "rpn_negative_iou: float = 0.3",
+     "rpn_negative_iou: float = 0.4",
+     CONFIGURATION),
+    ("proposals before NMS", "pipeline/models/architecture.py", "rpn_pre_nms: int = 2000", "rpn_pre_nms: int = 1000",
+     CONFIGURATION),
+    ("NMS of detections", "pipeline/models/architecture.py", "nms_iou: float = 0.5", "nms_iou: float = 0.6",
+     CONFIGURATION),
+    ("score threshold", "pipeline/models/architecture.py", "score_threshold: float = 0.05",
+     "score_threshold: float = 0.5",
+     CONFIGURATION),
+    ("detections an image", "pipeline/models/architecture.py", "max_detections: int = 100",
+     "max_detections: int = 50", CONFIGURATION),
+    ("anchor size", "pipeline/models/architecture.py", "anchor_scales: tuple[float, ...] = (8,)",
+     "anchor_scales: tuple[float, ...] = (4,)",
+     CONFIGURATION),
+    ("ground truth as proposals", "pipeline/models/__init__.py", "arch.rcnn_positive_fraction, True)",
+     "arch.rcnn_positive_fraction, False)",
+     CONFIGURATION),
+    ("deltas of boxes", "pipeline/models/__init__.py", "_box_coder([0.1, 0.1, 0.2, 0.2])",
+     "_box_coder([1.0, 1.0, 1.0, 1.0])",
+     CONFIGURATION),
+    ("temperatures swapped", "pipeline/models/__init__.py", '"tau_easy": knobs.tau_easy, "tau_hard": knobs.tau_hard',
+     '"tau_easy": knobs.tau_hard, "tau_hard": knobs.tau_easy', CONFIGURATION),
+    # Recipes and knob files
+    ("tau of the paper", "pipeline/recipes.yaml", "knob: tau_easy, paper: 0.7", "knob: tau_easy, paper: 0.5",
+     CONFIGURATION),
+    ("epochs of lambda", "pipeline/recipes.yaml", "lambda_warmup_epochs, paper: 4, released: 4",
+     "lambda_warmup_epochs, paper: 4, released: 8",
+     CONFIGURATION),
+    ("passes of an epoch", "pipeline/recipes.yaml", "released: {1x: 1, 3x: 3},", "released: {1x: 1, 3x: 1},",
+     CONFIGURATION),
+    ("key pooling", "pipeline/recipes.yaml", "knob: key_pooling, paper: roi, released: batch",
+     "knob: key_pooling, paper: roi, released: roi",
+     CONFIGURATION),
+    ("initial weights of the box head", "pipeline/recipes.yaml", "knob: box_init, paper: xavier, released: xavier",
+     "knob: box_init, paper: normal, released: normal", CONFIGURATION),
+    ("pinned sigma", "pipeline/paper.yaml", "sigma: 0.3 ", "sigma: 0.6 ", CONFIGURATION),
+    ("pinned delta", "pipeline/paper.yaml", "delta: 0.1 ", "delta: 0.2 ", CONFIGURATION),
+    ("pinned loss", "pipeline/paper.yaml", "loss_denominator: temperature", "loss_denominator: recipe     ",
+     CONFIGURATION),
+    # CAM and edges
+    ("bias in the CAM", MODELS + "box_head.py", "features, weight[labels])", "features, weight[labels] + 0.1)",
+     INFERENCE),
+    ("flat maps", MODELS + "cam.py", "FLAT_SPAN = 1e-6", "FLAT_SPAN = 1e-2", THRESHOLDS),
+    ("rounding as a prior", MODELS + "cam.py", "FLAT_SPAN = 1e-6", "FLAT_SPAN = 0.0", THRESHOLDS),
+    ("corners of the CAM", MODELS + "cam.py", "align_corners=False", "align_corners=True", GOLDEN + " -k cam"),
+    ("edges look back", MODELS + "edges.py", "(rows[:, 2:] != rows[:, :-2])", "(rows[:, 1:-1] != rows[:, :-2])", SETS),
+    ("dilation in four directions", MODELS + "edges.py", "rows[:, :, :-2] | rows[:, :, 1:-1] | rows[:, :, 2:]",
+     "rows[:, :, :-2] | rows[:, :, 1:-1]",
+     SETS),
+    # Partition and sampling
+    ("background of the CAM", MODELS + "partition.py", "prior > 1 - delta, prior < delta",
+     "prior > 1 - delta, prior < 1 - delta", SETS),
+    ("tiny sides", MODELS + "partition.py", "TINY_SIDE_CELLS = 2", "TINY_SIDE_CELLS = 4", GOLDEN + " -k partitions"),
+    ("band of the released rule", MODELS + "partition.py", "else near & ~edges", "else near", SETS),
+    ("RoIs that are kept", MODELS + "partition.py", "(self.counts >= min_keys).all", "(self.counts > min_keys).all",
+     GOLDEN + " -k partitions"),
+    ("float32 of the counts", MODELS + "sampling.py", "torch.ceil(counts.to(torch.float32) * rule.sigma)",
+     "torch.ceil(counts.to(torch.float64) * rule.sigma)",
+     SETS),
+    ("draws are the first cells", MODELS + "sampling.py", "numbers &= -1 << index_bits", "numbers &= 0", SETS),
+    ("same draw in every step", MODELS + "sampling.py", '{seed}/{rank}/{iteration}', '{seed}/{rank}', SETS),
+    # Loss
+    ("sign of the background", MODELS + "losses.py", "(BACKGROUND, EASY_NEGATIVE, EASY_POSITIVE, ",
+     "(BACKGROUND, EASY_POSITIVE, EASY_NEGATIVE, ", LOSSES),
+    ("temperature of hard keys", MODELS + "losses.py", '(FOREGROUND, HARD_POSITIVE, HARD_NEGATIVE, "tau_hard")',
+     '(FOREGROUND, HARD_POSITIVE, HARD_NEGATIVE, "tau_easy")',
+     LOSSES),
+    ("no direction", MODELS + "losses.py", "NO_DIRECTION = 1e-6", "NO_DIRECTION = 1e-3", THRESHOLDS),
+    ("direction of rounding", MODELS + "losses.py", "NO_DIRECTION = 1e-6", "NO_DIRECTION = 1e-9", THRESHOLDS),
+    ("denominator", MODELS + "losses.py", 'form.denominator == "temperature" else cosines',
+     'form.denominator == "plain" else cosines', LOSSES),
+    ("centring", MODELS + "losses.py", "dots = dots - query_squares", "dots = dots + query_squares", LOSSES),
+    ("gradient of the query", MODELS + "losses.py", "grad_own = grad_own * share[..., None]",
+     "grad_own = grad_own * 1", LOSSES),
+    ("lambda starts at 0", MODELS + "losses.py", "min(max(0.25, int(epoch) / epochs), 1.0)",
+     "min(max(0.0, int(epoch) / epochs), 1.0)", LOSSES),
+    ("lambda rises past 1", MODELS + "losses.py", "min(max(0.25, int(epoch) / epochs), 1.0)",
+     "max(0.25, int(epoch) / epochs)", LOSSES),
+    ("linear lambda", MODELS + "losses.py", "0.25 + 0.75 * min", "0.25 + 0.5 * min", LOSSES),
+    # Heads
+    ("supervision", MODELS + "cl_head.py", "            return ~is_novel\n", "            return is_novel\n", HEAD),
+    ("novel RoIs read masks", MODELS + "cl_head.py", 'if self.supervision == "oracle" else ~is_novel',
+     'if self.supervision != "oracle" else ~is_novel', HEAD),
+    ("weight of the loss", MODELS + "cl_head.py", "self.loss_factor * warmup_weight * terms.sum()",
+     "self.loss_factor * terms.sum()", HEAD),
+    ("kept RoIs in the queries", MODELS + "cl_head.py", 'self.query_rois == "kept"', 'self.query_rois == "all"', HEAD),
+    ("fusion starts otherwise", MODELS + "cl_head.py", "            kaiming_init(self.fusion)\n",
+     "            pass\n", START),
+    ("attention without directions", MODELS + "attention.py",
+     "scaled_dot_product_attention(directions, directions, cells, scale=1.0)",
+     "scaled_dot_product_attention(cells, directions, cells, scale=1.0)", HEAD),
+    ("attention scaled", MODELS + "attention.py", "cells, scale=1.0)", "cells)", HEAD),
+    ("Xavier of the box head", MODELS + "box_head.py", 'if init == "xavier":', 'if init == "normal":', START),
+    ("classifier trains through the CAM", MODELS + "box_head.py", "weight = self.fc_cls.weight.detach() if",
+     "weight = self.fc_cls.weight if", ROUTES),
+    ("detection of another proposal", MODELS + "box_head.py", 'self.num_classes, rounding_mode="floor")',
+     'self.num_classes + 1, rounding_mode="floor")', INFERENCE),
+    ("mask loss of all RoIs", MODELS + "mask_head.py", "cells.mean((-2, -1)) * in_loss", "cells.mean((-2, -1))",
+     GOLDEN + " -k mask_branch_train"),
+    ("mean of the mask loss", MODELS + "mask_head.py", "in_loss.sum().clamp(min=1)", "len(in_loss)",
+     GOLDEN + " -k mask_branch_train"),
+    ("CAM is not added", MODELS + "mask_head.py", "x + self.cam_scale * cam", "x + 0.0 * cam", GOLDEN + " -k maskhead"),
+    ("novel RoIs in the mask loss", MODELS + "roi_head.py", "        in_loss = ~is_novel\n",
+     "        in_loss = is_novel | ~is_novel\n", WEAK + " -k w32"),
+    ("boxes of the mask loss", MODELS + "roi_head.py", 'if self.mask_loss_rois == "base_gt":',
+     'if self.mask_loss_rois == "base_positives":', GOLDEN + " -k mask_branch_train"),
+    ("contrastive loss reaches the backbone", MODELS + "roi_head.py",
+     "                cl_features = cl_features.detach()\n", "                pass\n", ROUTES),
+    ("mask loss stops at the CAM", MODELS + "roi_head.py", "cam.detach() if self.detach_mask_cam else cam",
+     "cam.detach()", ROUTES),
+    ("lambda in passes", MODELS + "roi_head.py", "passes / self.lambda_epoch_passes", "passes", HOOKS),
+    ("epochs of the hook", MODELS + "hooks.py", "runner.iter / self.iters_per_epoch", "runner.iter", HOOKS),
+    # Scoring
+    ("AP75", "pipeline/scoring.py", '"AP75": 5', '"AP75": 4', PARITY),
+    ("groups of the scores", "pipeline/scoring.py", "if category in wanted]", "if category not in wanted]", PARITY),
+    ("small objects", "pipeline/scoring.py", '("all", "small", "medium", "large")',
+     '("all", "medium", "small", "large")', PARITY),
+    ("undefined precisions count", "pipeline/scoring.py", "values[values > -1].mean()", "values.mean()", PARITY),
+)]  # fmt: skip
+
+
+def edited(mutant, root=ROOT):
+    """The text of a mutant's file with the edit. Raises ExperimentError if the edit does not apply."""
+    text = (Path(root) / mutant.file).read_text()
+    if (count := text.count(mutant.old)) != 1 or mutant.old == mutant.new:
+        raise ExperimentError(
+            f"benchmarks/mutants.py: mutant {mutant.name!r} does not apply: {mutant.old.strip()!r} occurs {count} "
+            f"times in {mutant.file}; bring the edit up to date"
+        )
+    return text.replace(mutant.old, mutant.new)
+
+
+def copy_tree(target):
+    """Copy what Git tracks or would track of the working tree."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("reports/"):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+
+
+def test(root, arguments):
+    """Run pytest in a copy. Returns 'passed', 'failed' or 'timeout'. Raises ExperimentError if no test ran."""
+    log = root.with_suffix(".log")
+    process = multiprocessing.get_context("fork").Process(target=_run_pytest, args=(root, arguments, log))
+    process.start()
+    process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return "timeout"
+    if process.exitcode not in (0, 1, 2):  # 2: a test file that cannot even be imported
+        raise ExperimentError(f"`pytest {arguments}` ran no test: {log.read_text().strip().splitlines()[-1]}")
+    return "failed" if process.exitcode else "passed"
+
+
+def _run_pytest(root, arguments, log):
+    """Be the test run of a copy: its packages instead of this one's, the libraries as they are."""
+    with log.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.chdir(root)
+    sys.dont_write_bytecode = True
+    sys.path[:] = [str(root), *(entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, root))]
+    for name in [name for name in sys.modules if name.split(".")[0] in OWN or name == "__main__"]:
+        del sys.modules[name]
+    code = importlib.import_module("pytest").main(["-x", "-q", "-p", "no:cacheprovider", *shlex.split(arguments)])
+    sys.stdout.flush()
+    os._exit(int(code))
+
+
+@command
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="mutants whose name or file contains this")
+    parser.add_argument("--list", action="store_true", help="name them, run nothing")
+    arguments = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if arguments.only in mutant.name or arguments.only in mutant.file]
+    if not chosen:
+        raise ExperimentError(f"no mutant has {arguments.only!r} in its name or file; --list names all")
+    for mutant in chosen:
+        edited(mutant)
+    if arguments.list:
+        for mutant in chosen:
+            print(f"{mutant.file:<45} {mutant.name}")
+        return
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+    kept = [importlib.import_module(name) for name in LIBRARIES]  # compat holds a library for as long as it lives
+    survivors = []
+    with tempfile.TemporaryDirectory(prefix="mutants") as folder:
+        root = Path(folder) / "copy"
+        copy_tree(root)
+        for selection in dict.fromkeys(mutant.tests for mutant in chosen):
+            if test(root, selection) != "passed":
+                raise ExperimentError(f"`pytest {selection}` fails without any edit; mend that first")
+        for mutant in chosen:
+            original, began = (root / mutant.file).read_text(), time.monotonic()
+            (root / mutant.file).write_text(edited(mutant, root))
+            outcome = test(root, mutant.tests)
+            (root / mutant.file).write_text(original)
+            word = {"passed": "SURVIVED", "failed": "caught", "timeout": "caught (timeout)"}[outcome]
+            print(f"{word:<9} {time.monotonic() - began:5.1f} s  {mutant.file}: {mutant.name}", flush=True)
+            if outcome == "passed":
+                survivors.append(mutant)
+    del kept
+    print(f"mutants={len(chosen)} caught={len(chosen) - len(survivors)} survived={len(survivors)}")
+    for mutant in survivors:
+        print(f"survived: {mutant.file}: {mutant.name}: {mutant.old.strip()!r} -> {mutant.new.strip()!r}")
+    if survivors:
+        raise ExperimentError(f"{len(survivors)} of {len(chosen)} wrong edits were noticed by none of their tests")
+
+
+if __name__ == "__main__":
+    main()

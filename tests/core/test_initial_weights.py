@@ -1,0 +1,165 @@
+"""ImageNet weights, downloaded or put there by hand, are those of the backbone or refused in one line."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline import config, experiments, initial_weights, paths
+from pipeline.errors import ExperimentError
+
+from mmdet.models import build_backbone  # isort: skip  needs pipeline.compat
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Give a function that puts content where a user would, and prepares the weights of a small `download` profile."""
+    declared = experiments.load()
+    embedded = declared.profiles["embedded"]
+    folder = tmp_path / "data" / "weights"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
+
+    def prepare(content, name=None, elsewhere=None):
+        file = tmp_path / "written.pth"
+        torch.save(content, file) if not isinstance(content, bytes) else file.write_bytes(content)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+        name = name or f"resnet-{digest}.pth"
+        file.rename(folder / name if elsewhere is None else elsewhere / name)
+        url = f"file://{elsewhere or tmp_path / 'nowhere'}/{name}"
+        profile = embedded | {"initial_weights": {"kind": "download", "r50": url}}
+        changed = replace(declared, profiles=declared.profiles | {"embedded": profile})
+        monkeypatch.setattr(experiments, "load", lambda: changed)
+        initial_weights.prepare("r50", "generated")
+        return torch.load(paths.initial_weights("generated", "r50"), weights_only=True)["state_dict"]
+
+    return prepare
+
+
+@pytest.fixture
+def weights():
+    torch.manual_seed(0)
+    backbone = build_backbone(dict(experiments.load().profiles["embedded"]["backbones"]["r50"]))
+    return backbone.state_dict() | {"fc.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_file_put_there_by_hand_is_taken(place, weights, wrapped):
+    got = place({"state_dict": weights} if wrapped else weights)
+    assert got.keys() == {f"backbone.{key}" for key in weights if not key.startswith("fc.")}
+    assert all(torch.equal(got[f"backbone.{key}"], weights[key]) for key in weights if not key.startswith("fc."))
+
+
+def test_a_file_is_downloaded_and_checked(place, weights, tmp_path):
+    (tmp_path / "mirror").mkdir()
+    assert place(weights, elsewhere=tmp_path / "mirror")
+    with pytest.raises(ExperimentError, match="its SHA-256 starts with .*, its name says 01234567; delete it and run"):
+        place(weights, name="resnet-01234567.pth", elsewhere=tmp_path / "mirror")
+
+
+def test_counters_of_batches_may_be_missing(place, weights):
+    assert place({key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")})
+
+
+def without(key):
+    return lambda weights: {name: value for name, value in weights.items() if name != key}
+
+
+def with_value(key, change):
+    return lambda weights: weights | {key: change(weights[key].clone())}
+
+
+MISTAKES = {
+    "empty": (lambda weights: {}, "tensors of the backbone are missing, such as 'conv1.weight'"),
+    "one key less": (without("layer2.0.conv1.weight"), "1 of .* missing, such as 'layer2.0.conv1.weight'"),
+    "no statistics": (without("bn1.running_mean"), "missing, such as 'bn1.running_mean'"),
+    "NaN": (with_value("conv1.weight", lambda t: t.index_fill_(0, torch.tensor([1]), float("nan"))),
+            "'conv1.weight' holds a value that is not finite"),
+    "infinite": (with_value("bn1.running_var", lambda t: t + float("inf")), "'bn1.running_var' holds a value"),
+    "shape": (with_value("conv1.weight", lambda t: t[:, :1]), r"'conv1.weight' is \(24, 1, 7, 7\), expected \(24, 3,"),
+    "stranger": (lambda weights: weights | {"layer9.weight": torch.zeros(1)}, "'layer9.weight' is no tensor"),
+    "no tensor": (lambda weights: weights | {"conv1.weight": 3}, "'conv1.weight' is"),
+    "a list": (lambda weights: [1, 2], "missing, such as"),
+    "text": (lambda weights: b"<html>not found</html>", "cannot be read as weights"),
+    "nothing": (lambda weights: b"", "cannot be read as weights"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_other_files_are_refused_in_one_line_and_nothing_is_written(place, weights, mistake):
+    change, message = MISTAKES[mistake]
+    with pytest.raises(ExperimentError, match=message) as error:
+        place(change(weights))
+    assert "\n" not in str(error.value) and "delete it and run `dvc repro pretrain@r50`" in str(error.value)
+    assert not paths.initial_weights("generated", "r50").exists()
+
+
+def test_another_hash_than_the_name_says_is_refused(place, weights):
+    with pytest.raises(ExperimentError, match="its name says 01234567; delete it and run `dvc repro pretrain@r50`"):
+        place(weights, name="resnet-01234567.pth")
+
+
+def test_a_file_that_is_nowhere_says_where_to_put_it(place, weights, tmp_path):
+    (tmp_path / "mirror").mkdir()
+    place(weights, elsewhere=tmp_path / "mirror")
+    (tmp_path / "data" / "weights").joinpath(next((tmp_path / "mirror").iterdir()).name).unlink()
+    next((tmp_path / "mirror").iterdir()).unlink()
+    with pytest.raises(ExperimentError, match="on a machine without network put the file into"):
+        initial_weights.prepare("r50", "generated")
+
+
+def profile_with(section, **values):
+    declared = experiments.load()
+    full = declared.profiles["full"]
+    return replace(declared, profiles=declared.profiles | {"full": full | {section: full[section] | values}})
+
+
+BAD_PROFILES = {
+    "no iterations": ("schedules", {"3x": {"iterations": 0, "milestones": []}}, r"schedules\.3x\.iterations is 0; val"),
+    "negative": ("schedules", {"1x": {"iterations": -5, "milestones": []}}, r"schedules\.1x\.iterations is -5"),
+    "half an iteration": ("schedules", {"1x": {"iterations": 1.5, "milestones": []}}, r"iterations is 1\.5; valid: a"),
+    "a word": ("schedules", {"1x": {"epochs": "twelve", "milestones": []}}, r"epochs is 'twelve'"),
+    "true": ("schedules", {"1x": {"epochs": True, "milestones": []}}, r"epochs is True"),
+    "no epochs": ("schedules", {"1x": {"epochs": 0, "milestones": []}}, r"schedules\.1x\.epochs is 0"),
+    "both": ("schedules", {"1x": {"epochs": 1, "iterations": 1, "milestones": []}}, "either epochs or iterations"),
+    "misspelt": ("schedules", {"1x": {"epoch": 12, "milestones": []}}, "schedules.1x has epoch, milestones; valid"),
+    "no milestones": ("schedules", {"1x": {"epochs": 12}}, "schedules.1x has epochs; valid: milestones, and"),
+    "order": ("schedules", {"1x": {"epochs": 12, "milestones": [11, 8]}}, r"milestones is \[11, 8\]; valid"),
+    "twice": ("schedules", {"1x": {"epochs": 12, "milestones": [8, 8]}}, "ascending order"),
+    "behind the end": ("schedules", {"1x": {"epochs": 12, "milestones": [8, 12]}}, "above 0 and below 12"),
+    "at the start": ("schedules", {"1x": {"epochs": 12, "milestones": [0, 8]}}, "above 0 and below 12"),
+    "a number": ("schedules", {"1x": {"epochs": 12, "milestones": 8}}, "milestones is 8; valid"),
+    "poly": ("training", {"lr_policy": "poly"}, "training.lr_policy is 'poly'; valid: step, cosine$"),
+    "cosinee": ("training", {"lr_policy": "cosinee"}, "lr_policy is 'cosinee'; valid: .*; did you mean 'cosine'"),
+    "no policy": ("training", {"lr_policy": None}, "lr_policy is None; valid: step, cosine"),
+    "warm-up": ("training", {"warmup_iterations": -1}, "warmup_iterations is -1; valid: a whole number, at least 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", BAD_PROFILES)
+def test_a_profile_that_would_train_nothing_or_something_else_is_refused(mistake, monkeypatch):
+    """By every training of the data set, and before its initial weights are made."""
+    section, values, message = BAD_PROFILES[mistake]
+    declared = profile_with(section, **values)
+    with pytest.raises(ExperimentError, match=message) as error:
+        config.resolve("contrastmask_r50_1x_nonvoc2voc", "coco2017", 0, declared)
+    assert str(error.value).startswith("pipeline/experiments.yaml: profiles.full.") and "\n" not in str(error.value)
+    monkeypatch.setattr(experiments, "load", lambda: declared)
+    with pytest.raises(ExperimentError, match=message):
+        initial_weights.prepare("r50", "coco2017")
+
+
+def test_a_pre_training_of_nothing_is_refused():
+    declared = experiments.load()
+    embedded = declared.profiles["embedded"]
+    changed = embedded | {"initial_weights": embedded["initial_weights"] | {"iterations": 0}}
+    declared = replace(declared, profiles=declared.profiles | {"embedded": changed})
+    with pytest.raises(ExperimentError, match="profiles.embedded.initial_weights.iterations is 0"):
+        config.resolve_pretraining("r50", "generated", declared)
+
+
+@pytest.mark.parametrize("dataset", ["coco2017", "generated"])
+def test_the_profiles_as_they_are_pass(dataset):
+    config.check_profile(experiments.load(), dataset)
