@@ -3,10 +3,12 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 
 from tests.e2e.clone import Clone
+from tests.links import broken
 
 pytestmark = pytest.mark.slow
 
@@ -18,6 +20,36 @@ def clone(tmp_path_factory):
     clone = Clone(tmp_path_factory.mktemp("clone"))
     clone.run("dvc", "repro")
     return clone
+
+
+def status(clone):
+    return clone.run("git", "status", "--porcelain").stdout
+
+
+def test_repro_leaves_git_status_clean_on_any_processor(clone):
+    """Other instructions round differently, so weights, results and dvc.lock differ as on another machine."""
+    assert status(clone) == ""
+    lock = (clone.folder / "dvc.lock").read_text()
+    shutil.rmtree(clone.folder / "scratch")  # else the finished trainings there are used again
+    other = {"OPENBLAS_CORETYPE": "Nehalem", "DNNL_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}
+    clone.run("env", *(f"{name}={value}" for name, value in other.items()), "dvc", "repro", "-f", "-s", "pretrain@r50",
+              "train@current", "evaluate@current", "headline", "tables@table2", "report")  # fmt: skip
+    assert (clone.folder / "dvc.lock").read_text() != lock
+    assert status(clone) == ""
+    clone.run("dvc", "repro")
+    assert status(clone) == ""
+
+
+def test_links_of_the_report_lead_to_what_was_built(clone):
+    page = clone.folder / "reports/generated/README.md"
+    assert "(figures/loss_curves.svg)" in page.read_text() and broken(page, lambda path: path.exists()) == []
+
+
+def test_plots_are_shown_without_a_network_and_leave_nothing_behind(clone):
+    clone.run("dvc", "plots", "show")
+    page = (clone.folder / "dvc_plots/index.html").read_text()
+    assert page.count("<img") == 3 and "http" not in page.replace("http://www.w3.org", "")
+    assert status(clone) == ""
 
 
 def test_repro_ends_in_table_2(clone):
@@ -53,7 +85,7 @@ def test_a_second_repro_does_nothing(clone):
     clone.commit()
     assert "up to date" in clone.run("dvc", "repro").stdout
     assert "up to date" in clone.run("dvc", "status").stdout
-    assert clone.run("git", "status", "--porcelain").stdout == ""
+    assert status(clone) == ""
 
 
 def test_an_experiment_retrains_what_follows_the_knobs(clone):
@@ -67,6 +99,10 @@ def test_an_experiment_retrains_what_follows_the_knobs(clone):
     rows = {row["Experiment"] or row["rev"]: row for row in csv.DictReader(shown.splitlines())}
     assert rows["lower-sigma"]["params.yaml:sigma"] == "0.2" and rows["main"]["params.yaml:sigma"] == "0.3"
     assert rows["lower-sigma"]["novel_mask_mAP"] != ""
+    compared = clone.run("python", "-m", "stages.compare").stdout
+    for row in (r"\| workspace +\| 0\.3 +\| \d+\.\d ", r"\| lower-sigma +\| 0\.2 +\| \d+\.\d "):
+        assert re.search(row, compared)
+    assert status(clone) == "" and "stages:" in (clone.folder / "dvc.lock").read_text()
 
     found = clone.run("python", "-c", (
         "import json, mlflow; from pipeline import tracking; client, experiment = tracking.connect('generated');"
@@ -93,7 +129,8 @@ def test_bad_input_is_refused_and_leaves_nothing(clone, case):
     result = clone.run("dvc", "exp", "run", "--temp", *arguments, check=False)
     assert result.returncode != 0
     assert word in result.stdout + result.stderr and "Traceback" not in result.stderr
-    assert clone.run("git", "status", "--porcelain").stdout == ""
+    clone.run("python", "-c", "from pipeline import lockfile; lockfile.keep_private()")  # DVC emptied dvc.lock
+    assert status(clone) == ""
 
 
 def stages_to_run(clone):
