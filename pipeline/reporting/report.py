@@ -81,6 +81,11 @@ def describe(dataset):
         ),
         "free": [free_section(run, chosen, results) for run in chosen.values() if not run.pinned],
         "groups": group_frame(results),
+        "undefined": [
+            tables.undefined_sentence([name], reason)
+            for name, result in results.items()
+            if (reason := tables.undefined_text(result))
+        ],
         "figures": [figure_section(name, declared, dataset) for name in selection["figures"]],
         "snapshot": None,
     }
@@ -211,7 +216,9 @@ def group_frame(results):
             {
                 "Run": name,
                 **{
-                    f"{KINDS[kind]} AP, {group}": _with_deviation(*result.ap(kind=kind, group=group))
+                    f"{KINDS[kind]} AP, {group}": _with_deviation(
+                        *result.ap(kind=kind, group=group), result.undefined(kind)
+                    )
                     for kind in KINDS
                     for group in GROUPS
                 },
@@ -221,7 +228,9 @@ def group_frame(results):
     )
 
 
-def _with_deviation(value, deviation):
+def _with_deviation(value, deviation, undefined=()):
+    if pd.isna(value) and undefined:
+        return "undefined"
     return tables.number(value) + ("" if pd.isna(deviation) else f" ± {tables.number(deviation)}")
 
 
@@ -267,7 +276,7 @@ def free_section(run, chosen, results):
     shown = [name for name in (run.name, *twins[:1]) if name in results]
     frame = pd.DataFrame({"Run": shown})
     for metric in METRICS:
-        frame[metric] = [_with_deviation(*results[name].ap(metric)) for name in shown]
+        frame[metric] = [_with_deviation(*results[name].ap(metric), results[name].undefined()) for name in shown]
     if len(shown) == 2:
         ours, theirs = (results[name] for name in shown)
         gaps = [tables.difference(ours.ap(metric)[0] - theirs.ap(metric)[0]) for metric in METRICS]

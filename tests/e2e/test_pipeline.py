@@ -160,6 +160,21 @@ def test_more_tables_train_only_what_is_new_and_one_override_only_its_run(clone)
     assert trained == {"train@cam_r50_1x_nonvoc2voc"}
 
 
+def test_a_finished_report_becomes_the_snapshot(clone):
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "repro")
+    clone.commit()
+    clone.run("python", "-m", "stages.snapshot")
+    changed = {line.split()[-1] for line in status(clone).splitlines()}
+    assert changed == {"README.md", "reports/"}  # the clone was made without one
+    page = clone.folder / "reports/snapshot/README.md"
+    assert clone.run("git", "rev-parse", "HEAD").stdout.strip() in page.read_text()
+    assert broken(page, lambda path: path.exists()) == []
+    assert not list(clone.folder.glob("reports/snapshot/figures/*.pdf"))
+    clone.run("git", "checkout", "-q", ".")
+    shutil.rmtree(page.parent)
+
+
 def test_a_run_that_fails_is_shown_and_stops_nothing_else(clone):
     clone.run("python", "-m", "stages.select", "table2", "table6")
     clone.edit_experiments({("runs", "contrastmask_novel_only"): {"overrides": {"supervision": "novle"}}})
