@@ -17,21 +17,21 @@ LOCK, COPY = "dvc.lock", ".dvc/tmp/own.lock"
 
 
 def keep_private():
-    """Tell git to leave dvc.lock alone; no harm is done where that cannot be.
+    """Tell git to leave dvc.lock alone and bring back one that DVC emptied; no harm is done where that cannot be.
 
     Nothing happens where a dvc.lock with stages is committed or staged: whoever did so wants to version it. Nor is one
-    touched that an experiment is to commit.
+    touched that an experiment is to commit, only that of the working copy it was started in.
     """
-    if "DVC_EXP_BASELINE_REV" not in os.environ:
-        if _versions_none(paths.ROOT):
-            _hide(paths.ROOT)
-            if not _is_empty(lock := _read(paths.ROOT / LOCK)):
-                write_text(paths.ROOT / COPY, lock)
+    experiment = "DVC_EXP_BASELINE_REV" in os.environ
+    root = Path(os.environ.get("DVC_ROOT", paths.ROOT)) if experiment else paths.ROOT
+    if experiment and root == paths.ROOT or not _versions_none(root):
         return
-    root = Path(os.environ.get("DVC_ROOT", paths.ROOT))  # of the working copy that an experiment was started in
-    if root != paths.ROOT and _versions_none(root) and _is_empty(_read(root / LOCK)) and (copy := _read(root / COPY)):
+    lock, copy = _read(root / LOCK), _read(root / COPY)
+    if _is_empty(lock) and copy:
         write_text(root / LOCK, copy)
-        _hide(root)
+    elif not _is_empty(lock) and not experiment:
+        write_text(root / COPY, lock)
+    _hide(root)
 
 
 def _versions_none(root):

@@ -2,6 +2,7 @@
 
 import argparse
 
+from pipeline import lockfile
 from pipeline.cli import command
 from pipeline.launch import LAUNCHERS, launch, report
 
@@ -13,6 +14,7 @@ def main():
     parser.add_argument("--launcher", choices=LAUNCHERS, help="where they run (default: as machine.yaml says)")
     parser.add_argument("--report", action="store_true", help="only build the report from what there is")
     args = parser.parse_args()
+    lockfile.keep_private()
     if args.report:
         report()
     else:

@@ -1,9 +1,12 @@
 """The experiments of the free run side by side: the knobs that differ between them and the headline numbers."""
 
+import math
+
 import dvc.api
 import pandas as pd
 
 from pipeline import experiments, paths
+from pipeline.reporting import tables
 
 NUMBERS = {
     "novel_mask_mAP": "mask AP, novel",
@@ -25,7 +28,7 @@ def comparison(rows=None):
     for row in dvc.api.exp_show(str(paths.ROOT)) if rows is None else rows:
         # a name that several files hold is spelled with the file
         row = {name.rsplit("params.yaml:", 1)[-1]: value for name, value in row.items()}
-        if row.get("Experiment") or row["rev"] == "workspace" or _known(row.get("novel_mask_mAP")):
+        if row.get("Experiment") or row["rev"] == "workspace" or not pd.isna(_number(row.get("novel_mask_mAP"))):
             shown.append(row)
     knobs = [name for name in experiments.read_yaml(paths.PARAMS) if len({str(row.get(name)) for row in shown}) > 1]
     lines = []
@@ -34,19 +37,19 @@ def comparison(rows=None):
         lines.append(
             {"Experiment": row.get("Experiment") or row["rev"]}
             | {knob: _text(row.get(knob)) for knob in knobs}
-            | {label: _text(row.get(name)) for name, label in NUMBERS.items()}
+            | {label: tables.number(_number(row.get(name))) for name, label in NUMBERS.items()}
             | {"State": "" if state in (None, "", "Success") else state.lower()}
         )
     frame = pd.DataFrame(lines)
     return frame if frame["State"].any() else frame.drop(columns="State")
 
 
-def _known(value):
-    return isinstance(value, (int, float)) and not pd.isna(value)
+def _number(value):
+    """A number that DVC found; NaN for what it writes otherwise, such as `!`."""
+    return value if isinstance(value, (int, float)) else math.nan
 
 
 def _text(value):
-    """A value for the table; a dash for one that is missing, which DVC writes as None, NaN or `!`."""
-    if value is None or value == "!" or isinstance(value, float) and pd.isna(value):
+    if value is None or isinstance(value, float) and math.isnan(value):
         return "–"
     return f"{value:g}" if isinstance(value, float) else str(value)

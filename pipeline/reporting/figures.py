@@ -314,8 +314,7 @@ def _undefined_sentence(results):
 
 def undefined_categories(result, kind="segm"):
     """{category: why its AP is undefined} as the evaluation states it."""
-    return {name: reason for seed in result.per_seed
-            for name, reason in ((seed.get("undefined") or {}).get(kind) or {}).items()}  # fmt: skip
+    return {name: reason for reason, names in result.undefined(kind).items() for name in names}
 
 
 def _category_bars(axis, group, values, series, counts):

@@ -15,9 +15,13 @@ def _content():
     return read_yaml(PAPER_TABLES)
 
 
-def comparable(dataset):
-    """Whether a dataset holds the paper's data, COCO train2017 -> val2017: its entry in experiments.yaml says so."""
-    return experiments.load().dataset(dataset).get("paper_data", False) is True
+def comparable(dataset, declared=None):
+    """Whether a dataset holds the paper's data, COCO train2017 -> val2017: its entry in experiments.yaml says so.
+
+    Args:
+        declared: `pipeline.experiments.Experiments`, to spare reading it again.
+    """
+    return (declared or experiments.load()).dataset(dataset).get("paper_data", False) is True
 
 
 def tables():

@@ -331,7 +331,7 @@ def free_section(run, chosen, results):
     shown = [name for name in (run.name, *twins[:1]) if name in results]
     frame = pd.DataFrame({"Run": shown})
     for metric in METRICS:
-        frame[metric] = [_with_deviation(*results[name].ap(metric)) for name in shown]
+        frame[metric] = [_defined(*results[name].ap(metric)) for name in shown]
     if len(shown) == 2:
         ours, theirs = (results[name] for name in shown)
         gaps = [tables.difference(ours.ap(metric)[0] - theirs.ap(metric)[0]) for metric in METRICS]

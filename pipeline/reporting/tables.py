@@ -88,9 +88,9 @@ def _lines(row, table, declared, dataset):
             line |= {"state": DONE, "seeds": json.dumps(list(result.seeds))}
             for metric in METRICS:
                 line[metric], line[f"{metric}_std"] = result.ap(metric)
-            if reasons := result.undefined():
-                line["undefined"] = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-            if published.comparable(dataset) and pd.notna(line["mAP"]) and line.get("mAP_published") is not None:
+            line["undefined"] = undefined_text(result)
+            both = pd.notna(line["mAP"]) and line.get("mAP_published") is not None
+            if both and published.comparable(dataset, declared):
                 # both are printed to 0.1, and so is the tolerance
                 line["agrees"] = round(abs(round(line["mAP"], 1) - line["mAP_published"]), 1) <= published.tolerance()
         yield line
@@ -102,13 +102,18 @@ def _lines(row, table, declared, dataset):
                        "direction": direction, "state": "cited", **values}  # fmt: skip
 
 
+def undefined_text(result):
+    """Which categories of a result have no mask AP and why; None if all have one."""
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in result.undefined().items()) or None
+
+
 def _published(printed, direction):
     return {f"{metric}_published": value for metric, value in printed.get(direction, {}).items()}
 
 
 def comparability(declared, dataset):
     """The sentence that keeps numbers of another dataset from being read as COCO's; empty for COCO itself."""
-    if published.comparable(dataset):
+    if published.comparable(dataset, declared):
         return ""
     entry = declared.dataset(dataset)
     what = "images drawn by a program" if entry["kind"] == "generated" else "not the COCO 2017 of the paper"
@@ -156,15 +161,16 @@ def is_cited(frame):
 def best(frame, metric):
     """Mark the best measured value of a metric in each direction where it lies beyond the spread of the seeds.
 
-    That is where its mean less its standard deviation is above mean plus standard deviation of every other row. A value
-    of a single seed has no known spread: nothing is best beside it.
+    That is where its mean less its standard deviation is above mean plus standard deviation of every other row, and the
+    two differ as printed. A value of a single seed has no known spread: nothing is best beside it.
     """
     marks = pd.Series(False, index=frame.index)
     for _, rows in frame[is_run(frame)].groupby("direction"):
         values, spread = rows[metric].dropna(), rows[f"{metric}_std"]
         if len(values) > 1:
             top, others = values.idxmax(), values.index.drop(values.idxmax())
-            marks[top] = values[top] - spread[top] > (values + spread)[others].max(skipna=False)
+            beyond = values[top] - spread[top] > (values + spread)[others].max(skipna=False)
+            marks[top] = beyond and values[top].round(1) > values[others].max().round(1)
     return marks
 
 
@@ -189,8 +195,13 @@ def notes(frame):
     reasons = {}
     for line in rows[rows["undefined"].notna()].itertuples():
         reasons.setdefault(line.undefined, []).append(line.run)
-    found += [f"Undefined mask AP of {', '.join(runs)}: {reason}." for reason, runs in reasons.items()]
+    found += [undefined_sentence(runs, reason) for reason, runs in reasons.items()]
     return found
+
+
+def undefined_sentence(runs, reason):
+    """What stands below a table for runs whose mask AP is undefined in part or as a whole."""
+    return f"Undefined mask AP of {', '.join(runs)}: {reason}."
 
 
 def _undefined(frame):
@@ -264,7 +275,7 @@ def gain(table_id, frame, declared, dataset):
         return ""
     claim = published.statement(name)
     stated = f"{difference(claim['delta_mAP'])} stated by the paper on COCO val2017 ({claim['setting']})"
-    if not published.comparable(dataset):
+    if not published.comparable(dataset, declared):
         return f"Last row minus first row, mAP: {stated}; compared on COCO alone."
     first, last = frame.iloc[0], frame.iloc[-1]
     here = difference(last["mAP"] - first["mAP"]) if is_run(frame)[[0, len(frame) - 1]].all() else "not run"

@@ -3,10 +3,12 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 
 from tests.e2e.clone import Clone
+from tests.links import broken
 
 pytestmark = pytest.mark.slow
 
@@ -18,6 +20,35 @@ def clone(tmp_path_factory):
     clone = Clone(tmp_path_factory.mktemp("clone"))
     clone.run("dvc", "repro")
     return clone
+
+
+def status(clone):
+    return clone.run("git", "status", "--porcelain").stdout
+
+
+def test_repro_leaves_git_status_clean_on_any_processor(clone):
+    """Other instructions round differently, so weights, results and dvc.lock differ as on another machine."""
+    assert status(clone) == ""
+    lock = (clone.folder / "dvc.lock").read_text()
+    shutil.rmtree(clone.folder / "scratch")  # else the finished trainings there are used again
+    other = {"OPENBLAS_CORETYPE": "Nehalem", "DNNL_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}
+    as_elsewhere = ["env", *(f"{name}={value}" for name, value in other.items())]
+    clone.run(*as_elsewhere, "dvc", "repro", "-f", "-s", "train@current", "evaluate@current")
+    clone.run(*as_elsewhere, "dvc", "repro")
+    assert (clone.folder / "dvc.lock").read_text() != lock
+    assert status(clone) == ""
+
+
+def test_links_of_the_report_lead_to_what_was_built(clone):
+    page = clone.folder / "reports/generated/README.md"
+    assert "(figures/loss_curves.svg)" in page.read_text() and broken(page, lambda path: path.exists()) == []
+
+
+def test_plots_are_shown_without_a_network_and_leave_nothing_behind(clone):
+    clone.run("dvc", "plots", "show")
+    page = (clone.folder / "dvc_plots/index.html").read_text()
+    assert page.count("<img") == 3 and "http" not in page.replace("http://www.w3.org", "")
+    assert status(clone) == ""
 
 
 def test_repro_ends_in_table_2(clone):
@@ -53,7 +84,7 @@ def test_a_second_repro_does_nothing(clone):
     clone.commit()
     assert "up to date" in clone.run("dvc", "repro").stdout
     assert "up to date" in clone.run("dvc", "status").stdout
-    assert clone.run("git", "status", "--porcelain").stdout == ""
+    assert status(clone) == ""
 
 
 def test_an_experiment_retrains_what_follows_the_knobs(clone):
@@ -67,6 +98,10 @@ def test_an_experiment_retrains_what_follows_the_knobs(clone):
     rows = {row["Experiment"] or row["rev"]: row for row in csv.DictReader(shown.splitlines())}
     assert rows["lower-sigma"]["params.yaml:sigma"] == "0.2" and rows["main"]["params.yaml:sigma"] == "0.3"
     assert rows["lower-sigma"]["novel_mask_mAP"] != ""
+    compared = clone.run("python", "-m", "stages.compare").stdout
+    for row in (r"\| workspace +\| 0\.3 +\| \d+\.\d ", r"\| lower-sigma +\| 0\.2 +\| \d+\.\d "):
+        assert re.search(row, compared)
+    assert status(clone) == "" and "stages:" in (clone.folder / "dvc.lock").read_text()
 
     found = clone.run("python", "-c", (
         "import json, mlflow; from pipeline import tracking; client, experiment = tracking.connect('generated');"
@@ -93,7 +128,8 @@ def test_bad_input_is_refused_and_leaves_nothing(clone, case):
     result = clone.run("dvc", "exp", "run", "--temp", *arguments, check=False)
     assert result.returncode != 0
     assert word in result.stdout + result.stderr and "Traceback" not in result.stderr
-    assert clone.run("git", "status", "--porcelain").stdout == ""
+    clone.run("python", "-c", "from pipeline import lockfile; lockfile.keep_private()")  # DVC emptied dvc.lock
+    assert status(clone) == ""
 
 
 def stages_to_run(clone):
@@ -121,6 +157,21 @@ def test_more_tables_train_only_what_is_new_and_one_override_only_its_run(clone)
     trained = {name for name in stages_to_run(clone) if name.startswith(("train", "pretrain"))}
     clone.run("git", "checkout", "-q", ".")
     assert trained == {"train@cam_r50_1x_nonvoc2voc"}
+
+
+def test_a_finished_report_becomes_the_snapshot(clone):
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "repro")
+    clone.commit()
+    clone.run("python", "-m", "stages.snapshot")
+    changed = {line.split()[-1] for line in status(clone).splitlines()}
+    assert changed == {"README.md", "reports/"}  # the clone was made without one
+    page = clone.folder / "reports/snapshot/README.md"
+    assert clone.run("git", "rev-parse", "HEAD").stdout.strip() in page.read_text()
+    assert broken(page, lambda path: path.exists()) == []
+    assert not list(clone.folder.glob("reports/snapshot/figures/*.pdf"))
+    clone.run("git", "checkout", "-q", ".")
+    shutil.rmtree(page.parent)
 
 
 def test_a_run_that_fails_is_shown_and_stops_nothing_else(clone):

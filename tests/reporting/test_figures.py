@@ -274,10 +274,10 @@ def test_a_png_that_would_be_large_is_drawn_coarser(workspace, monkeypatch):
     monkeypatch.setattr(style, "EXTENSIONS", ("png",))
     workspace.everything()
     build_figure("qualitative")
-    usual = paths.figure("qualitative", "png").stat().st_size
+    usual = paths.figure("toy", "qualitative", "png").stat().st_size
     monkeypatch.setattr(figures, "LARGEST_PNG", usual - 1)
     build_figure("qualitative")
-    assert paths.figure("qualitative", "png").stat().st_size < usual
+    assert paths.figure("toy", "qualitative", "png").stat().st_size < usual
 
 
 def test_every_declared_figure_can_be_drawn_and_those_with_priors_are_known():
@@ -514,7 +514,7 @@ def test_loss_curves_begin_and_end_at_a_tick(workspace):
 def test_drawn_images_have_a_legend_of_their_shapes_and_say_what_they_are(workspace):
     workspace.everything()
     build_figure("qualitative")
-    svg = " ".join(paths.figure("qualitative", "svg").read_text().split())
+    svg = " ".join(paths.figure("toy", "qualitative", "svg").read_text().split())
     assert "Data: generated images, drawn by a program, not COCO" in svg
     figure, _ = drawn("qualitative")
     shapes = [text.get_text() for axis in figure.axes if not axis.axison for text in axis.texts]

@@ -183,6 +183,20 @@ def test_a_training_that_runs_share_counts_once(workspace):
     assert "0.50 hours (30 min 00 s) in 2 of 4 runs" in html.text
 
 
+def test_undefined_mask_ap_is_told_with_its_reason(workspace):
+    workspace.everything()
+    path = paths.results("toy", "current")
+    content = json.loads(path.read_text())
+    for group in ("novel", "all"):
+        content["per_seed"][0]["segm"][group] = dict.fromkeys(content["per_seed"][0]["segm"][group])
+    content["per_seed"][0]["undefined"] = {"segm": {"person": "none of its 3 objects has a <mask>"}}
+    path.write_text(json.dumps(content))
+    markdown, html = pages()
+    assert re.search(r"\| current +\| undefined +\| 40\.0 +\| undefined +\| 19\.0 ", markdown)
+    for text in (markdown, html.text):
+        assert "Undefined mask AP of current: person: none of its 3 objects has a <mask>." in text
+
+
 def test_order_is_compared_on_another_dataset(workspace):
     workspace.everything()  # 10 and 22 where the paper has 23.9 and 35.1
     markdown, html = pages()

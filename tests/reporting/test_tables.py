@@ -165,6 +165,7 @@ def test_caption_names_the_dataset_and_warns_unless_it_is_coco(workspace):
         ((10.0, 30.0), (21.0, 23.0), False, "none lies beyond the spread of the seeds"),
         ((10.0,), (20.0,), False, "one seed tells no spread"),
         ((10.0,), (20.0, 22.0), False, "one seed tells no spread"),
+        ((21.01, 21.01), (21.04, 21.04), False, "none lies beyond the spread of the seeds"),
         ((0.0, 0.0), (0.0, 0.0), False, "none lies beyond the spread of the seeds"),
     ],
 )
