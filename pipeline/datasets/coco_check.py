@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -23,6 +24,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryFile
 
 import numpy as np
+from PIL import Image
+from PIL.ExifTags import Base
 from pycocotools import mask as coco_mask
 
 from pipeline.datasets.annotations import REMEDY, STREAMED, check_categories, read_instances, stream
@@ -38,6 +41,8 @@ FAR = 1.0  # image sizes that a vertex may lie outside the image
 SLACK = 1.0  # pixels that masks, boxes and images may differ by
 LARGEST_BOX = 1e6  # pixels; coordinates of a box, which readers clip to the image
 NORMALISED_SHARE = 0.05  # of the objects; a file with fewer in the first pixel is not one of normalised coordinates
+ORIENTATION = Base.Orientation  # EXIF tag; 1 is upright
+READERS = 8  # threads; headers on a network disk are latency, not computing
 AGREEMENT = 0.5  # IoU of a box and the extent of its mask
 REFUSED, MENDED, DROPPED, WARNED, NOTED = "refused", "mended", "dropped", "warned", "noted"
 FIRST_PIXEL = "coordinates within the first pixel"
@@ -124,6 +129,36 @@ class Checker:
             first = next(iter(refused.values())).example
             counts = ", ".join(f"{kind}: {each.count}" for kind, each in refused.items())
             raise ExperimentError(f"{self.path}: {first} ({counts}); {REMEDY}")
+
+    def check_images(self, folder, resolved=None):
+        """Compare the sizes that are stored in the images with those that the file gives; only headers are read.
+
+        Pixels are read as they are stored, everywhere: an EXIF orientation is ignored (docs/annotations.md).
+
+        Args:
+            folder: of the images.
+            resolved: {name in the annotations: name below `folder`} where they differ.
+
+        Raises:
+            ExperimentError: an image of another size. One that cannot be read is left to those who read it.
+        """
+        resolved = resolved or {}
+        with ThreadPoolExecutor(READERS) as readers:
+            stored = readers.map(_stored, (Path(folder) / resolved.get(name, name) for name in self._names))
+            for (name, number), found in zip(self._names.items(), stored, strict=True):
+                if found is None:
+                    continue
+                size, orientation = found
+                where = f"image {_text(number)} ({_text(name)})"
+                turned = f" and to be turned by its EXIF orientation {orientation}, which is ignored"
+                if size != self.images[number]:
+                    self._find(REFUSED, "images that are stored in another size",
+                               f"{where}: is stored {size[0]}x{size[1]}{turned * (orientation != 1)}, its annotations "
+                               f"say {'x'.join(map(str, self.images[number]))}; save the pixels as they were annotated")
+                elif orientation != 1:
+                    self._find(WARNED, "images with an EXIF orientation, which is ignored",
+                               f"{where}: orientation {orientation}")  # fmt: skip
+        self.refuse()
 
     def image_ids(self):
         """New ids by old ones if they are to be replaced."""
@@ -663,6 +698,15 @@ def _text(value):
 
 def _point(point):
     return "({:.6g}, {:.6g})".format(*point)
+
+
+def _stored(path):
+    """Width and height of the pixels as an image file stores them and its EXIF orientation, or `None`."""
+    try:
+        with Image.open(path) as image:
+            return image.size, image.getexif().get(ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 # The copy that all later stages read

@@ -66,7 +66,7 @@ class PackedCocoDataset(CocoDataset):
     index (`evaluate`, `get_cat_ids`) is therefore missing; `pipeline.scoring` scores.
 
     Raises:
-        ExperimentError: a file that `read_instances` refuses, or a class that COCO does not have.
+        ExperimentError: a file that `read_instances` refuses, a class that COCO does not have, or no image to train on.
     """
 
     def __init__(self, *args, **kwargs):
@@ -115,6 +115,12 @@ class PackedCocoDataset(CocoDataset):
             if (self._has_object[position] or not self.filter_empty_gt)
             and min(info["width"], info["height"]) >= min_size
         ]
+        if not valid:
+            small = sum(min(info["width"], info["height"]) < min_size for info in self.data_infos)
+            raise ExperimentError(
+                f"{self.ann_file}: nothing to train on: of {len(self.data_infos)} images {small} are smaller than "
+                f"{min_size} pixels on a side, the others show no object; use other images or another direction"
+            )
         self.img_ids = [self.img_ids[position] for position in valid]
         self._rows = self._rows[valid]
         return valid
@@ -207,8 +213,12 @@ def seeded(seed):
 class LoadWholeImage(LoadImageFromFile):
     """Load an image; refuse one that is missing, cut short, or not of the size that its annotations assume.
 
-    The stock step crashes on the first kind and silently trains on a half grey picture on the second.
+    The stock step crashes on the first kind and silently trains on a half grey picture on the second. It also turns
+    images by their EXIF orientation, which COCO's masks do not follow: here pixels are as they are stored.
     """
+
+    def __init__(self, **options):
+        super().__init__(color_type="color_ignore_orientation", **options)
 
     def __call__(self, results):
         path = Path(results["img_prefix"] or "") / results["img_info"]["filename"]
@@ -219,25 +229,46 @@ class LoadWholeImage(LoadImageFromFile):
             whole = False
         if not whole:
             state = "is truncated or not an image" if path.exists() else "is missing"
-            raise ExperimentError(f"image {path} {state}; delete it and run stage download again")
+            raise ExperimentError(f"image {path} {state}; run `python -m stages.download`, which fetches what lacks")
         height, width = results["img_shape"][:2]
         info = results["img_info"]
         if (width, height) != (info["width"], info["height"]):
             raise ExperimentError(
-                f"image {path} is {width}x{height}, its annotations say {info['width']}x{info['height']}; "
-                "images and annotations belong to different datasets: run stage download again"
+                f"image {path} is stored {width}x{height} (an EXIF orientation is ignored), its annotations say "
+                f"{info['width']}x{info['height']}; save the pixels as they were annotated"
             )
         return results
 
 
 @PIPELINES.register_module()
 class LoadPartialAnnotations(LoadAnnotations):
-    """Load boxes, labels and masks, and `gt_is_novel`, bool [objects]."""
+    """Load boxes, labels and masks, and `gt_is_novel`, bool [objects]. Polygons stand for run lengths if asked for."""
 
     def __call__(self, results):
         results = super().__call__(results)
         results["gt_is_novel"] = results["ann_info"]["is_novel"].copy()
         return results
+
+    def process_polygons(self, polygons):
+        if isinstance(polygons, dict):
+            polygons = rectangles(self._poly2mask(polygons, *polygons["size"]))
+        return super().process_polygons(polygons)
+
+
+def rectangles(mask):
+    """Cover the pixels of a bitmap [height, width] exactly with upright rectangles, as polygons.
+
+    Runs of one column that go on in the next ones, with the same ends, make one rectangle.
+    """
+    polygons, begun = [], {}  # the latter: first column of a rectangle by the ends of its runs
+    for column in range(mask.shape[1] + 1):
+        ends = np.flatnonzero(np.diff(mask[:, column], prepend=0, append=0)) if column < mask.shape[1] else []
+        runs = set(zip(ends[::2], ends[1::2], strict=True))
+        for top, bottom in sorted(begun.keys() - runs):
+            left = begun.pop((top, bottom))
+            polygons.append([float(v) for v in (left, top, column, top, column, bottom, left, bottom)])
+        begun |= {run: column for run in runs - begun.keys()}
+    return polygons or NO_MASK
 
 
 @PIPELINES.register_module()

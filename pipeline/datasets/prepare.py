@@ -115,6 +115,7 @@ def _check_subset(root, subset, checker):
     if not folder.is_dir():
         raise ExperimentError(f"folder {folder} is missing; run stage download again")
     sizes = listed_image_sizes(path, names, folder)
+    checker.check_images(folder)
     if folder.is_symlink():  # not unpacked by us, so no CRC was checked
         coco.check_whole(folder, list(sizes))
     listing = "".join(f"{name} {size}\n" for name, size in sorted(sizes.items()))
