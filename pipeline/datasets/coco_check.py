@@ -214,8 +214,9 @@ class Checker:
                 image, changed = self._mended_image(position + offset, image)
                 self._take_image(position + offset, image)
                 mended |= changed
-            except Refused:
-                continue
+            except Refused:  # what refers to it is not to be reported too
+                if isinstance(image, dict) and type(image.get("id")) in (int, str):
+                    self.images.setdefault(image["id"], (LARGEST_SIDE, LARGEST_SIDE))
         return entries, mended
 
     def _mended_image(self, position, image):
@@ -369,7 +370,10 @@ class Checker:
             lengths = np.array(list(map(len, polygons)))
             if lengths.min() < 6 or (lengths % 2).any() or not {list}.issuperset(map(type, polygons)):
                 return None
-            points = np.frombuffer(array("d", list(chain.from_iterable(polygons)))).reshape(-1, 2)
+            coordinates = array("d")
+            for polygon in polygons:
+                coordinates.fromlist(polygon)
+            points = np.frombuffer(coordinates).reshape(-1, 2)
             plain[looked_at] &= _plain_polygons(points, lengths // 2, counts, corners[looked_at], sizes[looked_at])
             self.with_mask += int((plain & (np.array(crowds) == 0))[looked_at].sum())
         return set(np.flatnonzero(~plain).tolist())
@@ -488,7 +492,7 @@ class Checker:
                          f"{len(polygons)} numbers, valid: a list of polygons [[x1, y1, x2, y2, x3, y3, ...], ...]")
         whole = []
         for polygon in polygons:
-            if not isinstance(polygon, list) or not all(type(value) in (int, float) for value in polygon):
+            if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
                 self._refuse("polygons that are no lists of numbers", f"{where}: a polygon is {_text(polygon)}, "
                              "valid: a list of numbers x1, y1, x2, y2, ...")  # fmt: skip
             if len(polygon) % 2:
@@ -535,7 +539,7 @@ class Checker:
         if not isinstance(counts, list) or not {int}.issuperset(map(type, counts)):
             self._refuse("run lengths that are no whole numbers",
                          f"{where}: counts is {_text(counts)}, valid: a list of whole numbers, or a text")  # fmt: skip
-        if min(counts, default=0) < 0 or sum(counts) != height * width:
+        if sum(counts) != height * width or min(counts) < 0:
             least = f", the least is {min(counts)}" if min(counts, default=0) < 0 else ""
             self._refuse("run lengths that do not add up", f"{where}: counts of its run lengths sum to {sum(counts)}"
                          f"{least}, valid: height*width = {height * width}, each at least 0")  # fmt: skip
@@ -577,7 +581,7 @@ class Checker:
 
     def _area(self, entry, where, mask):
         area = entry.get("area")
-        if area is not None and type(area) not in (int, float):
+        if area is not None and not _is_number(area):
             self._refuse("areas that are no numbers", f"{where}: area is {_text(area)}, valid: a number")
         if area is not None and math.isfinite(area) and area > 0:
             return
@@ -644,6 +648,10 @@ def decoded_counts(text):
             value -= 1 << shift
         counts.append(value + counts[-2] if len(counts) > 2 else value)
     return counts
+
+
+def _is_number(value):
+    return type(value) is float or type(value) is int and abs(value) < 1 << 1000  # larger ones are no float
 
 
 def _is_rectangle(points):

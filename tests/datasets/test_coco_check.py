@@ -142,6 +142,9 @@ REFUSED = {
     "infinite vertex": (polygon(math.inf, *OUTLINE[1:]), "far outside the image"),
     "far vertex": (polygon(1e9, *OUTLINE[1:]), "a polygon reaches from (10, 5) to (1e+09, 25), the image is 60x40"),
     "vertex of text": (polygon("10", *OUTLINE[1:]), 'a polygon is ["10", 5, 30'),
+    "vertex beyond floats": (polygon(10**400, *OUTLINE[1:]), "a polygon is [1000"),
+    "area beyond floats": (first(area=10**400), "valid: a number"),
+    "box beyond floats": (first(bbox=[10**400, 5, 25, 20]), "valid: finite numbers of pixels"),
     "vertex of null": (polygon(None, *OUTLINE[1:]), "a polygon is [null, 5"),
     "rectangle": (polygon(10, 5, 25, 20), "a polygon has 4 numbers, valid: at least 6"),
     "no point": (first(segmentation=[[]]), "a polygon has 0 numbers, valid: at least 6"),
@@ -236,6 +239,7 @@ def test_refused_in_one_line(written, change, message):
     line = str(caught.value)
     assert line.startswith(f"{path}: ") and message in line and "\n" not in line
     assert line.endswith("; correct the file, then run `dvc repro download`")
+    assert "unknown" in message or "unknown images" not in line, "no complaint that follows from another one"
 
 
 def test_a_category_that_stands_twice(written):
