@@ -59,9 +59,13 @@ def write(training, base, novel):
     model = load_model(training).to(device)
     data = validation_set(training.dataset, training.data["test"])
     novel_ids = {category["id"] for category in ground_truth.cats.values() if category["name"] in novel}
-    rows = []
+    rows, without_mask = [], 0
     for image_id in image_ids:
-        annotations = examples.objects_of(ground_truth, groups, image_id)
+        counted = examples.objects_of(ground_truth, groups, image_id)
+        annotations = [annotation for annotation in counted if annotation.get("segmentation")]
+        without_mask += len(counted) - len(annotations)
+        if not annotations:
+            continue
         labels = np.array([annotation["category_id"] for annotation in annotations])
         is_novel = np.isin(labels, sorted(novel_ids))
         boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float32)
@@ -84,6 +88,11 @@ def write(training, base, novel):
                 sampling.step_generator(training.seed, 0, image_id, device),
             ),
         })  # fmt: skip
+    if without_mask:
+        logger.warning("%s: %d objects without a mask are left out", training.dataset, without_mask)
+    if not rows:
+        raise ExperimentError(f"{training.dataset}: no object of the images that stage priors looks at has a mask; "
+                              "drop the figures that need it for this dataset")  # fmt: skip
     path = paths.priors(training.dataset, training.name)
     _write_arrays({name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, path)
     logger.info("%s: %d objects of %d images", path.relative_to(paths.ROOT), sum(map(len, (r["labels"] for r in rows))),

@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -23,6 +24,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryFile
 
 import numpy as np
+from PIL import Image
+from PIL.ExifTags import Base
 from pycocotools import mask as coco_mask
 
 from pipeline.datasets.annotations import REMEDY, STREAMED, check_categories, read_instances, stream
@@ -38,6 +41,8 @@ FAR = 1.0  # image sizes that a vertex may lie outside the image
 SLACK = 1.0  # pixels that masks, boxes and images may differ by
 LARGEST_BOX = 1e6  # pixels; coordinates of a box, which readers clip to the image
 NORMALISED_SHARE = 0.05  # of the objects; a file with fewer in the first pixel is not one of normalised coordinates
+ORIENTATION = Base.Orientation  # EXIF tag; 1 is upright
+READERS = 8  # threads; headers on a network disk are latency, not computing
 AGREEMENT = 0.5  # IoU of a box and the extent of its mask
 REFUSED, MENDED, DROPPED, WARNED, NOTED = "refused", "mended", "dropped", "warned", "noted"
 FIRST_PIXEL = "coordinates within the first pixel"
@@ -132,6 +137,36 @@ class Checker:
             self._find(MENDED, "file names that are written otherwise on disk", f"{_text(name)} is {_text(path)}")
         self.mended |= bool(self.names)
 
+    def check_images(self, folder, resolved=None):
+        """Compare the sizes that are stored in the images with those that the file gives; only headers are read.
+
+        Pixels are read as they are stored, everywhere: an EXIF orientation is ignored (docs/annotations.md).
+
+        Args:
+            folder: of the images.
+            resolved: {name in the annotations: name below `folder`} where they differ.
+
+        Raises:
+            ExperimentError: an image of another size. One that cannot be read is left to those who read it.
+        """
+        resolved = resolved or {}
+        with ThreadPoolExecutor(READERS) as readers:
+            stored = readers.map(_stored, (Path(folder) / resolved.get(name, name) for name in self._names))
+            for (name, number), found in zip(self._names.items(), stored, strict=True):
+                if found is None:
+                    continue
+                size, orientation = found
+                where = f"image {_text(number)} ({_text(name)})"
+                turned = f" and to be turned by its EXIF orientation {orientation}, which is ignored"
+                if size != self.images[number]:
+                    self._find(REFUSED, "images that are stored in another size",
+                               f"{where}: is stored {size[0]}x{size[1]}{turned * (orientation != 1)}, its annotations "
+                               f"say {'x'.join(map(str, self.images[number]))}; save the pixels as they were annotated")
+                elif orientation != 1:
+                    self._find(WARNED, "images with an EXIF orientation, which is ignored",
+                               f"{where}: orientation {orientation}")  # fmt: skip
+        self.refuse()
+
     def image_ids(self):
         """New ids by old ones if they are to be replaced."""
         return {old: new for new, old in enumerate(self.images, 1)} if "images" in self.renumber else None
@@ -186,8 +221,9 @@ class Checker:
                 image, changed = self._mended_image(position + offset, image)
                 self._take_image(position + offset, image)
                 mended |= changed
-            except Refused:
-                continue
+            except Refused:  # what refers to it is not to be reported too
+                if isinstance(image, dict) and type(image.get("id")) in (int, str):
+                    self.images.setdefault(image["id"], (LARGEST_SIDE, LARGEST_SIDE))
         return entries, mended
 
     def _mended_image(self, position, image):
@@ -341,7 +377,10 @@ class Checker:
             lengths = np.array(list(map(len, polygons)))
             if lengths.min() < 6 or (lengths % 2).any() or not {list}.issuperset(map(type, polygons)):
                 return None
-            points = np.frombuffer(array("d", list(chain.from_iterable(polygons)))).reshape(-1, 2)
+            coordinates = array("d")
+            for polygon in polygons:
+                coordinates.fromlist(polygon)
+            points = np.frombuffer(coordinates).reshape(-1, 2)
             plain[looked_at] &= _plain_polygons(points, lengths // 2, counts, corners[looked_at], sizes[looked_at])
             self.with_mask += int((plain & (np.array(crowds) == 0))[looked_at].sum())
         return set(np.flatnonzero(~plain).tolist())
@@ -460,7 +499,7 @@ class Checker:
                          f"{len(polygons)} numbers, valid: a list of polygons [[x1, y1, x2, y2, x3, y3, ...], ...]")
         whole = []
         for polygon in polygons:
-            if not isinstance(polygon, list) or not all(type(value) in (int, float) for value in polygon):
+            if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
                 self._refuse("polygons that are no lists of numbers", f"{where}: a polygon is {_text(polygon)}, "
                              "valid: a list of numbers x1, y1, x2, y2, ...")  # fmt: skip
             if len(polygon) % 2:
@@ -507,7 +546,7 @@ class Checker:
         if not isinstance(counts, list) or not {int}.issuperset(map(type, counts)):
             self._refuse("run lengths that are no whole numbers",
                          f"{where}: counts is {_text(counts)}, valid: a list of whole numbers, or a text")  # fmt: skip
-        if min(counts, default=0) < 0 or sum(counts) != height * width:
+        if sum(counts) != height * width or min(counts) < 0:
             least = f", the least is {min(counts)}" if min(counts, default=0) < 0 else ""
             self._refuse("run lengths that do not add up", f"{where}: counts of its run lengths sum to {sum(counts)}"
                          f"{least}, valid: height*width = {height * width}, each at least 0")  # fmt: skip
@@ -549,7 +588,7 @@ class Checker:
 
     def _area(self, entry, where, mask):
         area = entry.get("area")
-        if area is not None and type(area) not in (int, float):
+        if area is not None and not _is_number(area):
             self._refuse("areas that are no numbers", f"{where}: area is {_text(area)}, valid: a number")
         if area is not None and math.isfinite(area) and area > 0:
             return
@@ -618,6 +657,10 @@ def decoded_counts(text):
     return counts
 
 
+def _is_number(value):
+    return type(value) is float or type(value) is int and abs(value) < 1 << 1000  # larger ones are no float
+
+
 def _is_rectangle(points):
     """Whether a closed outline of 4 points, or 5 of which the last repeats the first, is an upright rectangle."""
     if len(points) == 5 and (points[0] != points[4]).any():
@@ -670,6 +713,15 @@ def _text(value):
 
 def _point(point):
     return "({:.6g}, {:.6g})".format(*point)
+
+
+def _stored(path):
+    """Width and height of the pixels as an image file stores them and its EXIF orientation, or `None`."""
+    try:
+        with Image.open(path) as image:
+            return image.size, image.getexif().get(ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 # The copy that all later stages read

@@ -66,7 +66,7 @@ class PackedCocoDataset(CocoDataset):
     index (`evaluate`, `get_cat_ids`) is therefore missing; `pipeline.scoring` scores.
 
     Raises:
-        ExperimentError: a file that `read_instances` refuses, or a class that COCO does not have.
+        ExperimentError: a file that `read_instances` refuses, a class that COCO does not have, or no image to train on.
     """
 
     def __init__(self, *args, **kwargs):
@@ -115,6 +115,12 @@ class PackedCocoDataset(CocoDataset):
             if (self._has_object[position] or not self.filter_empty_gt)
             and min(info["width"], info["height"]) >= min_size
         ]
+        if not valid:
+            small = sum(min(info["width"], info["height"]) < min_size for info in self.data_infos)
+            raise ExperimentError(
+                f"{self.ann_file}: nothing to train on: of {len(self.data_infos)} images {small} are smaller than "
+                f"{min_size} pixels on a side, the others show no object; use other images or another direction"
+            )
         self.img_ids = [self.img_ids[position] for position in valid]
         self._rows = self._rows[valid]
         return valid
@@ -207,8 +213,12 @@ def seeded(seed):
 class LoadWholeImage(LoadImageFromFile):
     """Load an image; refuse one that is missing, cut short, or not of the size that its annotations assume.
 
-    The stock step crashes on the first kind and silently trains on a half grey picture on the second.
+    The stock step crashes on the first kind and silently trains on a half grey picture on the second. It also turns
+    images by their EXIF orientation, which COCO's masks do not follow: here pixels are as they are stored.
     """
+
+    def __init__(self, **options):
+        super().__init__(color_type="color_ignore_orientation", **options)
 
     def __call__(self, results):
         path = Path(results["img_prefix"] or "") / results["img_info"]["filename"]
@@ -226,8 +236,8 @@ class LoadWholeImage(LoadImageFromFile):
         info = results["img_info"]
         if (width, height) != (info["width"], info["height"]):
             raise ExperimentError(
-                f"image {path} is {width}x{height}, its annotations say {info['width']}x{info['height']}; "
-                f"correct width and height there, or the image: {remedy(results['img_prefix'] or '')}"
+                f"image {path} is stored {width}x{height} (an EXIF orientation is ignored), its annotations say "
+                f"{info['width']}x{info['height']}; save the pixels as they were annotated"
             )
         return results
 

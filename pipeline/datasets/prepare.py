@@ -185,6 +185,7 @@ def _check_subset(root, subset):
         raise ExperimentError(f"{folder}: no such folder; the source of {path} has to hold it")
     on_disk = resolve_names(names, folder)
     sizes = listed_image_sizes(path, [on_disk[name] for name in names], folder)
+    checker.check_images(folder, on_disk)
     delivered = "its source holds it like that: take it out of the annotations, or declare an archive with a whole one"
     coco.check_whole(folder, list(sizes), delivered if contents.managed(root) else remedy(folder))
     listing = "".join(f"{name} {size}\n" for name, size in sorted(sizes.items()))

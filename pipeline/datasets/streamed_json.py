@@ -19,6 +19,7 @@ SPACE = re.compile(rb"[ \t\n\r]*")
 OBJECT_END = re.compile(rb"\}[ \t\n\r]*[,\]]")
 CANDIDATES = 8  # ends of an object to try with the fast parser; COCO's need one, crowd annotations two
 BLOCK = 1 << 15  # bytes to parse at once; a megabyte costs twice as much
+TOGETHER = 128  # entries to hand on at least; what looks at them has a cost for each lot
 WINDOW = 1 << 16  # bytes to look at first where the fast parser gives up
 CUT = 64  # characters; an end or an error this close to the end of a window may come from the cut
 RELEASE = 1 << 24  # bytes; what was read so long ago is no longer counted as our memory
@@ -121,14 +122,18 @@ class StreamedObject:
         return self._require_end(at)
 
     def _read_list(self, start, visit):
-        position = 0
+        position, entries, strict = 0, [], True
         at, another = self._open(start, b"]")
+        begin = at
         while another:
-            entries, end, strict = self._entries(at)
-            visit(position, entries, Source(self._bytes, at, end, strict))
-            position += len(entries)
+            more, end, exact = self._entries(at)
+            entries += more
+            strict &= exact
             at, another = self._next(end, b"]")
-            self._release(at)
+            if len(entries) >= TOGETHER or not another:
+                visit(position, entries, Source(self._bytes, begin, end, strict))
+                position, begin, entries, strict = position + len(entries), at, [], True
+            self._release(begin)
         return at
 
     def _open(self, at, close):

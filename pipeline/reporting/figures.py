@@ -136,7 +136,7 @@ def build_figure(name):
 
 def data_label(declared, dataset):
     """What keeps a picture of another dataset from being taken for one of COCO; empty for the dataset of the paper."""
-    if dataset == published.DATASET:
+    if published.comparable(dataset, declared):
         return ""
     if declared.dataset(dataset)["kind"] == "generated":
         return "generated images, drawn by a program, not COCO"

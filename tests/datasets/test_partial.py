@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pycocotools import mask as rle
 from torch.utils.data import DataLoader
 
 from pipeline.datasets.categories import NAMES, VOC
@@ -285,7 +287,7 @@ def damage(path, kind):
         ("cut at the end", "is truncated or not an image"),
         ("empty", "is truncated or not an image"),
         ("text", "is truncated or not an image"),
-        ("other size", "is 32x64, its annotations say 128x128; correct width and height there, or the image: "),
+        ("other size", "is stored 32x64 (an EXIF orientation is ignored), its annotations say 128x128; save"),
     ],
 )
 def test_a_broken_image_is_named(nonvoc2voc, generated_root, tmp_path, kind, message, extension):
@@ -307,6 +309,41 @@ def test_a_broken_image_is_named(nonvoc2voc, generated_root, tmp_path, kind, mes
         assert (
             str(path) in str(caught.value) and message in str(caught.value) and "\n" not in str(caught.value)
         )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_pixels_are_read_as_they_are_stored(nonvoc2voc, tmp_path, orientation, extension):
+    """Training and inference see the picture that the annotations were made for, whatever its EXIF orientation."""
+    content = json.loads((nonvoc2voc / "train.json").read_text())
+    pixels = np.zeros((128, 128, 3), np.uint8)
+    pixels[:30, :50] = 255  # no rotation or reflection of it looks the same
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"image.{extension}", exif=exif, quality=100)
+    content["images"][0]["file_name"] = f"image.{extension}"
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    both = {"PartialCocoDataset": train_pipeline(flip_ratio=0.0), "PackedCocoDataset": inference_steps()}
+    for kind, steps in both.items():
+        dataset = build_dataset(dict(type=kind, ann_file=str(tmp_path / "train.json"), img_prefix=str(tmp_path),
+                                     pipeline=steps, test_mode=kind == "PackedCocoDataset"))  # fmt: skip
+        image = dataset[0]["img"]
+        image = image[0] if isinstance(image, list) else image.data
+        assert np.array_equal((image[0] > 0).numpy(), pixels[..., 0] > 0)
+
+
+def test_polygons_are_loaded_from_run_lengths_too(edited, generated_root, tmp_path):
+    """The 3x schedule asks for polygons, whatever the file has."""
+    def run_lengths(content):
+        for annotation in content["annotations"]:
+            encoded = rle.merge(rle.frPyObjects(annotation["segmentation"], 128, 128))
+            annotation["segmentation"] = {"size": [128, 128], "counts": encoded["counts"].decode()}
+
+    split(edited(run_lengths), NONVOC2VOC, tmp_path)
+    for steps in (PIPELINES["polygons"], PIPELINES["resized polygons"]):
+        sample = build(tmp_path, generated_root / "train2017", steps)[0]
+        masks = sample["gt_masks"].data.to_ndarray()
+        assert (masks.sum((1, 2)) > 0).tolist() == (~sample["gt_is_novel"].data).tolist()
 
 
 def test_a_whole_jpeg_with_an_odd_end_is_accepted(nonvoc2voc, generated_root, tmp_path):
