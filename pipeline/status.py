@@ -16,6 +16,7 @@ import psutil
 
 from pipeline import paths
 from pipeline.errors import ExperimentError, Interrupted
+from pipeline.redaction import redact
 
 logger = logging.getLogger("pipeline.status")
 
@@ -120,7 +121,7 @@ def attempt(dataset, run_name, stage):
         write(state="interrupted")
         raise
     except (Exception, KeyboardInterrupt) as error:
-        line = (str(error).strip().splitlines() or [""])[-1]
+        line = (redact(error).strip().splitlines() or [""])[-1]
         write(state="failed", error=line if isinstance(error, ExperimentError) else f"{type(error).__name__}: {line}")
         raise
     write(state={"train": "trained", "evaluate": "evaluated"}[stage])

@@ -11,7 +11,7 @@ from pipeline import experiments, paths
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
 # command lines that are no node of the graph
-COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track"}
+COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track", "ui"}
 
 # Lower layers never import higher ones. A module belongs to the longest prefix.
 LAYERS = [
