@@ -64,9 +64,8 @@ format: setup ## sort imports and mend what ruff can
 compare: setup ## print the free run's experiments side by side: changed knobs and headline numbers
 	@$(ACTIVATE) python -m stages.compare
 
-ui: setup ## open the MLflow store on http://127.0.0.1:5000
-	@$(ACTIVATE) mkdir -p mlruns && python -m mlflow ui --host $(HOST) --port $(PORT) \
-	    --backend-store-uri "$$(python -c 'from pipeline import tracking; print(tracking.store_uri())')"
+ui: setup ## open the MLflow store on http://127.0.0.1:5000 (another port: make ui PORT=5001)
+	@$(ACTIVATE) exec python -m stages.ui --host $(HOST) --port $(PORT)
 
 doctor: ## check Python, torch, GPU, operators, DVC, MLflow, disk and data, and say what to do
 	@$(ACTIVATE) "$$(command -v python || echo python3)" -m stages.doctor

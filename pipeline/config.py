@@ -57,12 +57,42 @@ class Training:
     optimisation: dict
     initial_weights: bool
 
+    def to_json(self):
+        """The training as text; plain data, so that reading it can run nothing."""
+        return json.dumps(_tagged(asdict(self)), indent=1)
+
+    @classmethod
+    def from_json(cls, text):
+        """The training that `to_json` wrote. Raises ExperimentError for anything else."""
+        try:
+            content = _untagged(json.loads(text))
+            return cls(**content | {"knobs": Knobs(**content["knobs"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ExperimentError(f"not a training that this version wrote: {error}; launch it again") from None
+
     def numbers(self):
         """What determines the result, as plain data; the name is left out, so equal runs share one training."""
         content = {key: value for key, value in asdict(self).items() if key not in ("name", "knobs")}
         content["optimisation"] = {k: v for k, v in content["optimisation"].items() if k != "checkpoint_interval"}
         content["seeded_knobs"] = {k: v for k, v in asdict(self.knobs).items() if k != "seeds"}
         return content
+
+
+def _tagged(value):
+    """JSON knows no tuples, and mmdet tells them from lists."""
+    if isinstance(value, dict):
+        return {key: _tagged(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return {"tuple": [_tagged(item) for item in value]}
+    return [_tagged(item) for item in value] if isinstance(value, list) else value
+
+
+def _untagged(value):
+    if isinstance(value, dict):
+        if value.keys() == {"tuple"}:
+            return tuple(_untagged(item) for item in value["tuple"])
+        return {key: _untagged(item) for key, item in value.items()}
+    return [_untagged(item) for item in value] if isinstance(value, list) else value
 
 
 def load_knobs(run):

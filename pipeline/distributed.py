@@ -12,10 +12,10 @@ import contextlib
 import functools
 import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 import zlib
 from datetime import timedelta
@@ -34,7 +34,8 @@ logger = logging.getLogger("pipeline.distributed")
 # Newer than the torch of some CUDA builds, and about a distinction that makes no difference here.
 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 
-JOB = "job.pickle"  # what to train, for the processes of this very run
+JOB = "job.json"  # what to train, for the processes of this very run
+MEETING = "CONTRASTMASK_MEETING"  # file through which the processes of one machine find each other
 FAILED = "failed"  # the error line of a process, one file for each
 STOPPED = "stopped"  # the same, of a process that SIGTERM asked to end
 CRASHED = "crashed"  # of a process that ended with a traceback; torchrun then sends SIGTERM to the others
@@ -76,13 +77,15 @@ def train_in_processes(training, scratch):
     for kind in (FAILED, STOPPED, CRASHED):
         for old in scratch.glob(f"{kind}.*"):
             old.unlink()
-    (scratch / JOB).write_bytes(pickle.dumps(training))
-    command = _torchrun(nodes, each) + ["-m", "pipeline.worker", str(scratch)]
+    (scratch / JOB).write_text(training.to_json())
     quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # DistributedDataParallel warns that this time all parameters were used
-    child = subprocess.Popen(command, cwd=paths.ROOT, env=quiet | os.environ, start_new_session=True,
-                             preexec_fn=tie_to_parent)  # fmt: skip
-    with _ending_together(child) as told:
-        code = child.wait()
+    with tempfile.TemporaryDirectory(prefix="contrastmask-") as meeting:
+        command = _torchrun(nodes, each, meeting) + ["-m", "pipeline.worker", str(scratch)]
+        here = among_themselves(meeting) if nodes == 1 else {}
+        child = subprocess.Popen(command, cwd=paths.ROOT, env=quiet | here | os.environ, start_new_session=True,
+                                 preexec_fn=tie_to_parent)  # fmt: skip
+        with _ending_together(child) as told:
+            code = child.wait()
     if code:
         failed, stopped, crashed = ([path.read_text().strip() for path in sorted(scratch.glob(f"{kind}.*"))]
                                     for kind in (FAILED, STOPPED, CRASHED))  # fmt: skip
@@ -113,10 +116,20 @@ def _ending_together(child):
         yield told
 
 
-def _torchrun(nodes, each):
+def among_themselves(meeting):
+    """Environment of processes on one machine: they meet through a file and talk through the loopback interface.
+
+    torch's own rendezvous listens on every interface of the machine, without asking who connects.
+    """
+    return {MEETING: f"{meeting}/workers", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # fmt: skip
+
+
+def _torchrun(nodes, each, meeting):
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc-per-node", str(each)]
     if nodes == 1:
-        return [*command, "--standalone"]
+        return [*command, "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file", "--rdzv-endpoint",
+                f"{meeting}/agent", "--rdzv-id", "one-machine", "--local-addr", "127.0.0.1"]  # fmt: skip
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         raise ExperimentError(
@@ -130,11 +143,6 @@ def _torchrun(nodes, each):
     return [*srun, *command, *rendezvous]
 
 
-def load_job(scratch):
-    """The training that `train_in_processes` was asked for."""
-    return pickle.loads((scratch / JOB).read_bytes())  # written by the process that started this one
-
-
 @contextlib.contextmanager
 def member(scratch):
     """Be one process of a training: join the others, leave an error line for whoever waits, end together.
@@ -146,7 +154,10 @@ def member(scratch):
         with exclusive(scratch / "workers.lock", scratch.name) if number == 0 else contextlib.nullcontext():
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+            backend = "nccl" if torch.cuda.is_available() else "gloo"
+            file, world = os.environ.get(MEETING), int(os.environ["WORLD_SIZE"])
+            where = {"init_method": f"file://{file}", "rank": number, "world_size": world} if file else {}
+            dist.init_process_group(backend, timeout=PATIENCE, **where)
             yield
             barrier()
             dist.destroy_process_group()

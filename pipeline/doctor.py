@@ -4,6 +4,7 @@ Imports only the standard library at the top, so that it also describes an envir
 """
 
 import importlib
+import os
 import platform
 import shutil
 import sys
@@ -11,6 +12,7 @@ import warnings
 from dataclasses import dataclass
 
 from pipeline import paths
+from pipeline.redaction import redact, redact_uri
 
 OK, NOTE, BROKEN = "ok", "note", "BROKEN"
 REINSTALL = "run `make setup`; if that changes nothing, remove .venv and repeat"
@@ -28,7 +30,7 @@ class Finding:
 
     def __str__(self):
         line = f"{self.subject:<18} {self.status:<7} {self.found}"
-        return f"{line}\n{'':<27}-> {self.remedy}" if self.remedy else line
+        return redact(f"{line}\n{'':<27}-> {self.remedy}" if self.remedy else line)
 
 
 class Problem(Exception):
@@ -136,19 +138,20 @@ def check_dvc():
 def check_mlflow():
     import mlflow
 
-    from pipeline import tracking
+    from pipeline import experiments, tracking
 
-    uri = tracking.store_uri()
-    if uri.startswith("sqlite:"):
-        return f"{mlflow.__version__}, local store {uri}"
+    uri = redact_uri(tracking.store_uri())
+    if (file := tracking.sqlite_file(tracking.store_uri())) and not file.exists():
+        return f"{mlflow.__version__}, local store {uri} (made by the first training)"
     try:
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
-    except Exception as error:  # whatever the server, the network or a proxy makes of it
-        raise Problem(
-            f"{mlflow.__version__}, {uri} does not answer ({type(error).__name__})",
-            "start the server, or unset MLFLOW_TRACKING_URI to use the local store",
-        ) from None
-    return f"{mlflow.__version__}, server {uri} answers"
+        tracking.find_experiment(experiments.chosen_dataset())
+    except tracking.StoreError as error:
+        remedy = error.remedy
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            raise Problem(f"{mlflow.__version__}, {uri}: {error.matter}", remedy) from None
+        remedy += "; or unset MLFLOW_TRACKING_URI to use the local store"
+        raise Problem(f"{mlflow.__version__}, {uri} does not answer: {error.matter}", remedy) from None
+    return f"{mlflow.__version__}, local store {uri}" if file else f"{mlflow.__version__}, server {uri} answers"
 
 
 def check_disk():

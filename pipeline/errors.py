@@ -8,6 +8,8 @@ import os
 import re
 import signal
 
+from pipeline.redaction import redact
+
 # What the machine refuses, and what its user does about it. Everything else is a mistake of ours: a traceback.
 REMEDIES = {
     (errno.ENOSPC,): "free some space (or inodes, `df -i`) and run again: what is finished is kept",
@@ -71,14 +73,16 @@ class Stopped(KeyboardInterrupt):
 def one_line(error):
     """Say an error in one line: its own first one, with the path and the remedy if the machine refused something.
 
+    Passwords are left out.
+
     Args:
         error: any exception, also one that a data worker of torch raised and that carries its traceback.
     """
     if isinstance(error, KeyboardInterrupt):
         return f"stopped by {signal.Signals(getattr(error, 'by', signal.SIGINT)).name}"
     if (refused := refusal(error)) is not None:
-        return refused
-    line = first_line(str(error))
+        return redact(refused)
+    line = first_line(redact(error))
     kind = type(error).__name__
     if isinstance(error, ExperimentError) or line.startswith(f"{kind}: "):
         return line.removeprefix("ExperimentError: ")

@@ -75,7 +75,8 @@ def redact(text):
 def needs_encoding(uri):
     """Whether user or password of an address hold characters that end them for every reader of addresses."""
     userinfo, at, _ = uri.partition("://")[2].rpartition("@")
-    return bool(at) and not userinfo.startswith("/") and bool(re.search(r"[@/?#\[\]\s]", userinfo) or userinfo.count(":") > 1)
+    ends = re.search(r"[@/?#\[\]\s]", userinfo) or userinfo.count(":") > 1
+    return bool(at and ends) and not userinfo.startswith("/")
 
 
 def install():

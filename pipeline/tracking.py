@@ -15,12 +15,15 @@ that has runs of versions before that keeps their names: bringing such a run up 
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
+import socket
 import subprocess
+import sys
 import threading
 import time
 from importlib import metadata
@@ -56,7 +59,9 @@ PAUSE_SECONDS = 5.0  # and at least this long after a failure
 
 def store_uri():
     """The tracking URI: MLFLOW_TRACKING_URI, or the local SQLite store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.tracking_store()}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.tracking_store()}"
+    # the driver that environment.yml pins; SQLAlchemy's default is another
+    return re.sub("^postgresql:", "postgresql+psycopg2:", uri)
 
 
 def is_local():
@@ -107,6 +112,12 @@ def connect(experiment):
     return client, _within(lambda: _experiment(client, experiment))
 
 
+def find_experiment(experiment):
+    """Open a store that is there and look for an experiment, making nothing. Raises StoreError."""
+    client = open_store()
+    _within(lambda: _experiment(client, experiment, make=False))
+
+
 def open_store():
     """A client of the store; a local one is made if need be. Raises StoreError."""
     import mlflow  # takes seconds; whoever tracks nothing should not pay for it
@@ -115,12 +126,16 @@ def open_store():
     uri = store_uri()
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in SCHEMES or "://" not in uri and scheme != "file":
-        raise StoreError(f"MLFLOW_TRACKING_URI has the scheme {scheme[:20]!r}",
-                         f"valid: {', '.join(SCHEMES)}, as in http://127.0.0.1:5000, sqlite:////folder/mlflow.db")  # fmt: skip
+        raise StoreError(
+            f"MLFLOW_TRACKING_URI has the scheme {scheme[:20]!r}",
+            f"valid: {', '.join(SCHEMES)}, as in http://127.0.0.1:5000 or sqlite:////folder/mlflow.db, then {REPEAT}",
+        )
     if needs_encoding(uri):
-        raise StoreError("user or password in MLFLOW_TRACKING_URI hold @, /, ?, # or spaces as they are",
-                         "write them encoded (@ is %40, / is %2F, a space is %20), or set MLFLOW_TRACKING_USERNAME and "
-                         f"MLFLOW_TRACKING_PASSWORD instead, then {REPEAT}")  # fmt: skip
+        raise StoreError(
+            "user or password in MLFLOW_TRACKING_URI hold @, /, ?, # or spaces as they are",
+            "write them encoded (@ is %40, / is %2F, a space is %20), or set MLFLOW_TRACKING_USERNAME and "
+            f"MLFLOW_TRACKING_PASSWORD instead, then {REPEAT}",
+        )
     utils.MAX_RETRY_COUNT = 2  # the store is tried again by whoever tracks; ten times take minutes
     logging.getLogger(utils.__name__).setLevel(logging.ERROR)
     if (file := sqlite_file(uri)) and not file.exists():
@@ -154,17 +169,19 @@ def _create(file):
     _within(create, CREATE_SECONDS)
 
 
-def _experiment(client, name):
-    """Identifier of an experiment, made if need be."""
+def _experiment(client, name, make=True):
+    """Identifier of an experiment, made if need be and if `make`."""
     found = client.get_experiment_by_name(name)
     if found is None:
+        if not make:
+            return None
         location = (paths.tracking_store().parent / "artifacts" / name).as_uri() if is_local() else None
         tags = {"mlflow.experiment.primaryMetric.name": PRIMARY_METRIC,
                 "mlflow.experiment.primaryMetric.greaterIsBetter": "true", "mlflow.note.content": NOTE}  # fmt: skip
         return client.create_experiment(name, artifact_location=location, tags=tags)
     if found.lifecycle_stage == "deleted":
-        raise StoreError(f"the experiment {name!r} was deleted in it",
-                         f"bring it back with `{_mlflow()} experiments restore -x {found.experiment_id}`, then {REPEAT}")  # fmt: skip
+        restore = f"`{_mlflow()} experiments restore -x {found.experiment_id}`"
+        raise StoreError(f"the experiment {name!r} was deleted in it", f"bring it back with {restore}, then {REPEAT}")
     return found.experiment_id
 
 
@@ -214,10 +231,11 @@ def _explain(error):
         return _explain_schema(text, file)
     if "database is locked" in text:
         return "its database is locked by another process", f"end that (`fuser {file}` names it), then {REPEAT}"
-    if file and (isinstance(error, PermissionError) or re.search("readonly database|unable to open database|Read-only", text)):
+    read_only = re.search("readonly database|unable to open database|Read-only file", text)
+    if file and (read_only or isinstance(error, PermissionError)):
         return "its file or folder cannot be written", (
-            f"make them yours and writable (`ls -ld {file.parent} {file}`), or move what is written to another disk with "
-            f"CONTRASTMASK_HOME, then {REPEAT}"
+            f"make them yours and writable (`ls -ld {file.parent}` shows whose they are), or move what is written to "
+            f"another disk with CONTRASTMASK_HOME, then {REPEAT}"
         )
     if "not a database" in text or "malformed" in text or file and "no such table" in text:
         return "its file is damaged", f"put it aside (`mv {file} {file}.damaged`), then {REFILL} fills a new one"
@@ -366,9 +384,9 @@ def description(training):
         parts.append("CL: the contrastive learning head, which draws pixels of one object together and away from its "
                      "background, also where only a box is known")  # fmt: skip
     base, _, novel = training.split.partition("2")
-    return (f"{'; '.join(parts)}. Trained on {training.dataset} with masks of the {base} categories (base) and boxes alone "
-            f"of the {novel} categories (novel), backbone {training.backbone}, seed {training.seed}; then scored on its "
-            "validation images.")  # fmt: skip
+    return (f"{'; '.join(parts)}. Trained on {training.dataset} with masks of the {base} categories (base) and boxes "
+            f"alone of the {novel} categories (novel), backbone {training.backbone}, seed {training.seed}; then scored "
+            "on its validation images.")  # fmt: skip
 
 
 def _parameters(training):
@@ -416,9 +434,8 @@ def _settle(record, passed, seconds):
     from mlflow.entities import Param, RunTag
 
     content = record.content
-    end = time.monotonic() + seconds
-    connected, experiment = connect(content["dataset"])
-    client = _Patience(connected, end)
+    connected, experiment = connect(content["dataset"])  # bounded by itself
+    client = _Patience(connected, time.monotonic() + seconds)
     run = _find_or_create(client, experiment, content)
     if content.get("id") != run.info.run_id:
         record.change(id=run.info.run_id)
@@ -597,8 +614,8 @@ def complete(everything):
     settled, busy, elsewhere, errors = sync(float("inf"), everything)
     if errors:
         matter, remedy = _of(errors[0])
-        raise ExperimentError(f"MLflow store {redact_uri(store_uri())}: {matter}; {len(errors)} trainings are not complete "
-                              f"in it: {remedy}")  # fmt: skip
+        raise ExperimentError(f"MLflow store {redact_uri(store_uri())}: {matter}; {len(errors)} trainings are not "
+                              f"complete in it: {remedy}")  # fmt: skip
     line = f"MLflow store {_store_name()}: {settled} trainings brought up to date"
     line += f", {busy} left to the processes that track them" * bool(busy)
     return line + f", {elsewhere} wait for another store: set MLFLOW_TRACKING_URI" * bool(elsewhere)
@@ -644,6 +661,34 @@ def _page():
     return f"{uri.scheme}://{uri.netloc}{uri.path.rstrip('/')}"
 
 
+def serve(host, port):
+    """Become `mlflow ui` on the store. Its address goes through the environment: arguments can be read by everybody.
+
+    Raises:
+        ExperimentError: the store is a server or not there, or the port cannot be had; says what to do.
+    """
+    uri = store_uri()
+    if urlsplit(uri).scheme in ("http", "https"):
+        raise ExperimentError(f"MLFLOW_TRACKING_URI names a server, which has a page of its own: open {_page()}")
+    if (file := sqlite_file(uri)) and not file.exists():
+        raise ExperimentError(f"{file}: there is no MLflow store yet; the first training makes it (`make reproduce`)")
+    try:
+        open_store()
+    except StoreError as error:
+        raise ExperimentError(f"MLflow store {redact_uri(uri)}: {error}") from None
+    try:
+        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server((host, port), family=family).close()
+    except (OSError, OverflowError) as error:
+        reason = "is in use" if getattr(error, "errno", None) == errno.EADDRINUSE else f"cannot be had: {error}"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            other = free.getsockname()[1]
+        raise ExperimentError(f"port {port} of {host} {reason}; choose another: `make ui PORT={other}`") from None
+    print(f"MLflow store {redact_uri(uri)}: open http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)])
+
+
 def log_report(dataset, directory, selection, scores):
     """Keep the newest page, tables and figures as the artifacts of one MLflow run named `report`.
 
@@ -660,8 +705,8 @@ def log_report(dataset, directory, selection, scores):
             client.delete_run(old.info.run_id)
         tags = {"stage": "report", "dataset": dataset, "mlflow.source.git.commit": git_commit(),
                 "mlflow.source.name": "stages/report.py", "mlflow.source.type": "LOCAL",
-                "mlflow.note.content": f"The newest tables, figures and page of {dataset}, as artifacts; its metrics are "
-                                       "the AP of masks of novel categories, one for each run of the tables.",
+                "mlflow.note.content": f"The newest tables, figures and page of {dataset}, as artifacts; its metrics "
+                                       "are the AP of masks of novel categories, one for each run of the tables.",
                 "tables": ",".join(selection["tables"])}  # fmt: skip
         run = client.create_run(experiment, tags=tags, run_name="report").info.run_id
         now = int(time.time() * 1000)

@@ -5,9 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline import training
+from pipeline import config, training
 from pipeline.cli import command
-from pipeline.distributed import load_job, member
+from pipeline.distributed import JOB, member
 
 
 @command
@@ -16,7 +16,7 @@ def main():
     if os.environ["RANK"] != "0":
         logging.getLogger("pipeline").setLevel(logging.ERROR)
     with member(scratch):
-        training.work(load_job(scratch), scratch)
+        training.work(config.Training.from_json((scratch / JOB).read_text()), scratch)
 
 
 if __name__ == "__main__":

@@ -31,3 +31,18 @@ def test_learning_rate_and_warmup_follow_the_batch_by_the_linear_rule(batch, sta
 def test_an_unknown_precision_is_met_with_the_known_ones():
     with pytest.raises(ExperimentError, match="'fp8'; valid: fp32, bf16, fp16"):
         resolved(precision="fp8")
+
+
+@pytest.mark.parametrize("dataset", ["generated", "coco2017"])
+def test_a_training_handed_on_as_text_is_the_same_training(dataset):
+    declared = experiments.load()
+    for name in declared.runs:
+        job = config.resolve(name, dataset, 3, declared)
+        assert config.Training.from_json(job.to_json()) == job
+    assert config.Training.from_json(config.resolve_pretraining("r50", "generated").to_json()).knobs.sigma == 0.3
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"knobs": {}}', '{"knobs": {"sigma": 1}, "name": "x"}'])
+def test_text_that_is_no_training_is_one_line(text):
+    with pytest.raises(ExperimentError, match="not a training that this version wrote"):
+        config.Training.from_json(text)

@@ -14,7 +14,8 @@ from pipeline import experiments, paths
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
 # command lines that are no node of the graph
-COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track", "snapshot", "compare", "show"}
+COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track", "snapshot", "compare", "show",
+            "ui"}  # fmt: skip
 
 # Lower layers never import higher ones. A module belongs to the longest prefix.
 LAYERS = [
@@ -33,7 +34,6 @@ LAYERS = [
         "pipeline.cli",
         "pipeline.distributed",
         "pipeline.history",
-        "pipeline.doctor",
     },
     {"pipeline.experiments", "pipeline.knobs", "pipeline.machine_settings"},
     {"pipeline.models", "pipeline.datasets"},

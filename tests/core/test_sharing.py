@@ -2,13 +2,13 @@
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -29,6 +29,13 @@ def two(monkeypatch, workspace):
 
 
 SHARED = {"seed": 3, "iterations": 20}
+
+
+def listening(number):
+    """Addresses at which a process and those that it started accept connections."""
+    starter = psutil.Process(number)
+    return {connection.laddr.ip for process in [starter, *starter.children(recursive=True)]
+            for connection in process.net_connections("inet") if connection.status == psutil.CONN_LISTEN}  # fmt: skip
 
 
 def content(scratch):
@@ -60,17 +67,19 @@ def test_two_processes_log_every_step(whole):
     assert [json.loads(line)["iter"] for line in whole[1].splitlines()] == list(range(1, 21))
 
 
-def test_a_killed_training_of_two_processes_ends_with_the_same_weights(whole, two):
+def test_a_killed_training_of_two_processes_ends_with_the_same_weights(whole, two, tmp_path):
     shared = job(**SHARED)
     scratch = paths.scratch(config.fingerprint(shared))
     empty(scratch)
     # what starts the processes is killed alone; the next attempt waits for those it left, or goes on
-    (scratch / distributed.JOB).write_bytes(pickle.dumps(shared))
-    starter = subprocess.Popen([*distributed._torchrun(1, 2), "-m", "pipeline.worker", str(scratch)], cwd=paths.ROOT,
+    (scratch / distributed.JOB).write_text(shared.to_json())
+    command = [*distributed._torchrun(1, 2, tmp_path), "-m", "pipeline.worker", str(scratch)]
+    starter = subprocess.Popen(command, cwd=paths.ROOT, env=os.environ | distributed.among_themselves(tmp_path),
                                start_new_session=True, stderr=subprocess.DEVNULL)  # fmt: skip
     while len(training.states_of(scratch)) < 2:
         assert starter.poll() is None
         time.sleep(0.02)
+    assert listening(starter.pid) <= {"127.0.0.1", "::1"}, "a stranger on the network can reach the training"
     os.killpg(starter.pid, signal.SIGKILL)
     starter.wait()
     assert not (scratch / "checkpoint.pth").exists()

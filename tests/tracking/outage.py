@@ -162,7 +162,7 @@ def examine(uri, home, expected):
     for name in expected:
         for line in (home / "scratch" / name / "log.jsonl").read_text().splitlines():
             step = json.loads(line)["iter"]
-            written |= {(name, key, step): record(step)[key] for key in LOSSES}
+            written |= {(name, f"train/{key}", step): record(step)[key] for key in LOSSES}
     doubled = [point for point, times in points.items() if times > 1]
     absent = [point for point in written if values.get(point) != written[point]]
     scores = len(values) - len(written)

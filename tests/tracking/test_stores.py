@@ -1,0 +1,196 @@
+"""A local store that cannot be used: one line within a bound, training goes on, and the printed remedy works."""
+
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline import doctor, paths, tracking
+from pipeline.errors import ExperimentError
+from tests.tracking.stand_in import differences, training, write_record
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A store with one experiment: making the tables takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONTRASTMASK_HOME", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.connect("generated")
+        return shutil.copy(paths.tracking_store(), folder / "copy.db")
+
+
+@pytest.fixture
+def store(template, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", tracking.REQUEST_SECONDS)
+    monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
+    paths.tracking_store().parent.mkdir()
+    return shutil.copy(template, paths.tracking_store())
+
+
+def warned(caplog):
+    """What a training says while the store cannot be used; its records are kept."""
+    caplog.clear()
+    job = training("job")
+    with caplog.at_level("WARNING", logger="pipeline"):
+        with tracking.track(job, job.name, "train", "SCHEDULED") as tracker:
+            tracker.log_history([write_record(job.name, 10), write_record(job.name, 20)])
+    (message,) = {record.getMessage() for record in caplog.records}
+    assert "\n" not in message and str(paths.tracking_records() / "generated") in message
+    assert (paths.tracking_records() / "generated").is_dir()
+    return message
+
+
+def follow(message):
+    """Run the commands that a message prints, in their order, as a shell does."""
+    commands = re.findall(r"`([^`]+)`", message)
+    assert commands and commands[-1].startswith("python -m stages.track")
+    environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"}
+    for command in commands:
+        done = subprocess.run(command, shell=True, cwd=paths.ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert "1 trainings brought up to date" in done.stdout
+
+
+def assert_stored():
+    # under another spelling: mlflow keeps a file open that the remedy has put aside
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:////{paths.tracking_store()}"
+    client, experiment = tracking.connect("generated")
+    (run,) = client.search_runs([experiment])
+    assert run.info.status == "SCHEDULED" and differences(client, run, [10, 20]) == []
+
+
+def test_a_deleted_experiment_is_brought_back(store, caplog):
+    client, experiment = tracking.connect("generated")
+    client.delete_experiment(experiment)
+    message = warned(caplog)
+    assert f"mlflow experiments restore -x {experiment}" in message and f"sqlite:///{store}" in message
+    with pytest.raises(ExperimentError, match=f"restore -x {experiment}"):
+        tracking.complete(everything=False)
+    with pytest.raises(doctor.Problem) as found:
+        doctor.check_mlflow()
+    assert f"restore -x {experiment}" in found.value.finding[1]
+    follow(message)
+    assert_stored()
+    assert "local store" in doctor.check_mlflow()
+
+
+def test_a_damaged_file_is_put_aside_and_filled_again(store, caplog):
+    paths.tracking_store().write_bytes(b"not a database, but as long as a page of one\n" * 200)
+    message = warned(caplog)
+    assert "damaged" in message
+    follow(message)
+    assert_stored()
+    assert paths.tracking_store().with_name("mlflow.db.damaged").exists()
+
+
+@pytest.mark.parametrize(("revision", "remedy"), [("451aebb31d03", "db upgrade"), ("f00dfeed0001", ".newer")])
+def test_tables_of_another_version(store, caplog, revision, remedy):
+    """Of an older one, which is lifted (only the number is old here: no table), and of a newer one."""
+    with sqlite3.connect(store) as database:
+        database.execute("update alembic_version set version_num = ?", [revision])
+    database.close()
+    message = warned(caplog)
+    assert remedy in message and "MLflow" in message
+    if remedy == ".newer":
+        follow(message)
+        assert_stored()
+
+
+def test_a_locked_database_holds_nothing_up_for_long(store, caplog):
+    database = sqlite3.connect(store, isolation_level=None)
+    database.execute("begin exclusive")
+    began = time.monotonic()
+    message = warned(caplog)
+    assert time.monotonic() - began < 4 * tracking.OPEN_SECONDS  # at the begin and at the end, each twice as slow
+    assert "locked by another process" in message or "could not be opened within" in message
+    database.execute("rollback")
+    database.close()
+    message = re.sub(r"`fuser [^`]*`", "", message)  # a program that not every machine has
+    follow(message)
+    assert_stored()
+
+
+def test_a_file_that_cannot_be_written(store, caplog, monkeypatch):
+    """Whoever runs the tests may be root, whom no permission stops: the driver is told to open it so."""
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "_settle", lambda *_: sqlite3.connect(f"file:{store}?mode=ro", uri=True).execute(
+            "create table t(x)"))  # fmt: skip
+        message = warned(caplog)
+    assert "cannot be written" in message and "CONTRASTMASK_HOME" in message
+    follow(message)
+    assert_stored()
+
+
+@pytest.mark.parametrize(("uri", "said"), [
+    ("htp://host", "scheme 'htp'"), ("mongodb://host/db", "valid: http, https, sqlite, postgresql, file"),
+    ("postgresql://me:a/Zq9x@b@host/db", "%40"), ("http://me:Zq9x s@host", "%20"),
+    ("http://me:Zq9x@127.0.0.1:9", "repeat `python -m stages.track` when it answers"),
+    ("postgresql://me:Zq9x@127.0.0.1:9/db", "refused"),
+])  # fmt: skip
+def test_an_address_that_leads_nowhere(store, caplog, monkeypatch, uri, said):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    message = warned(caplog)
+    assert said in message and "Zq9x" not in message
+    with pytest.raises(doctor.Problem) as found:
+        doctor.check_mlflow()
+    assert "Zq9x" not in str(found.value.finding)
+
+
+def test_a_store_that_never_answers_is_left_after_the_bound(store, caplog, monkeypatch):
+    monkeypatch.setattr(tracking, "OPEN_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "_experiment", lambda *_: time.sleep(60))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "0")
+    began = time.monotonic()
+    assert "could not be opened within 0 s" in warned(caplog)
+    assert time.monotonic() - began < 20
+
+
+def test_a_run_says_what_it_is_and_where_it_came_from(store, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "manifest", lambda dataset: tmp_path / "manifest.json")
+    (tmp_path / "manifest.json").write_text("{}")
+    job = training("described")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "Zq9xZq9x")
+    monkeypatch.setenv("DVC_EXP_NAME", "Zq9xZq9x")
+    with tracking.track(job, job.name, "train", "SCHEDULED") as tracker:
+        tracker.log_history([write_record(job.name, 10)])
+    client, experiment = tracking.connect("generated")
+    (run,) = client.search_runs([experiment])
+    tags = run.data.tags
+    assert "class activation map" in tags["mlflow.note.content"]
+    assert "contrastive learning head" in tags["mlflow.note.content"]
+    assert tags["mlflow.source.name"] == "stages/train.py" and tags["mlflow.source.git.commit"]
+    (given,) = run.inputs.dataset_inputs
+    assert given.dataset.name == "generated" and given.tags[0].value == "training"
+    assert "train/loss_mask" in run.data.metrics
+    assert not any("Zq9x" in value for value in (tags | run.data.params).values())
+    tracking.complete(everything=True)
+    (run,) = client.search_runs([experiment])
+    assert len(run.inputs.dataset_inputs) == 1
+
+
+def test_a_run_under_the_names_of_former_versions_gets_the_new_ones_beside_them(store):
+    job = training("former")
+    with tracking.track(job, job.name, "train", "SCHEDULED"):
+        pass
+    client, experiment = tracking.connect("generated")
+    (run,) = client.search_runs([experiment])
+    client.log_metric(run.info.run_id, "loss", 1.0, step=10)
+    record = tracking.Record(job.dataset, job.name, job.seed, job.name)
+    record.own()
+    record.change(scores={"metrics": {"novel_mask_mAP": 12.5, "base_box_AP50": 3.0}, "per_category": {}, "time": 1})
+    record.release()
+    tracking.complete(everything=True)
+    (run,) = client.search_runs([experiment])
+    assert run.data.metrics == {"loss": 1.0, "novel/mask/AP": 12.5, "base/box/AP50": 3.0}
