@@ -213,7 +213,7 @@ class Checker:
         for offset, image in enumerate(entries):
             try:
                 image, changed = self._mended_image(position + offset, image)
-                self._take_image(position + offset, image)
+                self._take_image(position + offset, image, again.strict)
                 mended |= changed
             except Refused:  # what refers to it is not to be reported too
                 if isinstance(image, dict) and type(image.get("id")) in (int, str):
@@ -241,7 +241,7 @@ class Checker:
                 )
         return image, changed
 
-    def _take_image(self, position, image):
+    def _take_image(self, position, image, strict):
         where = f"images[{position}]"
         for field in ("id", "file_name"):
             if field not in image:
@@ -257,7 +257,7 @@ class Checker:
         self._names[name] = number
         size = image["width"], image["height"]
         self.images[number] = self._shared.setdefault(size, size)
-        if len(image) > 4 and (field := _not_json(image)):
+        if not strict and (field := _not_json(image)):
             self._refuse("NaN or Infinity", f"{where}: {field} is NaN or Infinity, which is not JSON")
 
     def _take_id(self, section, number, where):
@@ -551,6 +551,7 @@ class Checker:
             least = f", the least is {min(counts)}" if min(counts, default=0) < 0 else ""
             self._refuse("run lengths that do not add up", f"{where}: counts of its run lengths sum to {sum(counts)}"
                          f"{least}, valid: height*width = {height * width}, each at least 0")  # fmt: skip
+        counts = np.array(counts, dtype=np.int64)
         ends = np.cumsum(counts)
         starts, ends = (ends - counts)[1::2], ends[1::2]
         starts, ends = starts[ends > starts], ends[ends > starts]
