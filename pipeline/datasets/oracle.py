@@ -51,7 +51,8 @@ def complete_annotations(dataset):
 class LoadPriorMasks:
     """Load the mask of every object, bitmaps in the order of `gt_bboxes`; later steps treat them like `gt_masks`.
 
-    Raises ExperimentError for an object that the complete annotations do not have: they and the split differ.
+    Raises ExperimentError for an object that the complete annotations do not have (they and the split differ), or have
+    without a mask.
     """
 
     def __init__(self, dataset):
@@ -72,7 +73,13 @@ class LoadPriorMasks:
                 raise ExperimentError(
                     f"image {image['filename']}: a box of the split is not in {complete}; run `dvc repro split`"
                 )
-            masks.append(self.rasterise(same.pop(0)["segmentation"], image["height"], image["width"]))
+            annotation = same.pop(0)
+            if not annotation.get("segmentation"):
+                raise ExperimentError(
+                    f"{paths.annotations(self.dataset, 'train2017')}: annotation {annotation['id']} has no mask, which "
+                    "oracle supervision needs of novel objects too; choose another `supervision`"
+                )
+            masks.append(self.rasterise(annotation["segmentation"], image["height"], image["width"]))
         results[FIELD] = BitmapMasks(masks, image["height"], image["width"])
         results["mask_fields"].append(FIELD)
         return results
