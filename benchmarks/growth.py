@@ -94,7 +94,7 @@ def draw(series, path):
             text, marker = PARTS[part]
             seconds, mb = (exponent(columns["scale"], columns[name]) for name in ("seconds", "mb"))
             for axis, name in zip(axes, ("seconds", "mb"), strict=True):
-                axis.plot(columns["scale"], columns[name], marker=marker, markersize=4, color=style.cycled(index + 2),
+                axis.plot(columns["scale"], columns[name], marker=marker, markersize=4, color=style.CYCLE[(index + 2) % len(style.CYCLE)],
                           label=f"{text}\nexponents: time {seconds:.2f}, memory {mb:.2f}")  # fmt: skip
         scales = series["split"]["scale"]
         for axis, label in zip(axes, ("wall time, s", "peak memory, MB"), strict=True):

@@ -2,7 +2,8 @@
 
 Draws an annotation file, then splits it in processes of their own: as the stage does it (`ours`), with `json.load` and
 `json.dumps` of the whole file (`json`), and with `pycocotools.COCO` instead of the former (`pycocotools`). All write
-the same bytes, which is checked. `check` is what stage download does with it. Memory is the peak resident set.
+the same bytes, which is checked. `unchecked` is the split without the checks of the content, `check` is what stage
+download does with the file. Memory is the peak resident set.
 """
 
 import argparse
@@ -16,9 +17,11 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 from benchmarks.measuring import exponent, peak_mb
-from pipeline.datasets.annotations import read_instances
+from pipeline.datasets import coco_check
+from pipeline.datasets.annotations import Checks, read_instances
 from pipeline.datasets.categories import CATEGORIES, base_and_novel
 from pipeline.datasets.split import IMAGE_FIELDS, NOVEL_FIELDS, split
 from pipeline.datasets.statistics import Statistics
@@ -28,7 +31,7 @@ WITHOUT_OBJECT, CROWDS = 0.0086, 0.0087  # shares of images and of annotations i
 SHAPES = 3000  # different outlines
 IMAGE_SIZES = ((640, 480), (480, 640), (640, 427), (427, 640), (500, 375), (640, 640))
 DIRECTIONS = {"nonvoc2voc": {"base": "nonvoc", "novel": "voc"}, "voc2nonvoc": {"base": "voc", "novel": "nonvoc"}}
-WAYS = ("json", "pycocotools", "ours", "check")
+WAYS = ("json", "pycocotools", "ours", "unchecked", "check")
 
 
 def size_options(parser):
@@ -73,9 +76,12 @@ def child(way, source, direction, folder):
     out = Path(folder) / "out"
     start = time.perf_counter()
     if way == "check":
-        read_instances(source)
+        read_instances(source, checks=coco_check.Checker(source))
     elif way == "ours":
         split(source, DIRECTIONS[direction], out)
+    elif way == "unchecked":
+        with mock.patch("pipeline.datasets.coco_check.Checker", Unchecked):
+            split(source, DIRECTIONS[direction], out)
     else:
         straightforward(source, DIRECTIONS[direction], out, index=way == "pycocotools")
     seconds, cpu, peak = time.perf_counter() - start, time.process_time(), peak_mb()
@@ -85,6 +91,14 @@ def child(way, source, direction, folder):
     print(json.dumps({"seconds": seconds, "cpu": cpu, "mb": peak, "sha256": digest}))
 
 
+class Unchecked(Checks):
+    """What a reader cannot do without, in the place of `coco_check.Checker`."""
+
+    def __init__(self, path, _masks=None):
+        super().__init__(path)
+        self.findings, self.with_mask = {}, 1
+
+
 def figures(result):
     for way, values in result.items():
         yield f"{way}_s={values['seconds']:.2f} {way}_mb={values['mb']:.0f}"
@@ -92,6 +106,8 @@ def figures(result):
         if other in result and "ours" in result:
             for key, name in (("seconds", "time"), ("cpu", "processor"), ("mb", "memory")):
                 yield f"{name}_to_{other}={result['ours'][key] / result[other][key]:.3f}"
+    if "unchecked" in result and "ours" in result:
+        yield f"processor_to_unchecked={result['ours']['cpu'] / result['unchecked']['cpu']:.3f}"
     digests = {values["sha256"] for values in result.values() if values["sha256"]}
     yield f"identical={str(len(digests) == 1).lower()}"
 

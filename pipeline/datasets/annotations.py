@@ -44,7 +44,7 @@ def read_instances(path, on_images=None, on_annotations=None, checks=None):
             category referred to, categories other than COCO's 80; what `checks` raises.
     """
     path = Path(path)
-    checks = checks or _Checks(path)
+    checks = checks or Checks(path)
     consumers = {"images": on_images, "annotations": on_annotations}
 
     def visit(section, position, entries, again):
@@ -108,7 +108,7 @@ def _first_line(error):
     return str(error).splitlines()[0]
 
 
-class _Checks:
+class Checks:
     """Check images and annotations as they pass by, and at the end whom the annotations refer to."""
 
     def __init__(self, path):

@@ -47,7 +47,7 @@ AGREEMENT = 0.5  # IoU of a box and the extent of its mask
 REFUSED, MENDED, DROPPED, WARNED, NOTED = "refused", "mended", "dropped", "warned", "noted"
 FIRST_PIXEL = "coordinates within the first pixel"
 HEADERS = ("Finding", "Count", "First example", "Done")
-PLAIN_FIELDS = itemgetter("id", "image_id", "category_id", "iscrowd", "area", "bbox")
+PLAIN_FIELDS = itemgetter("id", "image_id", "category_id", "iscrowd", "area", "bbox")  # and a segmentation makes 7
 PLAIN_NAME = re.compile(r"\w[\w-]*(\.[a-z]+)?", re.ASCII)
 CATEGORY_IDS = frozenset(category.id for category in CATEGORIES)
 
@@ -87,6 +87,7 @@ class Checker:
         self.findings, self.renumber, self.mended = {}, set(), False
         self.images, self.with_mask, self.objects, self.names = {}, 0, 0, {}
         self._shared, self._names, self._ids = {}, {}, {section: set() for section in STREAMED}
+        self._index, self._sizes = {}, None  # rows of images, once all are there
         self._failed = self._announced = False
         self._in_first_pixel = None  # the last annotation found there
 
@@ -219,7 +220,7 @@ class Checker:
         for offset, image in enumerate(entries):
             try:
                 image, changed = self._mended_image(position + offset, image)
-                self._take_image(position + offset, image)
+                self._take_image(position + offset, image, again.strict)
                 mended |= changed
             except Refused:  # what refers to it is not to be reported too
                 if isinstance(image, dict) and type(image.get("id")) in (int, str):
@@ -247,7 +248,7 @@ class Checker:
                 )
         return image, changed
 
-    def _take_image(self, position, image):
+    def _take_image(self, position, image, strict):
         where = f"images[{position}]"
         for field in ("id", "file_name"):
             if field not in image:
@@ -263,7 +264,7 @@ class Checker:
         self._names[name] = number
         size = image["width"], image["height"]
         self.images[number] = self._shared.setdefault(size, size)
-        if len(image) > 4 and (field := _not_json(image)):
+        if not strict and (field := _not_json(image)):
             self._refuse("NaN or Infinity", f"{where}: {field} is NaN or Infinity, which is not JSON")
 
     def _take_id(self, section, number, where):
@@ -348,10 +349,10 @@ class Checker:
                 and {0, 1}.issuperset(crowds)
                 and CATEGORY_IDS.issuperset(categories)
                 and {4}.issuperset(map(len, boxes))
-                and not any(["ignore" in entry for entry in entries])
+                and (set(map(len, entries)) == {7} or not any(["ignore" in entry for entry in entries]))
             ):
                 return None
-            sizes = np.array([self.images[owner] for owner in owners], dtype=np.float64)
+            sizes = self._sizes_of(owners)
             corners = np.frombuffer(array("d", list(chain.from_iterable(boxes)))).reshape(-1, 4).copy()
             plain = (corners[:, 2:] >= 1).all(1) & (corners[:, :2] >= -SLACK).all(1)
             corners[:, 2:] += corners[:, :2]
@@ -359,6 +360,13 @@ class Checker:
             return self._masks_not_plain(entries, categories, crowds, areas, corners, sizes, plain)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
             return None
+
+    def _sizes_of(self, owners):
+        """Width and height [N, 2] of the images of annotations, as float64. Raises KeyError if one is unknown."""
+        if len(self._index) != len(self.images):
+            self._index = {number: row for row, number in enumerate(self.images)}
+            self._sizes = np.array(list(self.images.values()), dtype=np.float64)
+        return self._sizes[list(map(self._index.__getitem__, owners))]
 
     def _masks_not_plain(self, entries, categories, crowds, areas, corners, sizes, plain):
         masks = [entry.get("segmentation") for entry in entries]
@@ -550,6 +558,7 @@ class Checker:
             least = f", the least is {min(counts)}" if min(counts, default=0) < 0 else ""
             self._refuse("run lengths that do not add up", f"{where}: counts of its run lengths sum to {sum(counts)}"
                          f"{least}, valid: height*width = {height * width}, each at least 0")  # fmt: skip
+        counts = np.array(counts, dtype=np.int64)
         ends = np.cumsum(counts)
         starts, ends = (ends - counts)[1::2], ends[1::2]
         starts, ends = starts[ends > starts], ends[ends > starts]

@@ -55,7 +55,8 @@ class LoadPriorMasks:
         dataset: name of the dataset.
         poly2mask: as `LoadPartialAnnotations`: bitmaps, or polygons.
 
-    Raises ExperimentError for an object that the complete annotations do not have: they and the split differ.
+    Raises ExperimentError for an object that the complete annotations do not have (they and the split differ), or have
+    without a mask.
     """
 
     def __init__(self, dataset, poly2mask=True):
@@ -77,7 +78,13 @@ class LoadPriorMasks:
                 raise ExperimentError(
                     f"image {image['filename']}: a box of the split is not in {complete}; run `dvc repro split`"
                 )
-            masks.append(same.pop(0)["segmentation"])
+            annotation = same.pop(0)
+            if not annotation.get("segmentation"):
+                raise ExperimentError(
+                    f"{paths.annotations(self.dataset, 'train2017')}: annotation {annotation['id']} has no mask, which "
+                    "oracle supervision needs of novel objects too; choose another `supervision`"
+                )
+            masks.append(annotation["segmentation"])
         size = image["height"], image["width"]
         if self.poly2mask:
             results[FIELD] = BitmapMasks([self.loader._poly2mask(mask, *size) for mask in masks], *size)

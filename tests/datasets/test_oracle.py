@@ -55,6 +55,14 @@ def test_an_object_that_the_complete_annotations_lack_is_an_error(nonvoc2voc, ge
         samples(nonvoc2voc, generated_root / "train2017", oracle.with_prior_masks(STEPS["as drawn"], "toy"))
 
 
+def test_an_object_without_a_mask_is_an_error(nonvoc2voc, generated_root, complete):
+    for annotations in oracle.complete_annotations("toy").imgToAnns.values():
+        for annotation in annotations:
+            annotation.pop("segmentation", None)
+    with pytest.raises(ExperimentError, match="has no mask, which oracle supervision needs of novel objects too"):
+        samples(nonvoc2voc, generated_root / "train2017", oracle.with_prior_masks(STEPS["as drawn"], "toy"))
+
+
 def test_only_oracle_supervision_gets_them():
     used = {name: str(config.resolve(name, "generated", 0).data["train"]) for name in (
         "contrastmask_r50_1x_voc2nonvoc", "contrastmask_oracle_voc2nonvoc", "mask_rcnn_r50_1x_nonvoc2voc",

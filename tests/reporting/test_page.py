@@ -245,7 +245,7 @@ def test_nothing_that_is_declared_or_reported_is_markup(workspace, chosen, monke
     for name in declared.figures:
         build_figure(name)
     build_report({"plain": {"f": "javascript:alert(3)"}, "ours": {"f": f"http://127.0.0.1/{ATTACK}"}})
-    text = (paths.ROOT / "reports" / "index.html").read_text()
+    text = (paths.reports("toy") / "index.html").read_text()
     tags = Tags(text).seen
     assert not {"script", "iframe", "object", "b"} & {tag for tag, _ in tags}
     assert not [attributes for _, attributes in tags if any(name.startswith("on") for name in attributes)]
@@ -264,7 +264,7 @@ def test_an_undefined_ap_is_called_so_with_its_reason(workspace, chosen):
         seed["undefined"] = {"segm": {"person": "no validation object has a mask"}}
     workspace.write(paths.results("toy", "ours"), json.dumps(content))
     build_report()
-    text = (paths.ROOT / "reports" / "index.html").read_text()
+    text = (paths.reports("toy") / "index.html").read_text()
     first = text[text.index('<section id="headline">') : text.index('<section id="summary">')]
     assert '<td class="ap">undefined</td>' in first
     assert "mask AP of person: no validation object has a mask" in first
