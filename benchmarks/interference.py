@@ -135,6 +135,7 @@ class Signals:
         for path in (self.scratch, self.checkpoint.parent.parent, self.log.parent):
             shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(self.folder / ".dvc/cache/runs", ignore_errors=True)  # from which DVC would restore it
+        (self.folder / "scratch/status" / DATASET / f"{KILLED}.json").unlink(missing_ok=True)
         yaml, lock = YAML(), self.folder / "dvc.lock"
         content = yaml.load(lock)
         for stage in ("train", "evaluate"):

@@ -29,7 +29,7 @@ def command(main):
         ours.setLevel(logging.INFO)
         ours.propagate = False
         logging.raiseExceptions = False  # a log that cannot be written (full disk) is no reason for a traceback
-        if "DVC_STAGE" in os.environ or "RANK" in os.environ or "MAKELEVEL" in os.environ:
+        if os.environ.keys() & {"DVC_STAGE", "TORCHELASTIC_RUN_ID", "MAKELEVEL"}:
             processes.tie_to_parent()  # DVC, torchrun or make; a shell may end before what it started
         processes.raise_when_asked_to_end()
         try:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import torch
 from mmdet.models import build_backbone
 
-from pipeline import config, experiments, paths, training
+from pipeline import checkpoint, config, experiments, paths, training
 from pipeline.errors import ExperimentError
 
 logger = logging.getLogger("pipeline.initial_weights")
@@ -38,7 +38,7 @@ def prepare(backbone, dataset, tracker=None):
     )
     target = paths.initial_weights(dataset, backbone)
     target.parent.mkdir(parents=True, exist_ok=True)
-    training.save_atomically({"state_dict": weights}, target)
+    training.save_atomically(checkpoint.content_of(weights, {}), target)
     logger.info("%s: %d tensors (%s)", target.relative_to(paths.ROOT), len(weights), kind)
 
 

@@ -57,14 +57,14 @@ def handling(handler):
         yield
         return
     former = {number: signal.getsignal(number) for number in ENDING}
-    for number in ENDING:
-        if former[number] is not signal.SIG_IGN:
-            signal.signal(number, handler)
+    former = {number: known for number, known in former.items() if known not in (signal.SIG_IGN, None)}
+    for number in former:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number in ENDING:
-            signal.signal(number, former[number])
+        for number, known in former.items():
+            signal.signal(number, known)
 
 
 class Children:

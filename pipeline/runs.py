@@ -129,7 +129,7 @@ def track_results(dataset):
 
 def trained_fingerprint(job):
     """The fingerprint recorded in a run's checkpoint. Raises ExperimentError if the run is not trained."""
-    return checkpoint.of_run(job, mmap=True)["meta"].get("fingerprint")
+    return checkpoint.of_run(job, mmap=True).get("meta", {}).get("fingerprint")
 
 
 def require_trained(job):

@@ -272,11 +272,15 @@ def runner_config(training, iterations_per_epoch, accumulate):
 
 def load_initial_weights(model, path):
     """Load the weights of the `pretrain` stage; every one of them must have its place in the model."""
-    weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        weights = checkpoint.read(path)["state_dict"]
+    except ValueError as error:
+        raise ExperimentError(f"{path}: damaged ({error}); run `dvc repro -s -f pretrain@{path.stem}`") from None
     result = model.load_state_dict(weights, strict=False)
     if result.unexpected_keys:
         raise ExperimentError(
-            f"{path}: {result.unexpected_keys[0]!r} has no place in the model; run `dvc repro -f pretrain`"
+            f"{path}: {result.unexpected_keys[0]!r} has no place in the model; "
+            f"run `dvc repro -s -f pretrain@{path.stem}`"
         )
     logger.info("loaded %d tensors from %s; %d start fresh", len(weights), path, len(result.missing_keys))
 

@@ -79,6 +79,21 @@ def test_an_undamaged_finished_training_is_reused():
     assert not training.finished(paths.scratch("e" * 20)) and training.finished(scratch)
 
 
+@pytest.mark.parametrize("kind, seed", [case for case in CASES if case[0] != "other"])
+def test_damaged_initial_weights_are_refused(tmp_path, kind, seed):
+    path, model = tmp_path / "r50.pth", torch.nn.Linear(300, 7)
+    training.save_atomically(checkpoint.content_of(model.state_dict(), {}), path)
+    training.load_initial_weights(model, path)
+    whole = weights({"state_dict": {name: tensor.clone() for name, tensor in model.state_dict().items()}})
+
+    def load():
+        training.load_initial_weights(model, path)
+        return weights({"state_dict": model.state_dict()})
+
+    path.write_bytes(damage(path.read_bytes(), kind, random.Random(seed)))
+    assert outcome(load, whole) in ("noticed", "harmless")
+
+
 def write_results(run, ap=12.345678901234567, predictions=None):
     group = {metric: ap for metric in measured.METRICS}
     scores = {kind: {name: group for name in measured.GROUPS} for kind in measured.KINDS}
