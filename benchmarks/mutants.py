@@ -210,7 +210,7 @@ MUTANTS = [Mutant(*row) for row in (
     # Partition and sampling
     ("background of the CAM", MODELS + "partition.py", "prior > 1 - delta, prior < delta",
      "prior > 1 - delta, prior < 1 - delta", SETS),
-    ("tiny sides", MODELS + "partition.py", "TINY_SIDE_CELLS = 2", "TINY_SIDE_CELLS = 4", GOLDEN + " -k partitions"),
+    ("tiny sides", MODELS + "partition.py", "TINY_SIDE_CELLS = 2", "TINY_SIDE_CELLS = 3", SETS),
     ("band of the released rule", MODELS + "partition.py", "else near & ~edges", "else near", SETS),
     ("RoIs that are kept", MODELS + "partition.py", "(self.counts >= min_keys).all", "(self.counts > min_keys).all",
      GOLDEN + " -k partitions"),

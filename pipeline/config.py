@@ -22,8 +22,8 @@ TRAINING_CODE = ("pipeline/models", "pipeline/datasets/partial.py", "pipeline/da
                  "pipeline/datasets/streamed_json.py", "pipeline/datasets/categories.py",
                  "pipeline/datasets/pipelines.py", "pipeline/datasets/sampler.py", "pipeline/training.py",
                  "pipeline/distributed.py")  # fmt: skip
-LR_POLICIES = ("step", "cosine")
 ORACLE_CODE = ("pipeline/datasets/oracle.py",)  # of a training with oracle supervision alone
+LR_POLICIES = ("step", "cosine")
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ def _download(backbone, dataset, profile, tracker):
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExperimentError(f"{file}: cannot be read as weights ({reason}); {remedy}") from None
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
+    weights = weights if isinstance(weights, dict) else {}
     weights = {key: value for key, value in weights.items() if not str(key).startswith(CLASSIFIER)}
     if problem := _misfit(weights, profile["backbones"][backbone]):
         raise ExperimentError(f"{file}: {problem}; {remedy}")

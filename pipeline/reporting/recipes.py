@@ -29,7 +29,7 @@ dvc exp run -S loss_similarity=centred
 Default: `released`, with one value moved: `loss_denominator: temperature` (D6). Why:
 
 - The text leaves out what a reader needs (how the contrastive features reach the mask head: D2, D3; which RoIs
-  carry the mask loss: D22; what happens to tiny objects: D14, D16). The released code is the only complete
+  carry the mask loss: D22; which RoIs are too small to take part: D16). The released code is the only complete
   description, and this implementation agrees with it number for number (`python -m stages.verify`).
 - The embedded default cannot tell the recipes apart: on its drawn images the contrastive branch makes no
   difference that three seeds on two data sets could show (`reports/seed_study`).

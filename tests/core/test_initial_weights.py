@@ -82,6 +82,7 @@ MISTAKES = {
     "stranger": (lambda weights: weights | {"layer9.weight": torch.zeros(1)}, "'layer9.weight' is no tensor"),
     "no tensor": (lambda weights: weights | {"conv1.weight": 3}, "'conv1.weight' is"),
     "a list": (lambda weights: [1, 2], "missing, such as"),
+    "a list inside": (lambda weights: {"state_dict": [1, 2]}, "missing, such as"),
     "text": (lambda weights: b"<html>not found</html>", "cannot be read as weights"),
     "nothing": (lambda weights: b"", "cannot be read as weights"),
 }  # fmt: skip

@@ -114,6 +114,21 @@ def test_tiny_masks_take_the_side_from_the_cam_only_with_the_fallback():
         assert sets.sides[1].sum() == 28 * 28 - 1
 
 
+@pytest.mark.parametrize("cells", [0, 1, 2, 3, 4])
+def test_a_side_of_fewer_than_two_cells_is_tiny(cells):
+    """Spec section 5: fewer than 2 foreground (background) cells are replaced by CAM > 0.95 (< 0.05)."""
+    mask, cam = torch.zeros(2, 10, 10, dtype=torch.bool), torch.full((2, 10, 10), 0.5)
+    mask[0].view(-1)[:cells] = True
+    mask[1] = ~mask[0]
+    cam[:, 5, :7], cam[:, 7, :8] = 0.96, 0.04
+    cam[:, 9, 0], cam[:, 9, 1] = 0.94, 0.06
+    rule = partition.PartitionRule(0.1, 1.0, "strict", True, "band", 5)
+    every = torch.tensor([True, True])
+    sides = partition.partition(mask, cam, every, every, rule).sides
+    counts = sides.sum(-1).tolist()
+    assert counts == [[7 if cells < 2 else cells, 100 - cells], [100 - cells, 8 if cells < 2 else cells]]
+
+
 def test_no_rois():
     sets = sets_of(torch.zeros(0, 28, 28, dtype=torch.bool))
     assert sets.counts.shape == (4, 0)
