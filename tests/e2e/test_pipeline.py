@@ -33,7 +33,7 @@ def test_repro_leaves_git_status_clean_on_any_processor(clone):
     shutil.rmtree(clone.folder / "scratch")  # else the finished trainings there are used again
     other = {"OPENBLAS_CORETYPE": "Nehalem", "DNNL_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}
     as_elsewhere = ["env", *(f"{name}={value}" for name, value in other.items())]
-    clone.run(*as_elsewhere, "dvc", "repro", "-f", "-s", "train@current", "evaluate@current")
+    clone.run(*as_elsewhere, "dvc", "repro", "-f", "-s", "train@current", "evaluate@current", "headline")
     clone.run(*as_elsewhere, "dvc", "repro")
     assert (clone.folder / "dvc.lock").read_text() != lock
     assert status(clone) == ""
