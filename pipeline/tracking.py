@@ -95,10 +95,18 @@ class StoreError(Exception):
         self.matter, self.remedy = matter, remedy
 
 
+AP_COLUMNS = [f"metrics.`{name}`" for name in (PRIMARY_METRIC, "base/mask/AP", "novel/box/AP")]
+# of an experiment; the last is what `?viewStateShareKey=ap` of MLflow's page shows: AP as columns, the best run first
+VIEW = {
+    "mlflow.experiment.primaryMetric.name": PRIMARY_METRIC,
+    "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
+    "mlflow.sharedViewState.ap": json.dumps(
+        {"orderByKey": AP_COLUMNS[0], "orderByAsc": False, "selectedColumns": AP_COLUMNS}
+    ),
+}
 NOTE = (
     "A run is one training with its evaluation. AP in percent: novel = categories trained with boxes only, base = "
-    "categories trained with masks. Columns: add the metrics novel/mask/AP, base/mask/AP and novel/box/AP, or open the "
-    "address that `make ui` prints."
+    "categories trained with masks. The address that `make ui` prints shows AP as columns, the best run first."
 )
 REPEAT = "`python -m stages.track`"
 REFILL = "`python -m stages.track --all`"
@@ -173,12 +181,16 @@ def _experiment(client, name, make=True):
         if not make:
             return None
         location = (paths.tracking_store().parent / "artifacts" / name).as_uri() if is_local() else None
-        tags = {"mlflow.experiment.primaryMetric.name": PRIMARY_METRIC,
-                "mlflow.experiment.primaryMetric.greaterIsBetter": "true", "mlflow.note.content": NOTE}  # fmt: skip
-        return client.create_experiment(name, artifact_location=location, tags=tags)
+        return client.create_experiment(
+            name, artifact_location=location, tags=VIEW | {"mlflow.note.content": NOTE}
+        )
     if found.lifecycle_stage == "deleted":
         restore = f"`{_mlflow()} experiments restore -x {found.experiment_id}`"
         raise StoreError(f"the experiment {name!r} was deleted in it", f"bring it back with {restore}, then {REPEAT}")
+    if make:
+        for key, value in VIEW.items():
+            if found.tags.get(key) != value:
+                client.set_experiment_tag(found.experiment_id, key, value)
     return found.experiment_id
 
 
@@ -670,7 +682,8 @@ def serve(host, port):
     if (file := sqlite_file(uri)) and not file.exists():
         raise ExperimentError(f"{file}: there is no MLflow store yet; the first training makes it (`make reproduce`)")
     try:
-        open_store()
+        client = open_store()
+        experiments = _within(client.search_experiments)
     except StoreError as error:
         raise ExperimentError(f"MLflow store {redact_uri(uri)}: {error}") from None
     try:
@@ -682,6 +695,10 @@ def serve(host, port):
             other = free.getsockname()[1]
         raise ExperimentError(f"port {port} of {host} {reason}; choose another: `make ui PORT={other}`") from None
     print(f"MLflow store {redact_uri(uri)}: open http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    for experiment in experiments:
+        if "mlflow.sharedViewState.ap" in experiment.tags:
+            address = f"http://{host}:{port}/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=ap"
+            print(f"    runs of {experiment.name}, the best first: {address}", flush=True)
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)])
 

@@ -72,7 +72,8 @@ def test_an_experiment_retrains_what_follows_the_knobs(clone):
         "import json, mlflow; from pipeline import tracking; client, experiment = tracking.connect('generated');"
         "runs = client.search_runs([experiment], \"tags.run = 'current'\");"
         "print(json.dumps([[r.info.status, r.data.params['sigma'], r.data.tags['dvc_experiment'],"
-        " 'novel/mask/AP' in r.data.metrics, len(client.get_metric_history(r.info.run_id, 'train/loss'))] for r in runs]))"
+        " 'novel/mask/AP' in r.data.metrics,"
+        " len(client.get_metric_history(r.info.run_id, 'train/loss'))] for r in runs]))"
     ))  # fmt: skip
     found = sorted(json.loads(found.stdout.splitlines()[-1]), key=lambda run: run[1])
     assert found == [["FINISHED", "0.2", "lower-sigma", True, 3], ["FINISHED", "0.3", "", True, 3]]
