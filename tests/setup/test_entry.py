@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -58,6 +59,17 @@ def test_what_else_is_wrong_with_an_environment(change, said):
     done = run(sys.executable, "-c", FAKE.format(change=change))
     assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1
     assert "make setup" in done.stderr or "activate`" in done.stderr
+
+
+def test_a_launch_in_a_copy_without_git(tmp_path):
+    (tmp_path / "stages").mkdir()
+    shutil.copy(ROOT / "stages" / "__init__.py", tmp_path / "stages")
+    program = FAKE.format(change="").replace("stages.train", "stages.launch")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "has no .git, which DVC needs" in done.stderr
+    (command,) = re.findall("`(.*)`", done.stderr)
+    assert subprocess.run(command, shell=True, cwd=tmp_path).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path).returncode == 0
 
 
 def test_the_right_environment_says_nothing():
