@@ -8,6 +8,7 @@ import importlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -146,7 +147,7 @@ def check_git():
     if done.returncode and "dubious ownership" in done.stderr:
         raise Problem(
             "git refuses this folder, which belongs to somebody else",
-            f"run `git config --global --add safe.directory {paths.ROOT}`",
+            f"run `git config --global --add safe.directory {shlex.quote(str(paths.ROOT))}`",
         )
     if done.returncode:
         raise Problem("git has no commit here", "run `git add -A && git commit -m import`", NOTE)
@@ -199,6 +200,7 @@ def check_mlflow():
 
 def check_disk():
     home = paths.home()
+    quoted = shlex.quote(str(home))
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
@@ -207,7 +209,7 @@ def check_disk():
         if error.errno != errno.ENOSPC:
             raise Problem(
                 f"{home} cannot be written: {error.strerror}",
-                f"make it yours and writable (`ls -ld {home}`), or set CONTRASTMASK_HOME to a folder that is",
+                f"make it yours and writable (`ls -ld {quoted}`), or set CONTRASTMASK_HOME to a folder that is",
             ) from None
     free, inodes = shutil.disk_usage(home).free / 2**30, os.statvfs(home)
     found = f"{free:.0f} GiB free for {home}"
@@ -216,19 +218,18 @@ def check_disk():
     if inodes.f_files and inodes.f_favail < INODES:
         raise Problem(
             f"{found}, but only {inodes.f_favail} more files",
-            f"remove files until {INODES} are free (`df -i {home}`), or move the data with CONTRASTMASK_HOME",
+            f"remove files until {INODES} are free (`df -i {quoted}`), or move the data with CONTRASTMASK_HOME",
         )
     return found
 
 
 def check_port():
-    with socket.socket() as sock:
-        try:
-            sock.bind(("127.0.0.1", 5000))
-        except OSError:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                other = free.getsockname()[1]
-            raise Problem("5000, where `make ui` listens, is in use", f"run `make ui PORT={other}`", NOTE) from None
+    try:
+        socket.create_server(("127.0.0.1", 5000)).close()
+    except OSError:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            other = free.getsockname()[1]
+        raise Problem("5000, where `make ui` listens, is in use", f"run `make ui PORT={other}`", NOTE) from None
     return "5000 is free for `make ui`"
 
 

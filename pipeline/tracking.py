@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -198,7 +199,7 @@ def _mlflow():
     """The command line of MLflow for this store; what holds a password is taken from the environment."""
     uri = store_uri()
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    return ("" if given else f"MLFLOW_TRACKING_URI={uri} ") + "python -m mlflow"
+    return ("" if given else f"MLFLOW_TRACKING_URI={shlex.quote(uri)} ") + "python -m mlflow"
 
 
 def _within(work, seconds=None):
@@ -239,20 +240,26 @@ def _explain(error):
     if "out-of-date database schema" in text or "Can't locate revision" in text:
         return _explain_schema(text, file)
     if "database is locked" in text:
-        return "its database is locked by another process", f"end that (`fuser {file}` names it), then {REPEAT}"
+        return "its database is locked by another process", f"end that (`fuser {_shell(file)}` names it), then {REPEAT}"
     read_only = re.search("readonly database|unable to open database|Read-only file", text)
     if file and (read_only or isinstance(error, PermissionError)):
         return "its file or folder cannot be written", (
-            f"make them yours and writable (`ls -ld {file.parent}` shows whose they are), or move what is written to "
-            f"another disk with CONTRASTMASK_HOME, then {REPEAT}"
+            f"make them yours and writable (`ls -ld {_shell(file.parent)}` shows whose they are), or move what is "
+            f"written to another disk with CONTRASTMASK_HOME, then {REPEAT}"
         )
     if "not a database" in text or "malformed" in text or file and "no such table" in text:
-        return "its file is damaged", f"put it aside (`mv {file} {file}.damaged`), then {REFILL} fills a new one"
+        aside = f"`mv {_shell(file)} {_shell(file, '.damaged')}`" if file else "on its server"
+        return "its file is damaged", f"put it aside ({aside}), then {REFILL} fills a new one"
     if "disk is full" in text or getattr(error, "errno", None) == 28:
-        return "its disk is full", f"free space (`df -h {file.parent if file else ''}`), then {REPEAT}"
+        return "its disk is full", f"free space (`df -h {_shell(file.parent) if file else ''}`), then {REPEAT}"
     if "401" in text or "403" in text or "Invalid username" in text:
         return matter, f"set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, then {REPEAT}"
     return matter, f"repeat {REPEAT} when it answers"
+
+
+def _shell(path, suffix=""):
+    """A path as a shell takes it, also with spaces."""
+    return shlex.quote(f"{path}{suffix}")
 
 
 def _explain_schema(text, file):
@@ -268,12 +275,14 @@ def _explain_schema(text, file):
         if not file:
             return f"its tables are older than {mine}", f"`mlflow db upgrade` on its server lifts them, then {REPEAT}"
         return f"its tables are older than {mine}", (
-            f"lift them with `cp {file} {file}.old && python -m mlflow db upgrade sqlite:///{file}`, then {REPEAT}"
+            f"lift them with `cp {_shell(file)} {_shell(file, '.old')} && python -m mlflow db upgrade "
+            f"{shlex.quote(f'sqlite:///{file}')}`, then {REPEAT}"
         )
     if not file:
         return f"its tables are newer than {mine}", "track through the `mlflow server` that made them (http://...)"
+    aside = f"`mv {_shell(file)} {_shell(file, '.newer')}`"
     return f"its tables are newer than {mine}", (
-        f"put it aside for the version that made it (`mv {file} {file}.newer`), then {REFILL} fills a new one"
+        f"put it aside for the version that made it ({aside}), then {REFILL} fills a new one"
     )
 
 

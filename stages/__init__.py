@@ -5,6 +5,7 @@ Plain Python 3 and its standard library: whatever interpreter was found reads th
 
 import importlib.util
 import os
+import shlex
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -23,7 +24,8 @@ def _problem():
     here = os.path.join(ROOT, ".venv", "bin", "activate")
     activate = "run `source .venv/bin/activate`" if os.path.exists(here) else (
         "run `make setup`, then `source .venv/bin/activate`")
-    again = f"rm -f {sys.prefix}/.stamp && make setup VENV={sys.prefix}"
+    prefix = shlex.quote(sys.prefix)
+    again = f"rm -f {prefix}/.stamp && make setup VENV={prefix}"
     if sys.version_info[:2] != (3, 11):
         found = ".".join(map(str, sys.version_info[:2]))
         return f"this is Python {found} ({sys.executable}), the project needs 3.11: {activate}"
@@ -34,7 +36,7 @@ def _problem():
         return f"the environment is not activated ({sys.executable} has no {missing[0]}): {activate}"
     folders = importlib.util.find_spec("mmcv").submodule_search_locations or []
     if not [file for folder in folders for file in os.listdir(folder) if file.startswith("_ext.")]:
-        remove = f"{sys.executable} -m pip uninstall -y mmcv mmcv-full"
+        remove = f"{shlex.quote(sys.executable)} -m pip uninstall -y mmcv mmcv-full"
         return f"mmcv is here without its compiled operators: run `{remove}; {again}`"
     if "stages.launch" in _command() and not os.path.exists(os.path.join(ROOT, ".git")):
         init = "git init -q && git add -A && git -c user.name=me -c user.email=me@localhost commit -qm import"

@@ -31,7 +31,9 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def store(template, tmp_path, monkeypatch):
-    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
+    home = tmp_path / "with space"
+    home.mkdir()
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(home))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", tracking.REQUEST_SECONDS)
     monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
@@ -73,7 +75,7 @@ def test_a_deleted_experiment_is_brought_back(store, caplog):
     client, experiment = tracking.connect("generated")
     client.delete_experiment(experiment)
     message = warned(caplog)
-    assert f"mlflow experiments restore -x {experiment}" in message and f"sqlite:///{store}" in message
+    assert f"mlflow experiments restore -x {experiment}" in message and str(store) in message
     with pytest.raises(ExperimentError, match=f"restore -x {experiment}"):
         tracking.complete(everything=False)
     with pytest.raises(doctor.Problem) as found:
