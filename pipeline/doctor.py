@@ -3,11 +3,17 @@
 Imports only the standard library at the top, so that it also describes an environment with nothing installed.
 """
 
+import errno
 import importlib
 import os
 import platform
+import re
+import shlex
 import shutil
+import socket
+import subprocess
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
 
@@ -17,6 +23,7 @@ from pipeline.redaction import redact, redact_uri
 OK, NOTE, BROKEN = "ok", "note", "BROKEN"
 REINSTALL = "run `make setup`; if that changes nothing, remove .venv and repeat"
 DISK_GIB = 5
+INODES = 10_000
 
 
 @dataclass(frozen=True)
@@ -127,10 +134,47 @@ def check_mmdet():
     return mmdet.__version__
 
 
+def check_git():
+    if not (paths.ROOT / ".git").exists():
+        raise Problem(
+            "no .git in this copy, which DVC needs",
+            "run `git init -q && git add -A && git -c user.name=me -c user.email=me@localhost commit -qm import` here, "
+            "or clone the repository",
+        )
+    if shutil.which("git") is None:
+        raise Problem("git is not on PATH", "install git")
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True)
+    if done.returncode and "dubious ownership" in done.stderr:
+        raise Problem(
+            "git refuses this folder, which belongs to somebody else",
+            f"run `git config --global --add safe.directory {shlex.quote(str(paths.ROOT))}`",
+        )
+    if done.returncode:
+        raise Problem("git has no commit here", "run `git add -A && git commit -m import`", NOTE)
+    for name in ("dvc.lock", "dvc.yaml", "params.yaml"):
+        file = paths.ROOT / name
+        if file.exists() and re.search("^(<<<<<<<|>>>>>>>) ", file.read_text(errors="replace"), re.MULTILINE):
+            raise Problem(
+                f"{name} holds the marks of a merge (<<<<<<<)",
+                f"run `git checkout HEAD -- {name}`, then `python -m dvc repro` makes what differs",
+            )
+    ended = [name for name in ("Makefile", "pipeline/launchers/job.sh", "dvc.lock")
+             if (paths.ROOT / name).exists() and b"\r\n" in (paths.ROOT / name).read_bytes()]  # fmt: skip
+    if ended:
+        files = " ".join(ended)
+        raise Problem(
+            f"checked out with the line ends of Windows: {files}",
+            f"run `git config core.autocrlf false && rm {files} && git checkout -- {files}`",
+        )
+    return f"commit {done.stdout[:12]}"
+
+
 def check_dvc():
     import dvc
     from dvc.repo import Repo
 
+    if not (paths.ROOT / ".git").exists():
+        raise Problem(f"{dvc.__version__}, not tried without .git", "see above", NOTE)
     with Repo(str(paths.ROOT)):
         return f"{dvc.__version__}, repository opens"
 
@@ -155,11 +199,38 @@ def check_mlflow():
 
 
 def check_disk():
-    free = shutil.disk_usage(paths.home()).free / 2**30
-    found = f"{free:.0f} GiB free for {paths.home()}"
+    home = paths.home()
+    quoted = shlex.quote(str(home))
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise Problem(
+                f"{home} cannot be written: {error.strerror}",
+                f"make it yours and writable (`ls -ld {quoted}`), or set CONTRASTMASK_HOME to a folder that is",
+            ) from None
+    free, inodes = shutil.disk_usage(home).free / 2**30, os.statvfs(home)
+    found = f"{free:.0f} GiB free for {home}"
     if free < DISK_GIB:
         raise Problem(found, f"free {DISK_GIB} GiB, or move the data with CONTRASTMASK_HOME")
+    if inodes.f_files and inodes.f_favail < INODES:
+        raise Problem(
+            f"{found}, but only {inodes.f_favail} more files",
+            f"remove files until {INODES} are free (`df -i {quoted}`), or move the data with CONTRASTMASK_HOME",
+        )
     return found
+
+
+def check_port():
+    try:
+        socket.create_server(("127.0.0.1", 5000)).close()
+    except OSError:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            other = free.getsockname()[1]
+        raise Problem("5000, where `make ui` listens, is in use", f"run `make ui PORT={other}`", NOTE) from None
+    return "5000 is free for `make ui`"
 
 
 def check_dataset():
@@ -187,8 +258,10 @@ CHECKS = {
     "operators on CPU": check_operators_cpu,
     "operators on GPU": check_operators_gpu,
     "mmdet": check_mmdet,
+    "git": check_git,
     "DVC": check_dvc,
     "MLflow": check_mlflow,
+    "port": check_port,
     "disk": check_disk,
     "dataset": check_dataset,
 }

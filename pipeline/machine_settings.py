@@ -48,8 +48,15 @@ class Settings:
 def load(path=None):
     """Settings of machine.yaml below `paths.home()`. Raises ExperimentError for an unknown key or a bad value."""
     path = path or paths.home() / "machine.yaml"
-    if not path.exists():
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
         return Settings()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text in UTF-8"
+        raise ExperimentError(f"{path}: {reason}; write it anew from machine.example.yaml, or remove it") from None
+    if all(not line.strip() or line.lstrip().startswith("#") for line in lines):
+        return Settings()  # every line is commented out
     content = experiments.read_yaml(path, pure=True)
     _check(content, TOP, path.name)
     _check(content.get("slurm", {}), SLURM, f"{path.name}: slurm")

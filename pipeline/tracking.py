@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -93,10 +94,18 @@ class StoreError(Exception):
         self.matter, self.remedy = matter, remedy
 
 
+AP_COLUMNS = [f"metrics.`{name}`" for name in (PRIMARY_METRIC, "base/mask/AP", "novel/box/AP")]
+# of an experiment; the last is what `?viewStateShareKey=ap` of MLflow's page shows: AP as columns, the best run first
+VIEW = {
+    "mlflow.experiment.primaryMetric.name": PRIMARY_METRIC,
+    "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
+    "mlflow.sharedViewState.ap": json.dumps(
+        {"orderByKey": AP_COLUMNS[0], "orderByAsc": False, "selectedColumns": AP_COLUMNS}
+    ),
+}
 NOTE = (
     "A run is one training with its evaluation. AP in percent: novel = categories trained with boxes only, base = "
-    "categories trained with masks. Columns: add the metrics novel/mask/AP, base/mask/AP and novel/box/AP, or open the "
-    "address that `make ui` prints."
+    "categories trained with masks. The address that `make ui` prints shows AP as columns, the best run first."
 )
 REPEAT = "`python -m stages.track`"
 REFILL = "`python -m stages.track --all`"
@@ -176,12 +185,16 @@ def _experiment(client, name, make=True):
         if not make:
             return None
         location = (paths.tracking_store().parent / "artifacts" / name).as_uri() if is_local() else None
-        tags = {"mlflow.experiment.primaryMetric.name": PRIMARY_METRIC,
-                "mlflow.experiment.primaryMetric.greaterIsBetter": "true", "mlflow.note.content": NOTE}  # fmt: skip
-        return client.create_experiment(name, artifact_location=location, tags=tags)
+        return client.create_experiment(
+            name, artifact_location=location, tags=VIEW | {"mlflow.note.content": NOTE}
+        )
     if found.lifecycle_stage == "deleted":
         restore = f"`{_mlflow()} experiments restore -x {found.experiment_id}`"
         raise StoreError(f"the experiment {name!r} was deleted in it", f"bring it back with {restore}, then {REPEAT}")
+    if make:
+        for key, value in VIEW.items():
+            if found.tags.get(key) != value:
+                client.set_experiment_tag(found.experiment_id, key, value)
     return found.experiment_id
 
 
@@ -189,7 +202,7 @@ def _mlflow():
     """The command line of MLflow for this store; what holds a password is taken from the environment."""
     uri = store_uri()
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    return ("" if given else f"MLFLOW_TRACKING_URI={uri} ") + "python -m mlflow"
+    return ("" if given else f"MLFLOW_TRACKING_URI={shlex.quote(uri)} ") + "python -m mlflow"
 
 
 def _within(work, seconds=None):
@@ -230,20 +243,26 @@ def _explain(error):
     if "out-of-date database schema" in text or "Can't locate revision" in text:
         return _explain_schema(text, file)
     if "database is locked" in text:
-        return "its database is locked by another process", f"end that (`fuser {file}` names it), then {REPEAT}"
+        return "its database is locked by another process", f"end that (`fuser {_shell(file)}` names it), then {REPEAT}"
     read_only = re.search("readonly database|unable to open database|Read-only file", text)
     if file and (read_only or isinstance(error, PermissionError)):
         return "its file or folder cannot be written", (
-            f"make them yours and writable (`ls -ld {file.parent}` shows whose they are), or move what is written to "
-            f"another disk with CONTRASTMASK_HOME, then {REPEAT}"
+            f"make them yours and writable (`ls -ld {_shell(file.parent)}` shows whose they are), or move what is "
+            f"written to another disk with CONTRASTMASK_HOME, then {REPEAT}"
         )
     if "not a database" in text or "malformed" in text or file and "no such table" in text:
-        return "its file is damaged", f"put it aside (`mv {file} {file}.damaged`), then {REFILL} fills a new one"
+        aside = f"`mv {_shell(file)} {_shell(file, '.damaged')}`" if file else "on its server"
+        return "its file is damaged", f"put it aside ({aside}), then {REFILL} fills a new one"
     if "disk is full" in text or getattr(error, "errno", None) == 28:
-        return "its disk is full", f"free space (`df -h {file.parent if file else ''}`), then {REPEAT}"
+        return "its disk is full", f"free space (`df -h {_shell(file.parent) if file else ''}`), then {REPEAT}"
     if "401" in text or "403" in text or "Invalid username" in text:
         return matter, f"set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, then {REPEAT}"
     return matter, f"repeat {REPEAT} when it answers"
+
+
+def _shell(path, suffix=""):
+    """A path as a shell takes it, also with spaces."""
+    return shlex.quote(f"{path}{suffix}")
 
 
 def _explain_schema(text, file):
@@ -259,12 +278,14 @@ def _explain_schema(text, file):
         if not file:
             return f"its tables are older than {mine}", f"`mlflow db upgrade` on its server lifts them, then {REPEAT}"
         return f"its tables are older than {mine}", (
-            f"lift them with `cp {file} {file}.old && python -m mlflow db upgrade sqlite:///{file}`, then {REPEAT}"
+            f"lift them with `cp {_shell(file)} {_shell(file, '.old')} && python -m mlflow db upgrade "
+            f"{shlex.quote(f'sqlite:///{file}')}`, then {REPEAT}"
         )
     if not file:
         return f"its tables are newer than {mine}", "track through the `mlflow server` that made them (http://...)"
+    aside = f"`mv {_shell(file)} {_shell(file, '.newer')}`"
     return f"its tables are newer than {mine}", (
-        f"put it aside for the version that made it (`mv {file} {file}.newer`), then {REFILL} fills a new one"
+        f"put it aside for the version that made it ({aside}), then {REFILL} fills a new one"
     )
 
 
@@ -673,7 +694,8 @@ def serve(host, port):
     if (file := sqlite_file(uri)) and not file.exists():
         raise ExperimentError(f"{file}: there is no MLflow store yet; the first training makes it (`make reproduce`)")
     try:
-        open_store()
+        client = open_store()
+        experiments = _within(client.search_experiments)
     except StoreError as error:
         raise ExperimentError(f"MLflow store {redact_uri(uri)}: {error}") from None
     try:
@@ -685,6 +707,10 @@ def serve(host, port):
             other = free.getsockname()[1]
         raise ExperimentError(f"port {port} of {host} {reason}; choose another: `make ui PORT={other}`") from None
     print(f"MLflow store {redact_uri(uri)}: open http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    for experiment in experiments:
+        if "mlflow.sharedViewState.ap" in experiment.tags:
+            address = f"http://{host}:{port}/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=ap"
+            print(f"    runs of {experiment.name}, the best first: {address}", flush=True)
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)])
 

@@ -34,6 +34,26 @@ LATEX_ESCAPES = str.maketrans(
         "^": r"\textasciicircum{}",
         "<": r"\textless{}",
         ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "[": "{[}",  # behind the end of a line it would begin an option
+        "]": "{]}",
+        "*": "{*}",
+        "\n": " ",
+        "\r": " ",
+        "\t": " ",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "–": "--",
+        "—": "---",
+        "×": r"$\times$",
+        "≥": r"$\geq$",
+        "≤": r"$\leq$",
+        "→": r"$\rightarrow$",
+        "λ": r"$\lambda$",
+        "σ": r"$\sigma$",
+        "δ": r"$\delta$",
+        "τ": r"$\tau$",
     }
 )
 LATEX_METRICS = {
@@ -317,8 +337,8 @@ def html(frame):
 
 
 def escape_latex(text):
-    """Make plain text safe inside LaTeX."""
-    return text.translate(LATEX_ESCAPES)
+    """Make plain text safe inside LaTeX, whatever it holds: every special character and the symbols used here."""
+    return "".join(char for char in str(text) if char.isprintable() or char in "\n\r\t").translate(LATEX_ESCAPES)
 
 
 def latex(table_id, frame, declared, dataset):
@@ -328,7 +348,7 @@ def latex(table_id, frame, declared, dataset):
     was published and, on the data of the paper, one for the difference.
     """
     metrics = shown_metrics(frame)
-    directions = list(dict.fromkeys(frame["direction"]))
+    directions = [escape_latex(direction) for direction in dict.fromkeys(frame["direction"])]
     labels = [column for column in varying(frame) if column != "direction"]
     marks = {metric: best(frame, metric) for metric in metrics}
     undefined, cited, run = _undefined(frame), is_cited(frame), is_run(frame)
@@ -342,7 +362,7 @@ def latex(table_id, frame, declared, dataset):
         elif run[i]:
             cells["measured"] = [_latex_measured(line, metric, marks[metric][i]) for metric in metrics]
         elif not cited[i]:
-            cells["measured"] = [_short(line["state"])] + ["--"] * (len(metrics) - 1)
+            cells["measured"] = [escape_latex(_short(line["state"]))] + ["--"] * (len(metrics) - 1)
         if pd.notna(line["mAP_published"]):
             cells["cited" if cited[i] else "published"] = [
                 number(line[f"{metric}_published"]).replace("–", "--") for metric in metrics
@@ -352,7 +372,7 @@ def latex(table_id, frame, declared, dataset):
                 cells["difference"] = ["--" if pd.isna(gap) else f"${gap:+.1f}$" for gap in gaps]
         for kind, values in cells.items():
             for metric, value in zip(metrics, values, strict=True):
-                lines.setdefault((*key, kind), {})[line["direction"], LATEX_METRICS[metric]] = value
+                lines.setdefault((*key, kind), {})[escape_latex(line["direction"]), LATEX_METRICS[metric]] = value
     columns = pd.MultiIndex.from_product([directions, [LATEX_METRICS[metric] for metric in metrics]])
     body = pd.DataFrame(list(lines.values()), index=pd.MultiIndex.from_tuples(lines), columns=columns).fillna("--")
     if len(directions) == 1:

@@ -101,12 +101,12 @@ def test_models_and_datasets_are_strangers():
 
 
 def test_a_stage_group_for_every_stage_file():
-    files = {path.stem for path in (paths.ROOT / "stages").glob("*.py")} - {"__init__"}
+    files = {path.stem for path in (paths.ROOT / "stages").glob("*.py")} - {"__init__", "pipeline"}
     assert files - COMMANDS == set(STAGES)
 
 
 def test_stage_files_are_thin():
-    for path in (paths.ROOT / "stages").glob("*.py"):
+    for path in set((paths.ROOT / "stages").glob("*.py")) - {paths.ROOT / "stages" / "__init__.py"}:
         assert len(path.read_text().splitlines()) <= 40, path.name
 
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline import experiments, paths
 from pipeline.errors import ExperimentError
 from pipeline.reporting import published
-from pipeline.reporting.tables import build_table, escape_latex, table_frame
+from pipeline.reporting.tables import build_table, escape_latex, latex, table_frame
 
 from .conftest import Workspace
 
@@ -325,6 +325,33 @@ def test_a_gain_the_paper_states_is_compared_on_its_data_alone(workspace):
 
 def test_escape_latex_does_not_escape_twice():
     assert escape_latex(r"\{_") == r"\textbackslash{}\{\_"
+
+
+SPECIAL = r"""a&b%c$d#e_f{g}h~i^j\k<l>m|n"o[p]q*r±s−t–u"""
+
+
+def is_plain(text):
+    """Whether TeX reads text without commands, alignment, comments or mathematics that was not asked for."""
+    text = re.sub(r"\\text[a-z]+\{\}", "", text)  # \textbackslash{} and the like
+    text = re.sub(r"\\[&%$#_{}]", "", text)
+    text = re.sub(r"\$(\\[a-z]+|-)\$", "", text)
+    while (less := re.sub(r"\{([^{}&%$#_\\]*)\}", "", text)) != text:
+        text = less
+    return not re.search(r"[&%$#_{}~^\\\[\]*]", text) and "\n" not in text
+
+
+@pytest.mark.parametrize("text", [SPECIAL, *SPECIAL, r"\input{/etc/passwd}", "a\nb", "[5cm] row", r"100% \\ x", "$x$"])
+def test_escape_latex_leaves_nothing_that_tex_would_obey(text):
+    assert is_plain(escape_latex(text))
+
+
+def test_directions_and_labels_of_a_user_are_text_in_latex(workspace):
+    frame = table_frame("table2", experiments.load(), experiments.chosen_dataset())
+    frame["direction"], frame["row"] = "non_voc & 50%", "[a] \\input{x}"
+    declared = experiments.load()
+    text = latex("table2", frame, declared, experiments.chosen_dataset())
+    assert r"non\_voc \& 50\%" in text and "non_voc" not in text
+    assert r"{[}a{]} \textbackslash{}input\{x\}" in text and r"\input" not in text
 
 
 def test_same_results_give_the_same_bytes(workspace):

@@ -1,5 +1,6 @@
 """`make doctor` finds what is broken, names the cure, and goes on to the next check."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -76,3 +77,81 @@ def test_runs_where_nothing_is_installed():
     done = subprocess.run([sys._base_executable, "-S", "-m", "stages.doctor"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and not done.stderr
     assert all(f"\n{subject} " in f"\n{done.stdout}" for subject in doctor.CHECKS)
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A small repository in the place of this one; commands that doctor prints run in it."""
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")
+    (tmp_path / "Makefile").write_text("all:\n\techo\n")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("")
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return tmp_path
+
+
+def follow(finding, folder):
+    """Run the first command of a remedy, which has to mend what was found."""
+    command = re.search("`([^`]+)`", finding.remedy)[1]
+    done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, (command, done.stderr)
+
+
+def git(folder, *arguments):
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments], cwd=folder, check=True,
+                   capture_output=True)  # fmt: skip
+
+
+def committed(copy):
+    git(copy, "init", "-q")
+    git(copy, "add", "-A")
+    git(copy, "commit", "-qm", "x")
+
+
+def test_a_copy_without_git_becomes_one_that_dvc_opens(monkeypatch, copy):
+    finding, dvc = examine(monkeypatch, "git", "DVC")
+    assert finding.status == doctor.BROKEN and "no .git" in finding.found and "make setup" not in str(dvc)
+    follow(finding, copy)
+    assert [finding.status for finding in examine(monkeypatch, "git", "DVC")] == [doctor.OK, doctor.OK]
+
+
+def test_marks_of_a_merge(monkeypatch, copy):
+    committed(copy)
+    (copy / "dvc.lock").write_text("<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> other\n")
+    (finding,) = examine(monkeypatch, "git")
+    assert finding.status == doctor.BROKEN and "dvc.lock holds the marks of a merge" in finding.found
+    follow(finding, copy)
+    assert examine(monkeypatch, "git")[0].status == doctor.OK
+
+
+def test_line_ends_of_windows(monkeypatch, copy):
+    committed(copy)
+    (copy / "Makefile").write_bytes(b"all:\r\n\techo\r\n")
+    (finding,) = examine(monkeypatch, "git")
+    assert finding.status == doctor.BROKEN and "line ends of Windows: Makefile" in finding.found
+    follow(finding, copy)
+    assert examine(monkeypatch, "git")[0].status == doctor.OK
+
+
+def test_a_home_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path / "file" / "home"))
+    (finding,) = examine(monkeypatch, "disk")
+    assert finding.status == doctor.BROKEN and "cannot be written" in finding.found
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path / "other"))
+    assert "cannot be written" not in examine(monkeypatch, "disk")[0].found
+
+
+def test_no_inodes(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**40))
+    monkeypatch.setattr(doctor.os, "statvfs", lambda folder: SimpleNamespace(f_files=10**6, f_favail=12))
+    (finding,) = examine(monkeypatch, "disk")
+    assert finding.status == doctor.BROKEN and "only 12 more files" in finding.found
+
+
+def test_no_password_in_any_line(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:Zq9x/a@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "Zq9xToken")
+    (finding,) = examine(monkeypatch, "MLflow")
+    assert finding.status == doctor.BROKEN and "Zq9x" not in str(finding)
+    assert "Zq9x" not in str(doctor.Finding("x", doctor.OK, "http://me:Zq9x@h and Zq9xToken"))
