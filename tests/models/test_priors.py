@@ -37,7 +37,8 @@ def computed(model, data, generator=None):
 
 
 @pytest.mark.parametrize("knobs", [
-    {}, {"recipe": "released"}, {"supervision": "base", "min_keys": 1}, {"cam_normalise": "before_upsample"},
+    {}, {"recipe": "released"}, {"supervision": "base", "min_keys": 1},
+    {"cam_normalise": "before_upsample", "min_keys": 1},
 ])  # fmt: skip
 def test_training_computes_the_same_on_the_same_boxes(knobs, monkeypatch):
     model, data = ready_model(**knobs), batch(images=1, seed=1, novel=NOVEL)
