@@ -90,11 +90,11 @@ def read(rows):
 def draw(series, path):
     with style.paper_style():
         figure, axes = style.plt.subplots(1, 2, figsize=(style.PAGE_WIDTH, 2.6), layout="constrained")
-        for index, (part, columns) in enumerate(series.items()):
+        for (part, columns), colour in zip(series.items(), style.CYCLE[2:], strict=False):
             text, marker = PARTS[part]
             seconds, mb = (exponent(columns["scale"], columns[name]) for name in ("seconds", "mb"))
             for axis, name in zip(axes, ("seconds", "mb"), strict=True):
-                axis.plot(columns["scale"], columns[name], marker=marker, markersize=4, color=style.CYCLE[(index + 2) % len(style.CYCLE)],
+                axis.plot(columns["scale"], columns[name], marker=marker, markersize=4, color=colour,
                           label=f"{text}\nexponents: time {seconds:.2f}, memory {mb:.2f}")  # fmt: skip
         scales = series["split"]["scale"]
         for axis, label in zip(axes, ("wall time, s", "peak memory, MB"), strict=True):

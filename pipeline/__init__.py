@@ -1,6 +1,9 @@
 """Reproduction of ContrastMask (CVPR 2022): partially supervised instance segmentation."""
 
+import os
 import sys
+
+from pipeline.processes import tie_to_parent
 
 
 def _say(kind, error, traceback):
@@ -12,3 +15,8 @@ def _say(kind, error, traceback):
 
 
 sys.excepthook = _say
+
+# What DVC, torchrun or make runs ends with them, from the first moment on: libraries take seconds to load. A shell may
+# end before what it started.
+if os.environ.keys() & {"DVC_STAGE", "TORCHELASTIC_RUN_ID", "MAKELEVEL"}:
+    tie_to_parent()

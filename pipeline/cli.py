@@ -16,7 +16,7 @@ def command(main):
     """Decorate a stage's `main()`: set up logging and signals, turn what the user can mend into one line on stderr.
 
     That is an ExperimentError, or something that the machine refuses (full disk, no permission): exit code 1. A stage
-    that a signal ends says so and leaves with 128 + its number. One that DVC runs ends with DVC.
+    that a signal ends says so and leaves with 128 + its number. One that DVC runs ends with DVC (pipeline/__init__.py).
     """
 
     @functools.wraps(main)
@@ -29,8 +29,6 @@ def command(main):
         ours.setLevel(logging.INFO)
         ours.propagate = False
         logging.raiseExceptions = False  # a log that cannot be written (full disk) is no reason for a traceback
-        if os.environ.keys() & {"DVC_STAGE", "TORCHELASTIC_RUN_ID", "MAKELEVEL"}:
-            processes.tie_to_parent()  # DVC, torchrun or make; a shell may end before what it started
         processes.raise_when_asked_to_end()
         try:
             main()
