@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from pipeline import paths
+from pipeline import experiments, paths
 from pipeline.errors import REMEDY, ExperimentError
 
 
@@ -64,13 +64,11 @@ def of_run(training, mmap=False):
     """
     path = paths.checkpoint(training.dataset, training.name, training.seed)
     if not path.exists():
-        raise ExperimentError(
-            f"{path.relative_to(paths.ROOT)}: not trained yet; run `dvc repro train@{training.name}`"
-        )
+        make = experiments.repro("train", training.name)
+        raise ExperimentError(f"{path.relative_to(paths.ROOT)}: not trained yet; run `{make}`")
     try:
         return read(path, mmap)
     except ValueError as error:
         # DVC takes a file of unchanged size and time for unchanged: only by force it looks again.
-        raise ExperimentError(
-            f"{path.relative_to(paths.ROOT)}: damaged ({error}); run `dvc repro -s -f train@{training.name}`"
-        ) from None
+        make = experiments.repro("train", training.name, again=True)
+        raise ExperimentError(f"{path.relative_to(paths.ROOT)}: damaged ({error}); run `{make}`") from None

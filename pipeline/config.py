@@ -277,5 +277,6 @@ def fingerprint(training):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         except FileNotFoundError:
             missing = path.relative_to(paths.ROOT)
-            raise ExperimentError(f"{missing}: no such file; run `dvc repro train@{training.name}`") from None
+            make = experiments.repro("train", training.name)
+            raise ExperimentError(f"{missing}: no such file; run `{make}`") from None
     return digest.hexdigest()[:20]

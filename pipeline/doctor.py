@@ -246,7 +246,7 @@ def check_dataset():
     if not paths.images_root(dataset).is_dir():
         raise Problem(
             f"{dataset} (params.yaml) has annotations, but no images in {paths.images_root(dataset)}",
-            "run `python -m dvc repro --force download`",
+            "run `python -m stages.download`",
         )
     return f"{dataset} (params.yaml), images in {paths.images_root(dataset)}"
 

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shlex
 from dataclasses import dataclass, field
 
 from ruamel.yaml import YAML
@@ -47,7 +48,8 @@ def read_yaml(path, pure=False):
     try:
         content = YAML(typ="safe", pure=pure).load(path)
     except FileNotFoundError:
-        raise ExperimentError(f"{path}: no such file; restore it with `git checkout {path.name}`") from None
+        restore = f"git -C {shlex.quote(str(path.parent))} checkout HEAD -- {path.name}"
+        raise ExperimentError(f"{path}: no such file; restore it with `{restore}`") from None
     except YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
@@ -210,6 +212,28 @@ def selected(declared=None):
             "pipeline/selection.yaml is not what pipeline/experiments.yaml says now; run `python -m stages.select`"
         )
     return content
+
+
+def repro(stage, *names, again=False):
+    """The command line that makes stages of runs, for messages. DVC knows those of chosen tables alone.
+
+    Args:
+        stage: a group of dvc.yaml over runs.
+        names: of runs.
+        again: whether it is made although DVC takes it for unchanged, without what goes before it.
+    """
+    line = " ".join(["dvc repro", *["-s -f"] * again, *(f"{stage}@{name}" for name in names)])
+    try:
+        declared = load()
+        chosen = list(selected(declared)["tables"])
+    except (ExperimentError, OSError):  # said by whatever reads them for more than a message
+        return line
+    wanted = list(chosen)
+    for name in names:
+        showing = [table for table, entry in declared.tables.items() if name in runs_of(entry)]
+        if showing and declared.runs[name].pinned and not set(showing) & set(wanted):
+            wanted.append(showing[0])
+    return line if wanted == chosen else f"python -m stages.select {' '.join(wanted)} && {line}"
 
 
 def select(tables):

@@ -86,10 +86,10 @@ def training_images(dataset, declared):
             return int(files.read_json(paths.manifest(dataset))["subsets"]["train2017"]["images"])
         except (KeyError, TypeError, ValueError):
             where = paths.manifest(dataset).relative_to(paths.ROOT)
-            raise ExperimentError(f"{where}: damaged; remove it and run `dvc repro download`") from None
+            raise ExperimentError(f"{where}: damaged; remove it and run `python -m stages.download`") from None
     if "train_images" not in entry:
         raise ExperimentError(
-            f"experiments.yaml: datasets.{dataset}: how many training images is unknown; run `dvc repro download` or "
+            f"experiments.yaml: datasets.{dataset}: how many training images is unknown; run `python -m stages.download` or "
             "declare `train_images`"
         )
     return entry["train_images"]

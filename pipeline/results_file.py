@@ -7,7 +7,7 @@ other tools write them, are read as they are.
 import hashlib
 import json
 
-from pipeline import files, paths
+from pipeline import experiments, files, paths
 from pipeline.errors import ExperimentError
 
 DIGEST = "digest"
@@ -79,9 +79,8 @@ def predictions_digest(dataset, run_name, seed):
 
 def malformed(path, run_name, what):
     """The error for a file of an evaluation; DVC makes it anew once it is gone."""
-    return ExperimentError(
-        f"{path.relative_to(paths.ROOT)}: {what}; remove the file and run `dvc repro evaluate@{run_name}`"
-    )
+    make = experiments.repro("evaluate", run_name)
+    return ExperimentError(f"{path.relative_to(paths.ROOT)}: {what}; remove the file and run `{make}`")
 
 
 def _digest(content):

@@ -142,9 +142,10 @@ def require_trained(job):
     trained, today = trained_fingerprint(job), config.fingerprint(job)
     if trained != today:
         path = paths.checkpoint(job.dataset, job.name, job.seed).relative_to(paths.ROOT)
+        make = experiments.repro("train", job.name, again=True)
         raise ExperimentError(
             f"{path}: trained with other code, settings or data than those of today, or of another run (fingerprint "
-            f"{trained}, not {today}); run `dvc repro -s -f train@{job.name}`, which trains it unless that is done"
+            f"{trained}, not {today}); run `{make}`, which trains it unless that is done"
         )
     return trained
 
@@ -154,7 +155,8 @@ def headline(run_name, dataset):
     found = results_file.read(dataset, run_name)
     if found is None:
         missing = paths.results(dataset, run_name).relative_to(paths.ROOT)
-        raise ExperimentError(f"{missing}: not evaluated yet; run `dvc repro evaluate@{run_name}`")
+        make = experiments.repro("evaluate", run_name)
+        raise ExperimentError(f"{missing}: not evaluated yet; run `{make}`")
     per_seed = found["per_seed"]
     numbers = {}
     for group, iou_type, metric, name in (

@@ -250,7 +250,7 @@ def _annotation(ground_truth, annotation_id):
     if annotation_id not in ground_truth.anns:
         raise ExperimentError(
             f"the file of stage priors shows annotation {annotation_id}, which the validation set has no more; run "
-            "`dvc repro --force --glob 'priors@*'`"
+            "`dvc repro -s -f --glob 'priors@*'`"
         )
     return ground_truth.anns[annotation_id]
 

@@ -31,7 +31,7 @@ def load_ground_truth(dataset):
     except (OSError, ValueError, KeyError, AssertionError) as error:
         raise ExperimentError(
             f"{path.relative_to(paths.ROOT)}: missing or no annotation file ({type(error).__name__}); run "
-            "`dvc repro download`"
+            "`python -m stages.download`"
         ) from None
 
 

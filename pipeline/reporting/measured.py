@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import pandas as pd
 
-from pipeline import paths, results_file, status
+from pipeline import experiments, paths, results_file, status
 
 METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
 GROUPS = ("novel", "base", "all")
@@ -58,7 +58,7 @@ def _mean_and_deviation(values):
 
 def evaluate_command(*runs):
     """The command that makes the results of runs, whatever of their inputs is missing."""
-    return " ".join(["dvc repro", *(f"evaluate@{run}" for run in runs)])
+    return experiments.repro("evaluate", *runs)
 
 
 def state(dataset, run):

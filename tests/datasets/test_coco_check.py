@@ -239,7 +239,7 @@ def test_refused_in_one_line(written, change, message):
         check(path)
     line = str(caught.value)
     assert line.startswith(f"{path}: ") and message in line and "\n" not in line
-    assert line.endswith("; correct the file, then run `dvc repro download`")
+    assert line.endswith("; correct the file, then run `python -m stages.download`")
     if "images[1]: " in message:
         assert "unknown images" not in line, "no complaint that follows from another one"
 
