@@ -150,7 +150,11 @@ def check_git():
             f"run `git config --global --add safe.directory {shlex.quote(str(paths.ROOT))}`",
         )
     if done.returncode:
-        raise Problem("git has no commit here", "run `git add -A && git commit -m import`", NOTE)
+        raise Problem(
+            "git has no commit here",
+            "run `git add -A && git -c user.name=me -c user.email=me@localhost commit -qm import`",
+            NOTE,
+        )
     for name in ("dvc.lock", "dvc.yaml", "params.yaml"):
         file = paths.ROOT / name
         if file.exists() and re.search("^(<<<<<<<|>>>>>>>) ", file.read_text(errors="replace"), re.MULTILINE):

@@ -11,6 +11,8 @@ import json
 import logging
 import math
 import os
+import shlex
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from os import PathLike
@@ -73,7 +75,9 @@ def chosen_engine():
     if wanted and wanted not in ENGINES:
         raise ExperimentError(f"{VARIABLE}={wanted!r}: no such engine; valid: {', '.join(ENGINES)}")
     if wanted == "hotcoco" and not installed:
-        raise ExperimentError(f"{VARIABLE}=hotcoco: it is not installed; run `make setup` or unset the variable")
+        prefix = shlex.quote(sys.prefix)
+        again = f"rm -f {prefix}/.stamp && make setup VENV={prefix}"  # with the stamp there nothing is set up
+        raise ExperimentError(f"{VARIABLE}=hotcoco: it is not installed; run `{again}`, or `unset {VARIABLE}`")
     if not wanted and not installed:
         logger.info("hotcoco is not installed: scoring with pycocotools, same numbers but slower")
     return wanted or ("hotcoco" if installed else "pycocotools")

@@ -154,8 +154,9 @@ class PartialCocoDataset(PackedCocoDataset):
             )
         if novel == ("segmentation" in annotation):
             state = "novel and has a mask" if novel else "base and has no mask"
+            direction = Path(self.ann_file).parent.name
             raise ExperimentError(
-                f"{self.ann_file}: annotation {annotation['id']} is {state}; run stage split again"
+                f"{self.ann_file}: annotation {annotation['id']} is {state}; run `dvc repro -s -f split@{direction}`"
             )
 
     def _parse_ann_info(self, img_info, ann_info):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pipeline import locks
 from pipeline.datasets import coco, coco_check, contents, generated
-from pipeline.datasets.annotations import listed_image_sizes, read_instances
+from pipeline.datasets.annotations import REMEDY, listed_image_sizes, read_instances
 from pipeline.datasets.categories import CATEGORIES, VOC
 from pipeline.datasets.coco import SUBSETS
 from pipeline.datasets.contents import Filled
@@ -64,6 +64,11 @@ KINDS = {
     "generated": Kind(identify_generated, fill_generated),
     "coco": Kind(coco.identify, coco.fill),
 }
+# What is corrected where it was unpacked is brought back as it was.
+IN_ARCHIVE = (
+    "its archive holds it like that: correct the file there and declare the archive's new bytes and checksums in "
+    "pipeline/experiments.yaml, then run `python -m stages.download`"
+)
 NOT_FOR_KINDS = ("kind", "profile")
 
 
@@ -172,15 +177,20 @@ def _check_subset(root, subset):
     checker = coco_check.Checker(path)
     names, count = [], Counter()
     voc = {category.id for category in CATEGORIES if category.name in VOC}  # the file is checked to have these ids
-    read_instances(
-        path,
-        lambda images, _: names.extend(image["file_name"] for image in images),
-        lambda annotations, _: count.update(
-            "crowd" if annotation.get("iscrowd") else "voc" if annotation["category_id"] in voc else "nonvoc"
-            for annotation in annotations
-        ),
-        checker,
-    )
+    try:
+        read_instances(
+            path,
+            lambda images, _: names.extend(image["file_name"] for image in images),
+            lambda annotations, _: count.update(
+                "crowd" if annotation.get("iscrowd") else "voc" if annotation["category_id"] in voc else "nonvoc"
+                for annotation in annotations
+            ),
+            checker,
+        )
+    except ExperimentError as error:
+        if not contents.managed(root) or not str(error).endswith(REMEDY):
+            raise
+        raise ExperimentError(f"{str(error).removesuffix(REMEDY)}{IN_ARCHIVE}") from None
     if not folder.is_dir():
         raise ExperimentError(f"{folder}: no such folder; the source of {path} has to hold it")
     on_disk = resolve_names(names, folder)

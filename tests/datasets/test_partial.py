@@ -247,10 +247,10 @@ def test_a_list_of_classes_sets_the_labels(nonvoc2voc, generated_root):
     "change, message",
     [
         (lambda a: a.pop("novel"), "has no flag 'novel'; train on the output of stage split"),
-        (lambda a: a.update(novel=True, segmentation=[]), "is novel and has a mask; run stage split again"),
+        (lambda a: a.update(novel=True, segmentation=[]), "is novel and has a mask; run `dvc repro -s -f split@"),
         (
             lambda a: (a.update(novel=False), a.pop("segmentation", 0)),
-            "is base and has no mask; run stage split",
+            "is base and has no mask; run `dvc repro -s -f split@",
         ),
     ],
 )
