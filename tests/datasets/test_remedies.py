@@ -1,10 +1,12 @@
 """What a message about images says to do is done, in a copy of the repository; then the failing step works."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -19,16 +21,21 @@ from .test_prepare import cut, edited, flip, remove, tree
 DRAWN = {"kind": "generated", "profile": "embedded", **SPEC, "train_images": 3, "val_images": 2}
 
 
+def packed(root, mirror, names=("train2017", "val2017", "annotations")):
+    """Archives of folders, and their declaration."""
+    archives = {}
+    for name in names:
+        content = Path(shutil.make_archive(mirror / name, "zip", root, name)).read_bytes()
+        archives[f"{name}.zip"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return archives
+
+
 class Copy(Clone):
     """A copy of the repository with two data sets: `mini`, of archives in a folder, and `drawn`."""
 
     def __init__(self, folder, generated_root):
         self.mirror = folder.parent / f"{folder.name}-mirror"
-        archives = {}
-        for name in ("train2017", "val2017", "annotations"):
-            path = shutil.make_archive(self.mirror / name, "zip", generated_root, name)
-            content = open(path, "rb").read()
-            archives[f"{name}.zip"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        archives = packed(generated_root, self.mirror)
         self.entries = {
             "mini": {"kind": "coco", "profile": "embedded", "root_env": "COCO_ROOT", "base_url": self.mirror.as_uri(),
                      "archives": archives},
@@ -145,6 +152,48 @@ def test_a_linked_image_is_restored_by_its_owner_and_the_links_by_hand(tmp_path,
         copy.look("mini")
     finally:
         copy.environment.pop("COCO_ROOT", None)
+
+
+def test_annotations_are_corrected_where_they_come_from(tmp_path, copy, generated_root):
+    """In an archive, whose new sum is declared, or in a folder of one's own; not where they were unpacked."""
+    root, mirror = tmp_path / "coco", tmp_path / "mirror"
+    shutil.copytree(generated_root, root)
+    file = root / "annotations" / "instances_val2017.json"
+    right = file.read_text()
+    content = json.loads(right)
+    content["annotations"][0]["bbox"] = [1, 2]
+    file.write_text(json.dumps(content))
+    entry = copy.entries["mini"] | {"base_url": mirror.as_uri(), "archives": packed(root, mirror)}
+    copy.edit_experiments({("datasets",): {"other": entry}})
+    failed = copy.run("python", "-m", "stages.download", "other", check=False)
+    assert failed.returncode == 1 and "correct the file there and declare the archive's new bytes" in failed.stderr
+    copy.environment["COCO_ROOT"] = str(root)
+    try:
+        failed = copy.run("python", "-m", "stages.download", "other", check=False)
+        assert failed.returncode == 1 and f"error: {file}" in failed.stderr
+        assert "; correct the file, then run `python -m stages.download`" in failed.stderr
+        file.write_text(right)
+        copy.run("python", "-m", "stages.download", "other")
+    finally:
+        del copy.environment["COCO_ROOT"]
+    shutil.rmtree(copy.folder / "data" / "other")
+    copy.edit_experiments({("datasets",): {"other": entry | {"archives": packed(root, mirror)}}})
+    copy.run("python", "-m", "stages.download", "other")
+    assert (copy.images("other") / "annotations" / file.name).read_text() == right
+
+
+def test_a_plan_knows_the_images_after_a_download(copy):
+    params, manifest = copy.folder / "params.yaml", copy.folder / "data" / "mini" / "manifest.json"
+    chosen = params.read_text()
+    params.write_text(chosen.replace("dataset: drawn", "dataset: mini"))
+    manifest.unlink()
+    try:
+        failed = copy.run("python", "-m", "stages.plan", check=False)
+        assert failed.returncode == 1 and "how many training images is unknown" in failed.stderr
+        copy.obey(failed.stderr)
+        copy.run("python", "-m", "stages.plan")
+    finally:
+        params.write_text(chosen)
 
 
 @pytest.mark.slow

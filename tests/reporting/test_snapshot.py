@@ -1,5 +1,7 @@
 """The snapshot is a copy of a finished report, and taking one changes nothing unless all of it can be taken."""
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,14 @@ def test_the_committed_readme_shows_the_committed_snapshot():
     shown = snapshot.BLOCK.search((REPOSITORY / "README.md").read_text(encoding="utf-8"))[0].splitlines()
     table = (REPOSITORY / "reports/snapshot/tables/table2.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in shown if line.startswith("|")] == [line for line in table if line.startswith("|")]
+
+
+def test_a_readme_without_its_comments_is_brought_back_as_printed(finished):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    for arguments in (["init", "-q"], ["add", "README.md"], [*identity, "commit", "-qm", "x"]):
+        subprocess.run(["git", *arguments], cwd=paths.ROOT, check=True)
+    (paths.ROOT / "README.md").write_text("# Title\n")
+    with pytest.raises(ExperimentError, match="the comments around") as caught:
+        snapshot.take()
+    subprocess.run(re.search("`(.*)`", str(caught.value))[1].split(), cwd=paths.ROOT, check=True)
+    snapshot.take()

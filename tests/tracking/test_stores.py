@@ -105,6 +105,27 @@ def test_tables_of_another_version(store, caplog, revision, remedy):
         follow(message)
 
 
+def test_the_tables_of_an_older_version_are_lifted(store, caplog):
+    """Made as the version of MLflow before made them: all changes to the tables but the last."""
+    from alembic import command
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+    from sqlalchemy import create_engine
+
+    paths.tracking_store().unlink()
+    engine = create_engine(f"sqlite:///{store}")
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    changes = _get_alembic_config(f"sqlite:///{store}")
+    head, *_ = ScriptDirectory.from_config(changes).walk_revisions()
+    command.upgrade(changes, head.down_revision)
+    message = warned(caplog)
+    assert "older" in message and "db upgrade" in message
+    follow(message)
+    assert paths.tracking_store().with_name("mlflow.db.old").exists()
+
+
 def test_a_locked_database_holds_nothing_up_for_long(store, caplog):
     database = sqlite3.connect(store, isolation_level=None)
     database.execute("begin exclusive")

@@ -1,0 +1,323 @@
+"""What messages about files of the pipeline say to do is done, in a clone; then the step that failed works.
+
+Steps run in this process, on the files of the clone: their libraries take seconds to load.
+"""
+
+from pipeline import compat  # noqa: F401  # isort: skip  before anything that imports torchvision
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmdet.models import build_backbone, build_detector
+
+from pipeline import checkpoint, config, experiments, paths, plan, runs, training
+from pipeline.datasets import oracle
+from pipeline.datasets.annotations import read_instances
+from pipeline.datasets.partial import PartialCocoDataset
+from pipeline.errors import ExperimentError
+from pipeline.reporting import cells, examples, figures, measured, tables
+from tests.e2e.clone import Clone
+
+pytestmark = pytest.mark.slow
+
+DATASET, DIRECTION = "generated", "nonvoc2voc"
+RUN = "contrastmask_r50_1x_nonvoc2voc"  # the one that figures look into
+LATER = "contrastmask_own_queries"  # of a table that is not chosen
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    clone = Clone(tmp_path_factory.mktemp("clone"))
+    clone.run("dvc", "repro", f"evaluate@{RUN}", f"priors@{RUN}")
+    clone.commit()
+    return clone
+
+
+@pytest.fixture
+def clone(made, monkeypatch):
+    """Paths lead to the clone."""
+    for name in ("EXPERIMENTS", "SELECTION", "PARAMS", "PAPER_KNOBS", "SNAPSHOT"):
+        monkeypatch.setattr(paths, name, made.folder / getattr(paths, name).relative_to(paths.ROOT))
+    monkeypatch.setattr(paths, "ROOT", made.folder)
+    monkeypatch.setattr(experiments.load, "__defaults__", (paths.EXPERIMENTS,))
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(made.folder))
+    oracle.complete_annotations.cache_clear()
+    yield made
+    oracle.complete_annotations.cache_clear()
+
+
+def obey(clone, text):
+    """Do what a message says: remove the file that it begins with, if it says so, and run the command at its end."""
+    if "remove the file and" in text or "remove it and" in text:
+        (clone.folder / text.partition(":")[0]).unlink()
+    command = re.findall("`([^`]+)`", text)[-1]
+    done = subprocess.run(command, shell=True, cwd=clone.folder, env=clone.environment, capture_output=True, text=True)
+    assert done.returncode == 0, (command, done.stdout[-3000:], done.stderr[-3000:])
+    return command
+
+
+def mend(clone, step, said):
+    """Let a step fail, obey, and let it succeed. Returns the command."""
+    with pytest.raises(ExperimentError, match=said) as caught:
+        step()
+    assert "\n" not in str(caught.value)
+    command = obey(clone, str(caught.value))
+    step()
+    return command
+
+
+def job(name=RUN):
+    return config.resolve(name, DATASET, 0)
+
+
+def trained():
+    runs.require_trained(job())
+
+
+def run():
+    return experiments.load().runs[RUN]
+
+
+def spoil(path):
+    path.write_text("{")
+
+
+def spoil_in_place(path):
+    """As a fault of the disk: DVC, which looks at size and time alone, sees no change."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(before.st_size // 2)
+        file.write(b"\0\1" * 500)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def remove_tree(folder):
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_a_run_that_is_not_trained(clone):
+    remove_tree(paths.run(DATASET, RUN))
+    assert mend(clone, trained, "not trained yet") == f"dvc repro train@{RUN}"
+
+
+def test_a_damaged_checkpoint(clone):
+    spoil_in_place(paths.checkpoint(DATASET, RUN, 0))
+    assert mend(clone, trained, "damaged") == f"dvc repro -s -f train@{RUN}"
+
+
+def test_a_checkpoint_of_another_run(clone):
+    path = paths.checkpoint(DATASET, RUN, 0)
+    training.save_atomically(checkpoint.content_of(checkpoint.read(path)["state_dict"], {"fingerprint": "0"}), path)
+    assert mend(clone, trained, "trained with other code, settings or data") == f"dvc repro -s -f train@{RUN}"
+
+
+@pytest.mark.parametrize("path", [
+    lambda: paths.split_train(DATASET, DIRECTION), lambda: paths.manifest(DATASET),
+    lambda: paths.initial_weights(DATASET, "r50"),
+], ids=["split", "manifest", "initial weights"])  # fmt: skip
+def test_what_a_training_starts_from_is_missing(clone, path):
+    path().unlink()
+    assert mend(clone, lambda: config.fingerprint(job()), "no such file") == f"dvc repro train@{RUN}"
+
+
+def load_initial_weights():
+    model = build_detector(mmcv.ConfigDict(job().model))
+    training.load_initial_weights(model, paths.initial_weights(DATASET, "r50"))
+
+
+def test_damaged_initial_weights(clone):
+    spoil_in_place(paths.initial_weights(DATASET, "r50"))
+    assert mend(clone, load_initial_weights, "damaged") == "dvc repro -s -f pretrain@r50"
+
+
+def test_initial_weights_of_another_model(clone):
+    training.save_atomically(checkpoint.content_of({"backbone.other": torch.zeros(1)}, {}),
+                             paths.initial_weights(DATASET, "r50"))  # fmt: skip
+    assert mend(clone, load_initial_weights, "has no place in the model") == "dvc repro -s -f pretrain@r50"
+
+
+def read_result():
+    assert measured.result(DATASET, run()) is not None
+
+
+def test_a_malformed_result(clone):
+    spoil(paths.results(DATASET, RUN))
+    assert mend(clone, read_result, "not JSON") == f"dvc repro evaluate@{RUN}"
+
+
+def test_a_malformed_log(clone):
+    spoil(next(paths.logs(DATASET, RUN).glob("seed*.jsonl")))
+    assert mend(clone, lambda: measured.losses(DATASET, run()), "no(t a)? JSON") == f"dvc repro evaluate@{RUN}"
+
+
+def request_of_a_figure():
+    """By a figure that shows one run."""
+    declared = experiments.load()
+    series = tuple(each for each in figures.series_of({"tables": ["table2"]}, declared) if each.run.name == RUN)
+    return figures.Request("loss_curves", {}, DATASET, declared, series)
+
+
+def test_a_result_that_a_table_or_a_figure_lacks(clone):
+    """Both print the command of `measured.evaluate_command`, for all runs that lack at once: here for one."""
+    paths.results(DATASET, RUN).unlink()
+    declared = experiments.load()
+    frame = tables.table_frame("table2", declared, DATASET)
+    alone = frame[frame["run"] == RUN]
+    text = tables.markdown("table2", alone, declared, DATASET)
+    (line,) = [line for line in text.splitlines() if line.startswith("No result on")]
+    request = request_of_a_figure()
+    with pytest.raises(examples.NothingToShow) as nothing:
+        request.available(measured.result)
+    commands = [re.findall("`(dvc[^`]+)`", said) for said in (line, str(nothing.value))]
+    assert commands == [[f"dvc repro evaluate@{RUN}"]] * 2
+    obey(clone, f"`{commands[0][0]}`")
+    read_result()
+    assert request.available(measured.result)[1] == ""
+
+
+def draw_partition():
+    figures.build_figure("supp_fig1_partition")
+
+
+def test_stage_priors_has_not_run(clone):
+    paths.priors(DATASET, RUN).unlink()
+    step = lambda: request_of_a_figure().available(cells.read, cells.priors_command)  # noqa: E731
+    assert mend(clone, step, "none of its runs has data") == f"dvc repro priors@{RUN}"
+
+
+def test_a_damaged_file_of_stage_priors(clone):
+    spoil(paths.priors(DATASET, RUN))
+    assert mend(clone, draw_partition, "remove the file") == f"dvc repro priors@{RUN}"
+
+
+def test_objects_of_stage_priors_that_are_gone(clone):
+    path = paths.priors(DATASET, RUN)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez(path, **arrays | {"annotation_ids": arrays["annotation_ids"] + 10**6})
+    assert cells.read(DATASET, run()) is not None
+    assert mend(clone, draw_partition, "which the validation set has no more") == "dvc repro -s -f --glob 'priors@*'"
+
+
+def test_missing_annotations(clone):
+    for subset, step in (
+        ("val2017", lambda: examples.load_ground_truth(DATASET)),
+        ("train2017", lambda: read_instances(paths.annotations(DATASET, "train2017"))),
+    ):
+        paths.annotations(DATASET, subset).unlink()
+        assert mend(clone, step, "missing") == "python -m stages.download"
+
+
+def test_annotations_in_another_encoding_or_none(clone):
+    path = paths.annotations(DATASET, "train2017")
+    for content, said in ((b"\xff\xfe[", "not UTF-8"), (b"{", "not a JSON file")):
+        path.write_bytes(content)
+        assert mend(clone, lambda: read_instances(path), said) == "python -m stages.download"
+
+
+def test_a_damaged_manifest(clone):
+    spoil(paths.manifest(DATASET))
+    step = lambda: plan.training_images(DATASET, experiments.load())  # noqa: E731
+    assert mend(clone, step, "damaged; remove it") == "python -m stages.download"
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content["annotations"])
+    path.write_text(json.dumps(content))
+
+
+def partial(pipeline=()):
+    path = paths.split_train(DATASET, DIRECTION)
+    return PartialCocoDataset(ann_file=str(path), img_prefix=str(paths.images_root(DATASET) / "train2017"),
+                              pipeline=list(pipeline))  # fmt: skip
+
+
+def test_a_split_with_masks_of_novel_objects(clone):
+    edit(paths.split_train(DATASET, DIRECTION),
+         lambda annotations: annotations[0].update(novel=True, segmentation=[[0, 0, 9, 0, 9, 9]]))  # fmt: skip
+    assert mend(clone, partial, "is novel and has a mask") == f"dvc repro -s -f split@{DIRECTION}"
+
+
+def test_a_split_of_other_boxes_than_the_complete_annotations(clone):
+    edit(paths.split_train(DATASET, DIRECTION),
+         lambda annotations: [each.update(bbox=[1.5, 1.5, 20.25, 20.25]) for each in annotations])  # fmt: skip
+
+    def step():
+        steps = oracle.with_prior_masks(job().data["train"], DATASET)
+        return partial(steps)[0, 7]
+
+    assert mend(clone, step, "a box of the split is not in") == "dvc repro split"
+
+
+def test_a_knob_that_is_missing(clone):
+    text = paths.PARAMS.read_text()
+    paths.PARAMS.write_text(re.sub(r"(?m)^sigma:.*\n", "", text))
+    with pytest.raises(ExperimentError, match="knob 'sigma' is missing") as caught:
+        job("current")
+    (command,) = re.findall("`([^`]+)`", str(caught.value))
+    (line,) = re.findall(r"(?m)^-(sigma:.*\n)", clone.run(*command.split()).stdout)
+    with paths.PARAMS.open("a") as file:
+        file.write(line)
+    job("current")
+    paths.PARAMS.write_text(text)
+
+
+def test_a_declaration_that_is_missing(clone):
+    for path in (paths.EXPERIMENTS, paths.PARAMS):
+        path.unlink()
+        mend(clone, lambda path=path: experiments.read_yaml(path), "no such file")
+
+
+def test_a_selection_that_is_not_what_is_declared(clone):
+    text = paths.SELECTION.read_text()
+    paths.SELECTION.write_text(text.replace("ResNet-50", "ResNet"))
+    assert mend(clone, experiments.selected, "is not what") == "python -m stages.select"
+    assert paths.SELECTION.read_text() == text
+
+
+def test_a_run_of_a_table_that_is_not_chosen(clone):
+    """DVC does not know it: the table is chosen first."""
+    text = paths.SELECTION.read_text()
+    command = mend(clone, lambda: runs.require_trained(job(LATER)), "not trained yet")
+    assert command == f"python -m stages.select table2 table7 && dvc repro train@{LATER}"
+    paths.SELECTION.write_text(text)
+
+
+def test_initial_weights_that_are_not_what_their_name_says(clone, tmp_path):
+    """A file put there by hand; the place it comes from is a folder here."""
+    declared = experiments.load().profile(DATASET)["backbones"]["r50"]
+    torch.manual_seed(0)
+    right = tmp_path / "weights.pth"
+    torch.save(build_backbone(dict(declared)).state_dict(), right)
+    named = tmp_path / f"weights-{hashlib.sha256(right.read_bytes()).hexdigest()[:8]}.pth"
+    right.rename(named)
+    before = paths.EXPERIMENTS.read_text()
+    clone.edit_experiments({("profiles", "embedded", "initial_weights"): {"kind": "download", "r50": named.as_uri()}})
+    put = paths.home() / "data" / "weights" / named.name
+    put.parent.mkdir(parents=True, exist_ok=True)
+    put.write_bytes(b"something else")
+    try:
+        failed = clone.run("python", "-m", "stages.pretrain", "r50", check=False)
+        assert failed.returncode == 1 and "its SHA-256 starts with" in failed.stderr
+        (command,) = re.findall("delete it and run `([^`]+)`", failed.stderr)
+        Path(failed.stderr.split("error: ")[1].partition(":")[0]).unlink()
+        clone.run(*command.split())
+        assert put.read_bytes() == named.read_bytes()
+        assert checkpoint.read(paths.initial_weights(DATASET, "r50"))["state_dict"]
+    finally:
+        paths.EXPERIMENTS.write_text(before)
+        clone.run("dvc", "repro", "-q", "pretrain@r50")
+
+
+def test_nothing_of_it_shows_in_git(clone):
+    assert clone.run("git", "status", "--porcelain").stdout == ""
