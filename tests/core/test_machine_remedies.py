@@ -12,7 +12,7 @@ import textwrap
 
 import pytest
 
-from pipeline import doctor, launch, paths, scoring_engines
+from pipeline import doctor, launch, machine_settings, paths, scoring_engines
 from pipeline.errors import REMEDY, ExperimentError
 from tools.pins import ROOT
 
@@ -52,6 +52,11 @@ def test_a_limit_on_the_size_of_files_is_looked_at_and_raised(tmp_path):
     failed = shell(f"ulimit -Sf 4; {command}; {step}")
     assert failed.returncode == 1 and failed.stdout == "4\n" and f"`{command}`" in failed.stderr
     assert shell(f"ulimit -Sf 4; {command} unlimited; {step}").returncode == 0
+
+
+def test_the_number_of_processes_is_looked_at():
+    (command,) = quoted(REMEDY[errno.EAGAIN])
+    assert re.fullmatch(r"unlimited|\d+", shell(command).stdout.strip())
 
 
 def test_a_file_without_permission(tmp_path):
@@ -104,6 +109,23 @@ def test_a_bad_number_is_unset(variable):
     assert failed.returncode == 1 and failed.stderr.strip().endswith("or unset it")
     done = shell(f"unset {variable}; {step}", environment={variable: "many", "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr
+
+
+def test_fewer_data_workers():
+    """The number that the message names is obeyed, and reading in one process needs none besides it."""
+    step = reading("from pipeline import machine; print(machine.data_workers())")
+    assert "CONTRASTMASK_WORKERS=1" in REMEDY[errno.EAGAIN]
+    assert shell(f"CONTRASTMASK_WORKERS=1 {step}").stdout == "1\n"
+
+
+def test_a_bad_machine_file_is_removed_or_written_anew(tmp_path):
+    file = tmp_path / "machine.yaml"
+    for mend in (file.unlink, lambda: shutil.copy(ROOT / "machine.example.yaml", file)):
+        file.write_bytes(b"jobs: \xff\xfe")
+        with pytest.raises(ExperimentError, match="write it anew from machine.example.yaml, or remove it"):
+            machine_settings.load(file)
+        mend()
+        machine_settings.load(file)
 
 
 def test_another_launch_is_ended_as_printed(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def commands():
     for file, text in printed():
         if file in TABLE["documents"]:
             continue
-        quoted = [command for command in re.findall("`([^`]+)`", text) if COMMAND.match(command)]
+        quoted = [each for each in re.findall("`([^`]+)`", text) if COMMAND.match(each) and each != "{}"]
         for command in quoted or ([text] if "`" not in text and "\n" not in text and ALONE.match(text) else []):
             found.setdefault(command, set()).add(file)
     return found
@@ -57,7 +57,7 @@ def advice():
             yield file, text
 
 
-def tests():
+def known_tests():
     """Names of all tests, as `file::function`."""
     for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -86,7 +86,7 @@ def test_every_advice_is_tried_or_has_a_reason():
 
 @pytest.mark.parametrize("section", ["commands", "advice"])
 def test_the_named_tests_exist(section):
-    known = set(tests())
+    known = set(known_tests())
     named = {each for value in TABLE[section].values() for each in ([value] if isinstance(value, str) else value)}
     assert not named - known
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets.partial import LoadWholeImage
-from pipeline.datasets.prepare import ensure_images
+from pipeline.datasets.prepare import _check_subset, ensure_images
 from pipeline.errors import ExperimentError
 from tests.e2e.clone import Clone
 
@@ -180,6 +180,37 @@ def test_annotations_are_corrected_where_they_come_from(tmp_path, copy, generate
     copy.edit_experiments({("datasets",): {"other": entry | {"archives": packed(root, mirror)}}})
     copy.run("python", "-m", "stages.download", "other")
     assert (copy.images("other") / "annotations" / file.name).read_text() == right
+
+
+def test_an_entry_of_the_annotations_is_taken_out_or_corrected(tmp_path, generated_root):
+    """Of an image that is broken, one that has another name and one of another size, in a folder of one's own."""
+    root = tmp_path / "coco"
+    shutil.copytree(generated_root, root)
+    file = root / "annotations" / "instances_train2017.json"
+    right = json.loads(file.read_text())
+    image = root / "train2017" / right["images"][0]["file_name"]
+
+    def failing(said):
+        with pytest.raises(ExperimentError, match=said):
+            _check_subset(root, "train2017")
+
+    def passing(content):
+        file.write_text(json.dumps(content))
+        _check_subset(root, "train2017")
+
+    whole = image.read_bytes()
+    image.write_bytes(whole[:100])
+    failing("restore the file there|take them out of the annotations")
+    first = right["images"][0]["id"]
+    passing(right | {"images": right["images"][1:],
+                     "annotations": [each for each in right["annotations"] if each["image_id"] != first]})  # fmt: skip
+    image.write_bytes(whole)
+    for change, said in (({"file_name": "elsewhere.png"}, "correct file_name"), ({"width": 7}, ".")):
+        wrong = json.loads(json.dumps(right))
+        wrong["images"][0].update(change)
+        file.write_text(json.dumps(wrong))
+        failing(said)
+        passing(right)
 
 
 def test_a_plan_knows_the_images_after_a_download(copy):

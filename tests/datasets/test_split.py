@@ -190,6 +190,19 @@ def test_a_base_object_without_mask_is_refused(edited, tmp_path):
     assert not list((tmp_path / "out").iterdir()), "nothing half-written"
 
 
+def test_another_direction_or_a_file_with_masks_mends_a_split(train_annotations, edited, tmp_path):
+    def spoil(content):
+        names = category_names(content)
+        del next(a for a in content["annotations"] if names[a["category_id"]] not in VOC)["segmentation"]
+
+    path = edited(spoil)
+    with pytest.raises(ExperimentError, match="or a direction in which that category is novel"):
+        split(path, NONVOC2VOC, tmp_path / "out")
+    split(path, {"base": "voc", "novel": "nonvoc"}, tmp_path / "out")
+    split(train_annotations, NONVOC2VOC, tmp_path / "out")
+    assert load(tmp_path / "out")["annotations"]
+
+
 def test_bad_direction_writes_nothing(train_annotations, tmp_path):
     with pytest.raises(ExperimentError, match="categories in both base and novel: cat"):
         split(train_annotations, {"base": ["cat"], "novel": "voc"}, tmp_path / "out")

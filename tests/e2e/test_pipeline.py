@@ -1,9 +1,18 @@
 """The whole DVC pipeline in a temporary clone, on a generated set of a few images and trainings of a few iterations."""
 
+import contextlib
 import csv
 import json
+import os
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -164,6 +173,54 @@ def test_a_finished_report_becomes_the_snapshot(clone):
     assert not list(clone.folder.glob("reports/snapshot/figures/*.pdf"))
     clone.run("git", "checkout", "-q", ".")
     shutil.rmtree(page.parent)
+
+
+@pytest.fixture
+def make(clone):
+    """`make` as typed in the clone, whose environment is the one that runs the tests."""
+    programs = clone.folder / ".venv" / "bin"
+    programs.mkdir(parents=True, exist_ok=True)
+    for name in ("python", "dvc"):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{Path(sys.executable).parent / name}" "$@"\n')
+        (programs / name).chmod(0o755)
+    (programs.parent / ".stamp").touch()
+    yield lambda command: clone.run(*command.split())
+    shutil.rmtree(programs.parent)
+
+
+def test_what_is_not_built_or_evaluated_is_made_as_printed(clone, make):
+    clone.run("git", "checkout", "-q", ".")
+    for missing, step, command in (
+        ("reports/generated/tables/table2.md", "show", "make reproduce TABLES=table2"),
+        ("results/generated/current.json", "headline", "dvc repro evaluate@current"),
+    ):
+        (clone.folder / missing).unlink()
+        failed = clone.run("python", "-m", f"stages.{step}", check=False)
+        assert failed.returncode == 1 and re.findall("`(.*)`", failed.stderr) == [command]
+        make(command)
+        clone.run("python", "-m", f"stages.{step}")
+
+
+def test_the_page_of_mlflow_opens_on_the_port_that_is_printed(clone, make):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        failed = clone.run("python", "-m", "stages.ui", "--port", str(port), check=False)
+    (command,) = re.findall("`(.*)`", failed.stderr)
+    other = int(command.removeprefix("make ui PORT="))
+    server = subprocess.Popen(command.split(), cwd=clone.folder, env=clone.environment, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    try:
+        for _ in range(600):
+            assert server.poll() is None
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{other}", timeout=5) as page:
+                assert page.status == 200
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("no answer within a minute")
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
 
 
 def test_a_run_that_fails_is_shown_and_stops_nothing_else(clone):

@@ -18,12 +18,12 @@ import pytest
 import torch
 from mmdet.models import build_backbone, build_detector
 
-from pipeline import checkpoint, config, experiments, paths, plan, runs, training
+from pipeline import checkpoint, config, doctor, experiments, paths, plan, runs, training
 from pipeline.datasets import oracle
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.partial import PartialCocoDataset
 from pipeline.errors import ExperimentError
-from pipeline.reporting import cells, examples, figures, measured, tables
+from pipeline.reporting import cells, examples, figures, measured, report, tables
 from tests.e2e.clone import Clone
 
 pytestmark = pytest.mark.slow
@@ -184,6 +184,19 @@ def test_a_result_that_a_table_or_a_figure_lacks(clone):
     assert request.available(measured.result)[1] == ""
 
 
+def test_what_the_page_lacks_is_made_as_it_says(clone):
+    """The commands beside a table and a figure; the inputs of both are as they were, so nothing else is made."""
+    for file, section in (
+        (paths.table(DATASET, "table2", "md"), report.table_section("table2", experiments.load(), DATASET)),
+        (paths.figure(DATASET, "supp_fig1_partition", "png"),
+         report.figure_section("supp_fig1_partition", experiments.load(), DATASET)),
+    ):  # fmt: skip
+        command = section["command"]
+        assert command.startswith("dvc repro ")
+        clone.run(*command.split()[:2], "-s", *command.split()[2:])  # the other runs of table2 are not trained here
+        assert file.exists()
+
+
 def draw_partition():
     figures.build_figure("supp_fig1_partition")
 
@@ -257,6 +270,16 @@ def test_a_split_of_other_boxes_than_the_complete_annotations(clone):
         return partial(steps)[0, 7]
 
     assert mend(clone, step, "a box of the split is not in") == "dvc repro split"
+
+
+def test_images_that_doctor_misses(clone, monkeypatch):
+    monkeypatch.setattr(doctor, "CHECKS", {"dataset": doctor.check_dataset})
+    remove_tree(paths.images_root(DATASET))
+    paths.images_root(DATASET).rmdir()
+    (finding,) = doctor.examine()
+    assert finding.status == doctor.BROKEN
+    assert obey(clone, finding.remedy) == "python -m stages.download"
+    assert doctor.examine()[0].status == doctor.OK
 
 
 def test_a_knob_that_is_missing(clone):
