@@ -287,7 +287,7 @@ class Checker:
             self._read_images_ahead()
         entries = self._unique_keys("annotations", position, entries, again, b":")
         self.objects += len(entries)
-        closer = self._not_plain(entries) if again.strict else None
+        closer = self._not_plain(entries, again.text()) if again.strict else None
         if closer is not None:
             self._take_ids(entries)
         mended = False
@@ -337,8 +337,9 @@ class Checker:
             except Refused:
                 continue
 
-    def _not_plain(self, entries):
+    def _not_plain(self, entries, text):
         """Offsets of the annotations to look at closely; none of nearly every block, and `None` for all of them."""
+        truths = b"true" in text or b"false" in text  # which arrays of numbers would take for 1 and 0
         try:
             ids, owners, categories, crowds, areas, boxes = zip(*map(PLAIN_FIELDS, entries), strict=True)
             if not (
@@ -349,6 +350,7 @@ class Checker:
                 and {0, 1}.issuperset(crowds)
                 and CATEGORY_IDS.issuperset(categories)
                 and {4}.issuperset(map(len, boxes))
+                and not (truths and bool in set(map(type, chain.from_iterable(boxes))))
                 and (set(map(len, entries)) == {7} or not any(["ignore" in entry for entry in entries]))
             ):
                 return None
@@ -357,7 +359,7 @@ class Checker:
             plain = (corners[:, 2:] >= 1).all(1) & (corners[:, :2] >= -SLACK).all(1)
             corners[:, 2:] += corners[:, :2]
             plain &= (corners[:, 2:] <= sizes + SLACK).all(1) & (corners[:, 2:] > 1).any(1)
-            return self._masks_not_plain(entries, categories, crowds, areas, corners, sizes, plain)
+            return self._masks_not_plain(entries, categories, crowds, areas, corners, sizes, plain, truths)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
             return None
 
@@ -368,7 +370,7 @@ class Checker:
             self._sizes = np.array(list(self.images.values()), dtype=np.float64)
         return self._sizes[list(map(self._index.__getitem__, owners))]
 
-    def _masks_not_plain(self, entries, categories, crowds, areas, corners, sizes, plain):
+    def _masks_not_plain(self, entries, categories, crowds, areas, corners, sizes, plain, truths):
         masks = [entry.get("segmentation") for entry in entries]
         polygons = np.array([type(mask) is list and len(mask) > 0 for mask in masks])
         areas = np.array(areas, dtype=np.float64)
@@ -384,6 +386,8 @@ class Checker:
             counts, polygons = np.array(list(map(len, masks))), list(chain.from_iterable(masks))
             lengths = np.array(list(map(len, polygons)))
             if lengths.min() < 6 or (lengths % 2).any() or not {list}.issuperset(map(type, polygons)):
+                return None
+            if truths and bool in set(map(type, chain.from_iterable(polygons))):
                 return None
             coordinates = array("d")
             for polygon in polygons:

@@ -127,6 +127,7 @@ def other_counts(change):
 
 
 LAST = OUTLINE[:-1]
+AT_CORNER = [1, 0, 30, 0, 30, 15, 20, 20, 1, 20]
 REFUSED = {
     # geometry
     "box of three": (first(bbox=[1, 2, 3]), "annotation 10 of image 1: bbox is [1, 2, 3], valid: four numbers"),
@@ -134,6 +135,8 @@ REFUSED = {
     "box of null": (first(bbox=[10, 5, None, 20]), "bbox is [10, 5, null, 20]"),
     "box is null": (first(bbox=None), "bbox is null"),
     "box of true": (first(bbox=[10, 5, True, 20]), "bbox is [10, 5, true, 20]"),
+    "box of true that fits": (first(bbox=[True, 0, 29, 20], segmentation=[AT_CORNER]), "bbox is [true, 0, 29, 20]"),
+    "polygon of true": (first(bbox=[1, 0, 29, 20], segmentation=[[True, *AT_CORNER[1:]]]), "a polygon is [true, 0, 30"),
     "NaN box": (first(bbox=[math.nan, 5, 25, 20]), "bbox is [NaN, 5, 25, 20], valid: finite numbers"),
     "infinite box": (first(bbox=[10, 5, math.inf, 20]), "bbox is [10, 5, Infinity, 20], valid: finite"),
     "huge box": (first(bbox=[10, 5, 1e30, 20]), "bbox is [10, 5, 1e+30, 20], valid: finite"),
