@@ -88,7 +88,7 @@ class Checker:
         self.images, self.with_mask, self.objects, self.names = {}, 0, 0, {}
         self._shared, self._names, self._ids = {}, {}, {section: set() for section in STREAMED}
         self._index, self._sizes = {}, None  # rows of images, once all are there
-        self._failed = self._announced = False
+        self._failed = self._listed = self._announced = False
         self._in_first_pixel = None  # the last annotation found there
 
     # What `read_instances` calls
@@ -210,11 +210,14 @@ class Checker:
 
     def _add_images(self, position, entries, again):
         if self._announced:  # read ahead, because annotations come first, and reported
+            if self._failed:
+                return entries, False
             findings, self.findings = self.findings, {}
-            if not self._failed:
-                entries = [self._mended_image(position + k, image)[0] for k, image in enumerate(entries)]
+            entries = self._unique_keys("images", position, entries, again, b'":')
+            pairs = [self._mended_image(position + k, image) for k, image in enumerate(entries)]
             self.findings = findings
-            return entries, True
+            return [image for image, _ in pairs], any(changed for _, changed in pairs)
+        self._listed = True
         entries = self._unique_keys("images", position, entries, again, b'":')
         mended = False
         for offset, image in enumerate(entries):
@@ -283,7 +286,7 @@ class Checker:
     # Annotations
 
     def _add_annotations(self, position, entries, again):
-        if not self.images and not self._announced:
+        if not self._listed:
             self._read_images_ahead()
         entries = self._unique_keys("annotations", position, entries, again, b":")
         self.objects += len(entries)
@@ -304,7 +307,7 @@ class Checker:
                 self._add_images(position, entries, again)
 
         stream(self.path, visit)
-        self._announced = True
+        self._listed = self._announced = True
 
     def _unique_keys(self, section, position, entries, again, colon):
         """Refuse objects with a name twice, which parsers pass over; gives the entries with whole numbers exact."""
@@ -429,8 +432,6 @@ class Checker:
 
     def _image_of(self, entry, where):
         owner = entry["image_id"]
-        if type(owner) is float and owner.is_integer() and owner not in self.images:
-            owner = int(owner)
         if type(owner) not in (int, str, float) or owner not in self.images:
             self._refuse("annotations of unknown images",
                          f"{where}: unknown image_id {_text(owner)}, valid: an id that `images` lists")  # fmt: skip

@@ -423,6 +423,32 @@ def test_the_order_of_the_sections_does_not_matter(written, annotations_first):
     assert sum(each.count for each in checker.findings.values()) == 2
 
 
+def annotations_first(content):
+    return dict(sorted(content.items()))
+
+
+def test_annotations_before_images_are_no_reason_to_write_the_file_anew(written):
+    path = written(annotations_first)
+    checker, _ = published(path)
+    assert not checker.mended and (path.parent / "published" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_ids_of_images_beyond_64_bits_behind_the_annotations(written):
+    def change(content):
+        for entry, field in [(i, "id") for i in content["images"]] + [(a, "image_id") for a in content["annotations"]]:
+            entry[field] += 1 << 90
+        return annotations_first(content)
+
+    _, content = published(written(change))
+    assert [(each["id"], each["source_id"]) for each in content["images"]] == [(n, n + (1 << 90)) for n in (1, 2)]
+    assert [each["image_id"] for each in content["annotations"]] == [1, 1, 2, 2]
+
+
+def test_images_that_are_all_refused_are_counted_once(written):
+    with pytest.raises(ExperimentError, match=r"images\[0\] has no 'id' \(images without a field: 2, annotations of"):
+        check(written(lambda content: [image.pop("id") for image in content["images"]][2:]))
+
+
 def test_the_table_names_file_annotation_image_and_what_was_done(written):
     path = written(lambda c: (without("annotations", "iscrowd")(c), first(bbox=[10, 5, 35, 25])(c))[9:])
     lines = coco_check.table({path.name: published(path)[0].findings}).splitlines()
