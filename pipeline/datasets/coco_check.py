@@ -12,7 +12,6 @@ plainly in order are checked field by field.
 import json
 import logging
 import math
-import os
 import re
 import shutil
 from array import array
@@ -748,16 +747,13 @@ def copy(checker, target):
 
     Args:
         checker: Checker of the file, which `read_instances` passed.
-        target: path to write.
+        target: path to write, which is whole only when this returns.
     """
-    target = Path(target)
-    part = target.with_name(f"{target.name}.part")
     if checker.mended:
-        with open(part, "wb", buffering=1 << 20) as file:
+        with open(target, "wb", buffering=1 << 20) as file:
             _write_mended(checker, file)
     else:
-        shutil.copyfile(checker.path, part)
-    os.replace(part, target)
+        shutil.copyfile(checker.path, target)
 
 
 def _write_mended(checker, file):

@@ -169,6 +169,8 @@ def _check_subset(root, subset):
     """
     path, folder = root / "annotations" / f"instances_{subset}.json", root / subset
     require_regular(path)
+    if not path.exists():
+        raise ExperimentError(f"{path}: no such file; the source of the images has to hold it too")
     checker = coco_check.Checker(path)
     names, count = [], Counter()
     voc = {category.id for category in CATEGORIES if category.name in VOC}  # the file is checked to have these ids

@@ -135,8 +135,8 @@ class PartialAnnotations:
             return
         count = statistics.total("base", also_skipped=True)
         raise ExperimentError(f"{self.path}: no base mask left to train on: {count} objects are of base categories, "
-                              f"{statistics.skipped('base')}, masks with a pixel: {with_mask}; "
-                              "correct the file, or use another direction")  # fmt: skip
+                              f"{statistics.skipped('base')}, masks with a pixel: {with_mask}; correct your file and "
+                              "run `python -m stages.download`, or use another direction")  # fmt: skip
 
     def _write_images(self, file, images, again):
         self.statistics.add_images(images, again)

@@ -60,13 +60,13 @@ def test_what_is_wrong_is_said_in_one_line(edited, change, message):
 def test_not_json(tmp_path, content):
     path = tmp_path / "instances.json"
     path.write_bytes(content)
-    with pytest.raises(ExperimentError, match="not (a JSON file|UTF-8) .*, then run `dvc repro download`"):
+    with pytest.raises(ExperimentError, match="not (a JSON file|UTF-8) .*, then run `python -m stages.download`"):
         read_instances(path)
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(
-        ExperimentError, match="annotation file .*nowhere.json is missing; run `dvc repro download`"
+        ExperimentError, match="annotation file .*nowhere.json is missing; run `python -m stages.download`"
     ):
         read_instances(tmp_path / "nowhere.json")
 

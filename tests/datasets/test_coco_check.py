@@ -1,9 +1,11 @@
 """Each kind of oddity of an annotation file is refused in one line, mended to a known value, or reported."""
 
 import copy
+import errno
 import json
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from pycocotools import mask as rle
 from pipeline.datasets import coco_check, prepare
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.categories import CATEGORIES
+from pipeline.datasets.contents import Filled
 from pipeline.datasets.partial import PartialCocoDataset
 from pipeline.datasets.split import split
 from pipeline.errors import ExperimentError
@@ -242,7 +245,7 @@ def test_refused_in_one_line(written, change, message):
         check(path)
     line = str(caught.value)
     assert line.startswith(f"{path}: ") and message in line and "\n" not in line
-    assert line.endswith("; correct the file, then run `dvc repro download`")
+    assert line.endswith("; correct the file, then run `python -m stages.download`")
     if "images[1]: " in message:
         assert "unknown images" not in line, "no complaint that follows from another one"
 
@@ -503,7 +506,8 @@ def folder(tmp_path, monkeypatch):
         for number in (1, 2):
             picture(tmp_path / "coco" / subset / f"{number}.jpg", (WIDTH, HEIGHT), 1)
     (tmp_path / "coco" / "annotations").mkdir()
-    monkeypatch.setitem(prepare.KINDS, "coco", lambda name, entry, root: {})
+    in_place = prepare.Kind(lambda *_: {}, lambda _name, _entry, root, *_: Filled({}, root, lambda: None))
+    monkeypatch.setitem(prepare.KINDS, "coco", in_place)
 
     def download(change):
         for subset in prepare.SUBSETS:
@@ -530,6 +534,23 @@ def test_download_of_what_is_refused_publishes_nothing(folder, tmp_path):
     with pytest.raises(ExperimentError, match="instances_train2017.json: annotation 10 of image 1: a polygon has 4"):
         folder(polygon(10, 5, 25, 20))
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("field", ["iscrowd", "none"])
+def test_a_disk_that_is_full_leaves_nothing_half_written(folder, tmp_path, monkeypatch, field):
+    def refuse(source, target, *_):
+        Path(getattr(target, "name", target)).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(coco_check.shutil, "copyfileobj" if field == "iscrowd" else "copyfile", refuse)
+    with pytest.raises(ExperimentError, match="No space left on device; free some space"):
+        folder(lambda content: content["annotations"][0].pop(field, None) and None)
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
+def test_a_folder_without_an_annotation_file_is_told_what_it_has_to_hold(folder, tmp_path):
+    with pytest.raises(ExperimentError, match="instances_train2017.json: no such file; .* has to hold it too$"):
+        prepare.prepare("mine", {"kind": "coco"}, images_root=tmp_path / "coco", out_dir=tmp_path / "data")
 
 
 def everything_tiny(content):
