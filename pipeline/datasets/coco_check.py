@@ -732,6 +732,8 @@ def _stored(path):
     """Width and height of the pixels as an image file stores them and its EXIF orientation, or `None`."""
     try:
         with Image.open(path) as image:
+            if image.format == "PNG" and "exif" not in image.info:  # else Pillow decodes it to look behind the pixels
+                return image.size, 1
             return image.size, image.getexif().get(ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from pycocotools import mask as rle
 
 from pipeline.datasets import coco_check, prepare
@@ -482,6 +482,16 @@ def test_an_exif_orientation_is_reported_and_ignored(written, tmp_path, orientat
         picture(tmp_path / f"{number}.jpg", (WIDTH, HEIGHT), orientation)
     checker.check_images(tmp_path)
     assert [each.count for each in checker.findings.values()] == ([] if orientation == 1 else [2])
+
+
+def test_only_headers_of_pictures_are_read(written, tmp_path, monkeypatch):
+    checker, _ = check(written(lambda content: [image.update(file_name=f"{image['id']}.png")
+                                                for image in content["images"]][2:]))  # fmt: skip
+    picture(tmp_path / "1.png", (WIDTH, HEIGHT), 6)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "2.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    checker.check_images(tmp_path)
+    assert [each.example for each in checker.findings.values()] == ['image 1 ("1.png"): orientation 6']
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
