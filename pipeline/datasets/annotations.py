@@ -92,7 +92,8 @@ def listed_image_sizes(path, names, folder):
     Raises:
         ExperimentError: a listed image is missing or empty.
     """
-    present = {name: os.path.getsize(path) for name in names if os.path.isfile(path := os.path.join(folder, name))}
+    files = {name: os.path.join(folder, name) for name in names}
+    present = {name: os.path.getsize(file) for name, file in files.items() if os.path.isfile(file)}
     for state, bad in (
         ("missing", [name for name in names if name not in present]),
         ("empty", [name for name in names if present.get(name) == 0]),

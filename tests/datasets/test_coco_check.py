@@ -558,6 +558,12 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(folder, tmp_path, monke
     assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("sections", [("annotations",), ("images", "annotations")])
+def test_a_file_of_nothing_is_refused_before_anything_is_trained(folder, sections):
+    with pytest.raises(ExperimentError, match="lists [02] images and 0 annotations: nothing to train or"):
+        folder(lambda content: content.update(dict.fromkeys(sections, [])))
+
+
 def test_a_folder_without_an_annotation_file_is_told_what_it_has_to_hold(folder, tmp_path):
     with pytest.raises(ExperimentError, match="instances_train2017.json: no such file; .* has to hold it too$"):
         prepare.prepare("mine", {"kind": "coco"}, images_root=tmp_path / "coco", out_dir=tmp_path / "data")
