@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,40 @@ REFUSED = {
     "category id text": (lambda c: c["categories"][0].update(id="1"), 'category "person" has the id "1"'),
     "NaN in info": (lambda c: c.update(info={"version": math.nan}), "info, licenses or categories holds NaN"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_looked_at_in_blocks_is_judged_as_one_by_one(written, monkeypatch, seed):
+    """Values put anywhere: the array operations pass nothing that the checks of a field refuse, mend or report."""
+    draw, content = random.Random(seed), small()
+    for annotation in draw.sample(content["annotations"], 2):
+        if draw.random() < 0.3:
+            del annotation["segmentation"]
+        places = [(annotation["bbox"], k) for k in range(4)] + [(annotation, "ignore")] * 4
+        places += [(annotation.get("segmentation", [{}])[0], k) for k in range(10)]
+        place, key = draw.choice(places)
+        place[key] = draw.choice([0, 1, -1, 0.5, 2, 35, 40, 59, 61, 1e-9, -61, 1e7, True, False, None, "1", math.nan])
+    path, masks = written(lambda _: content), draw.choice([None, {ZEBRA}])
+
+    def outcome():
+        try:
+            checker, got = check(path, masks)
+        except ExperimentError as error:
+            return str(error)
+        return checker.findings, checker.with_mask, checker.mended, got
+
+    in_blocks = outcome()
+    monkeypatch.setattr(coco_check.Checker, "_not_plain", lambda *_: None)
+    assert outcome() == in_blocks
+
+
+def test_ignore_in_the_place_of_a_mask_is_looked_at(written):
+    def change(content):
+        del content["annotations"][1]["segmentation"]
+        content["annotations"][1]["ignore"] = 2
+
+    with pytest.raises(ExperimentError, match="annotation 11 of image 1: ignore is 2, valid: 0, 1"):
+        check(written(change), {ZEBRA})
 
 
 @pytest.mark.parametrize("change, message", REFUSED.values(), ids=REFUSED)
