@@ -9,9 +9,12 @@ import sys
 import threading
 import time
 
-import psutil
-
 from pipeline.errors import Stopped
+
+try:
+    import psutil
+except ImportError:  # `stages.doctor` says so; nothing else runs without it
+    psutil = None
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "tcsh", "csh", "ash")

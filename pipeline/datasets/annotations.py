@@ -20,6 +20,7 @@ REQUIRED = {
 }
 STREAMED = ("images", "annotations")
 NUMBERS = {int, float, bool}  # what a JSON parser gives for a number; `true` passes for 1
+# Not `dvc repro download`: DVC does not see the source, and skips where an earlier version of it was fine.
 REMEDY = "correct the file, then run `python -m stages.download`"
 
 
@@ -91,7 +92,8 @@ def listed_image_sizes(path, names, folder):
     Raises:
         ExperimentError: a listed image is missing or empty.
     """
-    present = {name: os.path.getsize(path) for name in names if os.path.isfile(path := os.path.join(folder, name))}
+    files = {name: os.path.join(folder, name) for name in names}
+    present = {name: os.path.getsize(file) for name, file in files.items() if os.path.isfile(file)}
     for state, bad in (
         ("missing", [name for name in names if name not in present]),
         ("empty", [name for name in names if present.get(name) == 0]),

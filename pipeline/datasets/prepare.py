@@ -174,6 +174,8 @@ def _check_subset(root, subset):
     """
     path, folder = root / "annotations" / f"instances_{subset}.json", root / subset
     require_regular(path)
+    if not path.exists():
+        raise ExperimentError(f"{path}: no such file; the source of the images has to hold it too")
     checker = coco_check.Checker(path)
     names, count = [], Counter()
     voc = {category.id for category in CATEGORIES if category.name in VOC}  # the file is checked to have these ids
@@ -187,6 +189,9 @@ def _check_subset(root, subset):
             ),
             checker,
         )
+        if not names or not checker.objects:
+            raise ExperimentError(f"{path}: lists {len(names)} images and {checker.objects} annotations: nothing to "
+                                  f"train or to evaluate on; {REMEDY}")  # fmt: skip
     except ExperimentError as error:
         if not contents.managed(root) or not str(error).endswith(REMEDY):
             raise

@@ -1,6 +1,7 @@
 """The declaration is checked before anything is run: every mistake has one clear line."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ruamel.yaml import YAML
@@ -215,6 +216,13 @@ def test_a_selection_is_written_and_read_back(selection_file):
     written = experiments.select(["table7", "table2"])
     assert list(written["tables"]) == ["table2", "table7"]
     assert experiments.selected() == written
+
+
+def test_selections_at_once_do_not_take_each_others_file(selection_file):
+    chosen = ["table2", "table6", "table7"] * 4
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(lambda table: experiments.select([table]), chosen))
+    assert experiments.selected() in written and list(selection_file.parent.iterdir()) == [selection_file]
 
 
 def test_priors_are_made_of_runs_that_chosen_figures_look_into(selection_file):

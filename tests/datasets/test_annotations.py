@@ -83,12 +83,12 @@ def test_missing_and_empty_images(generated_root, train_annotations, tmp_path):
     assert len(listed_image_sizes(train_annotations, names, folder)) == 12
     (folder / "000000000003.png").write_bytes(b"")
     with pytest.raises(
-        ExperimentError, match=r"of the 12 images it lists 1 are empty .*first: 000000000003.png"
+        ExperimentError, match=rf"^{train_annotations}: of the 12 images it lists 1 are empty .*first: 000000000003.png"
     ):
         listed_image_sizes(train_annotations, names, folder)
     (folder / "000000000002.png").unlink()
     (folder / "000000000005.png").unlink()
     with pytest.raises(
-        ExperimentError, match=r"of the 12 images it lists 2 are missing .*first: 000000000002.png"
+        ExperimentError, match=rf"^{train_annotations}: of the 12 images .* 2 are missing .*first: 000000000002.png"
     ):
         listed_image_sizes(train_annotations, names, folder)
