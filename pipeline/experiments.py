@@ -1,14 +1,13 @@
 """Load and check `experiments.yaml`, the one declaration of datasets, runs, tables and figures."""
 
 import io
-import os
 import re
 from dataclasses import dataclass, field
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import paths
+from pipeline import files, paths
 from pipeline.errors import ExperimentError
 
 NAME = re.compile(r"[a-z0-9_]+")
@@ -219,10 +218,8 @@ def select(tables):
     yaml = YAML()
     yaml.width = 200
     yaml.dump({"selected": selection}, text)
-    temporary = paths.SELECTION.with_name(paths.SELECTION.name + ".part")
     header = "# Written by `python -m stages.select TABLE...`: what dvc.yaml makes. Do not edit.\n"
-    temporary.write_text(header + text.getvalue())
-    os.replace(temporary, paths.SELECTION)
+    files.write_text(paths.SELECTION, header + text.getvalue())
     return selection
 
 
