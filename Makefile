@@ -3,7 +3,7 @@
 
 VENV ?= .venv
 # Options of `make reproduce`: which tables from now on, such as TABLES="table2 table4" or TABLES=all, and how many
-# trainings at a time (default: one for each GPU; two without one).
+# trainings at a time (default: one for each GPU, or without one for each core that has 2 GB of memory).
 TABLES ?=
 JOBS ?=
 # Further options of pytest, such as PYTEST='-m "not slow"' for a quick pass.
