@@ -552,6 +552,16 @@ def test_predictions_and_images_of_another_size_are_one_line(workspace):
         build_figure("qualitative")
 
 
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_a_damaged_picture_counts_as_not_drawn(workspace, content):
+    workspace.everything()
+    build_figure("loss_curves")
+    assert saved_caption("loss_curves", "toy")
+    path = paths.figure("toy", "loss_curves", "png")
+    path.write_bytes(path.read_bytes()[:2000] if content is None else content)
+    assert saved_caption("loss_curves", "toy") is None
+
+
 def test_pixels_are_shown_as_they_are_stored(workspace):
     """As training reads them: annotations of the turned picture are refused at download, and here."""
     workspace.everything()
