@@ -747,12 +747,15 @@ def copy(checker, target):
     """
     target = Path(target)
     part = target.with_name(f"{target.name}.part")
-    if checker.mended:
-        with open(part, "wb", buffering=1 << 20) as file:
-            _write_mended(checker, file)
-    else:
-        shutil.copyfile(checker.path, part)
-    os.replace(part, target)
+    try:
+        if checker.mended:
+            with open(part, "wb", buffering=1 << 20) as file:
+                _write_mended(checker, file)
+        else:
+            shutil.copyfile(checker.path, part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_mended(checker, file):

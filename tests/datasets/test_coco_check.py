@@ -1,6 +1,7 @@
 """Each kind of oddity of an annotation file is refused in one line, mended to a known value, or reported."""
 
 import copy
+import errno
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from pipeline.datasets import coco_check, prepare
+from pipeline.datasets import coco_check, contents, prepare
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.categories import CATEGORIES
 from pipeline.datasets.partial import PartialCocoDataset
@@ -549,3 +550,21 @@ def test_what_is_mended_reaches_training(written, tmp_path):
     assert [each["labels"].tolist() for each in parsed] == [[22, 15], [22, 15]]
     assert [each["is_novel"].tolist() for each in parsed] == [[False, True], [False, True]]
     assert [each["bboxes"].tolist() for each in parsed] == [[[10, 5, 35, 25]] * 2] * 2
+
+
+@pytest.mark.parametrize("change", [lambda content: None, lambda content: content["annotations"][0].pop("iscrowd")],
+                         ids=["byte for byte", "mended"])  # fmt: skip
+def test_a_copy_that_a_full_disk_cuts_short_leaves_nothing(written, tmp_path, monkeypatch, change):
+    checker = coco_check.Checker(written(change))
+    read_instances(checker.path, checks=checker)
+    (tmp_path / "published").mkdir()
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space"):
+        coco_check.copy(checker, tmp_path / "published" / "train.json")
+    with pytest.raises(OSError, match="No space"):
+        contents.write_json(tmp_path / "published" / "contents.json", {})
+    assert not list((tmp_path / "published").iterdir())
