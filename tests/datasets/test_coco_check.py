@@ -475,7 +475,8 @@ def folder(tmp_path, monkeypatch):
         for number in (1, 2):
             picture(tmp_path / "coco" / subset / f"{number}.jpg", (WIDTH, HEIGHT), 1)
     (tmp_path / "coco" / "annotations").mkdir()
-    monkeypatch.setitem(prepare.KINDS, "coco", lambda name, entry, root: {})
+    in_place = prepare.Kind(lambda *_: {}, lambda _name, _entry, root, *_: contents.Filled({}, root, lambda: None))
+    monkeypatch.setitem(prepare.KINDS, "coco", in_place)
 
     def download(change):
         for subset in prepare.SUBSETS:
