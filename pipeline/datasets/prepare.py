@@ -64,7 +64,7 @@ KINDS = {
     "generated": Kind(identify_generated, fill_generated),
     "coco": Kind(coco.identify, coco.fill),
 }
-NOT_FOR_KINDS = ("kind", "profile")
+NOT_FOR_KINDS = ("kind", "profile", "paper_data")
 
 
 def prepare(name, entry, *, images_root, out_dir):
