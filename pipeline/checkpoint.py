@@ -40,6 +40,8 @@ def read(path, mmap=False):
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if not isinstance(content.get("state_dict"), dict):
+            raise ValueError("it holds no weights")
         meta = dict(content.get("meta", {}))
         written = meta.pop("digest", None)
         if written is not None and digest(content["state_dict"], meta) != written:

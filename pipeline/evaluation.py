@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import mmcv
+import numpy as np
 import torch
 from mmcv.parallel import collate
 from mmdet.core import encode_mask_results
@@ -28,6 +29,7 @@ from tqdm import tqdm
 import pipeline.models  # noqa: F401  # registers the model
 from pipeline import checkpoint, config, locks, paths
 from pipeline.datasets.partial import validation_set
+from pipeline.errors import ExperimentError
 from pipeline.machine import data_workers, test_batch, use_device
 from pipeline.prediction_file import PredictionLines
 from pipeline.processes import tie_to_trainer
@@ -121,6 +123,10 @@ def _batches(sizes, batch_size):
 
 
 def _records(image, category_ids, boxes, masks):
+    """COCO result records of an image. Engines take numbers that are not finite differently, so they are refused."""
+    if not all(np.isfinite(box).all() for box in boxes):
+        raise ExperimentError(f"image {image}: a detection has a box or score that is not finite; the weights of the "
+                              "checkpoint are not usable: train with a lower learning rate")  # fmt: skip
     records = []
     for category, box, mask in zip(category_ids, boxes, encode_mask_results(masks), strict=True):
         for (x1, y1, x2, y2, confidence), rle in zip(box.tolist(), mask, strict=True):

@@ -208,10 +208,13 @@ def _checked(knob: dataclasses.Field, value, source: str, by_recipe: bool = Fals
     valid = _valid_values(knob) + (", or `recipe`" if by_recipe else "")
     error = ExperimentError(f"{source}: knob {knob.name} is {value!r}; valid: {valid}")
     if isinstance(knob.type, types.GenericAlias):
-        if not isinstance(value, (list, tuple)) or not value or len(set(map(repr, value))) != len(value):
+        if not isinstance(value, (list, tuple)) or not value:
             raise error
         element = typing.get_args(knob.type)[0]
-        return tuple(_number(item, element, knob, error) for item in value)
+        numbers = tuple(_number(item, element, knob, error) for item in value)
+        if len(set(numbers)) != len(numbers):
+            raise error
+        return numbers
     if knob.type is bool:
         if not isinstance(value, bool):
             raise error
@@ -224,12 +227,12 @@ def _checked(knob: dataclasses.Field, value, source: str, by_recipe: bool = Fals
 
 
 def _number(value, kind, knob, error):
-    if isinstance(value, bool) or not isinstance(value, Real) or (kind is int and value != int(value)):
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise error
+    if value != value or value in (float("inf"), float("-inf")) or (kind is int and value != int(value)):
         raise error
     low, high, low_open, high_open = knob.metadata["range"]
     if not (low < value if low_open else low <= value) or not (value < high if high_open else value <= high):
-        raise error
-    if value == float("inf"):
         raise error
     return kind(value)
 

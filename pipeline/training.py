@@ -228,11 +228,21 @@ def work(training, scratch, tracker=None):
         return
     model = runner.model.module
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
+    require_finite(weights, training.name)
     meta = {"fingerprint": scratch.name, "CLASSES": list(dataset.CLASSES)}
     save_atomically(checkpoint.content_of(weights, meta), scratch / "checkpoint.pth")
     for leftover in scratch.glob("state_*.pth*"):
         leftover.unlink()
     logger.info("%s seed %d: trained in %.0f s", training.name, training.seed, time.monotonic() - began)
+
+
+def require_finite(weights, run):
+    """Refuse what a training leaves that diverged behind its last logged losses: it would detect nothing."""
+    if name := next((name for name, value in weights.items() if not torch.isfinite(value).all()), None):
+        raise ExperimentError(
+            f"run {run}: {name} is not finite at the end of the training; lower the learning rate "
+            "(profiles.<profile>.training.optimizer.lr) or check the data"
+        )
 
 
 def runner_config(training, iterations_per_epoch, accumulate):

@@ -20,7 +20,8 @@ REQUIRED = {
 }
 STREAMED = ("images", "annotations")
 NUMBERS = {int, float, bool}  # what a JSON parser gives for a number; `true` passes for 1
-REMEDY = "correct the file, then run `dvc repro download`"
+# Not `dvc repro download`: DVC does not see the source, and skips where an earlier version of it was fine.
+REMEDY = "correct the file, then run `python -m stages.download`"
 
 
 def read_instances(path, on_images=None, on_annotations=None, checks=None):
@@ -67,11 +68,11 @@ def stream(path, visit, sections=STREAMED):
         if error.filename is None or Path(error.filename) != Path(path):  # of another file, such as a full disk
             raise
         if isinstance(error, FileNotFoundError):
-            raise ExperimentError(f"annotation file {path} is missing; run `dvc repro download`") from None
+            raise ExperimentError(f"annotation file {path} is missing; run `python -m stages.download`") from None
         raise ExperimentError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
     except UnicodeDecodeError as error:
         raise ExperimentError(
-            f"{path}: not UTF-8 ({_first_line(error)}); save it in that encoding, then run `dvc repro download`"
+            f"{path}: not UTF-8 ({_first_line(error)}); save it in that encoding, then run `python -m stages.download`"
         ) from None
     except (ValueError, RecursionError) as error:  # MalformedJson is a ValueError
         raise ExperimentError(f"{path}: not a JSON file ({_first_line(error)}); {REMEDY}") from None
@@ -91,7 +92,8 @@ def listed_image_sizes(path, names, folder):
     Raises:
         ExperimentError: a listed image is missing or empty.
     """
-    present = {name: os.path.getsize(path) for name in names if os.path.isfile(path := os.path.join(folder, name))}
+    files = {name: os.path.join(folder, name) for name in names}
+    present = {name: os.path.getsize(file) for name, file in files.items() if os.path.isfile(file)}
     for state, bad in (
         ("missing", [name for name in names if name not in present]),
         ("empty", [name for name in names if present.get(name) == 0]),

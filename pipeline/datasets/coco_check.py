@@ -12,7 +12,6 @@ plainly in order are checked field by field.
 import json
 import logging
 import math
-import os
 import re
 import shutil
 from array import array
@@ -47,7 +46,7 @@ AGREEMENT = 0.5  # IoU of a box and the extent of its mask
 REFUSED, MENDED, DROPPED, WARNED, NOTED = "refused", "mended", "dropped", "warned", "noted"
 FIRST_PIXEL = "coordinates within the first pixel"
 HEADERS = ("Finding", "Count", "First example", "Done")
-PLAIN_FIELDS = itemgetter("id", "image_id", "category_id", "iscrowd", "area", "bbox")  # and a segmentation makes 7
+PLAIN_FIELDS = itemgetter("id", "image_id", "category_id", "iscrowd", "area", "bbox")
 PLAIN_NAME = re.compile(r"\w[\w-]*(\.[a-z]+)?", re.ASCII)
 CATEGORY_IDS = frozenset(category.id for category in CATEGORIES)
 
@@ -88,7 +87,7 @@ class Checker:
         self.images, self.with_mask, self.objects, self.names = {}, 0, 0, {}
         self._shared, self._names, self._ids = {}, {}, {section: set() for section in STREAMED}
         self._index, self._sizes = {}, None  # rows of images, once all are there
-        self._failed = self._announced = False
+        self._failed = self._listed = self._announced = False
         self._in_first_pixel = None  # the last annotation found there
 
     # What `read_instances` calls
@@ -210,11 +209,14 @@ class Checker:
 
     def _add_images(self, position, entries, again):
         if self._announced:  # read ahead, because annotations come first, and reported
+            if self._failed:
+                return entries, False
             findings, self.findings = self.findings, {}
-            if not self._failed:
-                entries = [self._mended_image(position + k, image)[0] for k, image in enumerate(entries)]
+            entries = self._unique_keys("images", position, entries, again, b'":')
+            pairs = [self._mended_image(position + k, image) for k, image in enumerate(entries)]
             self.findings = findings
-            return entries, True
+            return [image for image, _ in pairs], any(changed for _, changed in pairs)
+        self._listed = True
         entries = self._unique_keys("images", position, entries, again, b'":')
         mended = False
         for offset, image in enumerate(entries):
@@ -283,11 +285,11 @@ class Checker:
     # Annotations
 
     def _add_annotations(self, position, entries, again):
-        if not self.images and not self._announced:
+        if not self._listed:
             self._read_images_ahead()
         entries = self._unique_keys("annotations", position, entries, again, b":")
         self.objects += len(entries)
-        closer = self._not_plain(entries) if again.strict else None
+        closer = self._not_plain(entries, again.text()) if again.strict else None
         if closer is not None:
             self._take_ids(entries)
         mended = False
@@ -304,7 +306,7 @@ class Checker:
                 self._add_images(position, entries, again)
 
         stream(self.path, visit)
-        self._announced = True
+        self._listed = self._announced = True
 
     def _unique_keys(self, section, position, entries, again, colon):
         """Refuse objects with a name twice, which parsers pass over; gives the entries with whole numbers exact."""
@@ -337,8 +339,9 @@ class Checker:
             except Refused:
                 continue
 
-    def _not_plain(self, entries):
+    def _not_plain(self, entries, text):
         """Offsets of the annotations to look at closely; none of nearly every block, and `None` for all of them."""
+        truths = b"true" in text or b"false" in text  # which arrays of numbers would take for 1 and 0
         try:
             ids, owners, categories, crowds, areas, boxes = zip(*map(PLAIN_FIELDS, entries), strict=True)
             if not (
@@ -349,7 +352,8 @@ class Checker:
                 and {0, 1}.issuperset(crowds)
                 and CATEGORY_IDS.issuperset(categories)
                 and {4}.issuperset(map(len, boxes))
-                and (set(map(len, entries)) == {7} or not any(["ignore" in entry for entry in entries]))
+                and not (truths and bool in set(map(type, chain.from_iterable(boxes))))
+                and not any(["ignore" in entry for entry in entries])
             ):
                 return None
             sizes = self._sizes_of(owners)
@@ -357,7 +361,7 @@ class Checker:
             plain = (corners[:, 2:] >= 1).all(1) & (corners[:, :2] >= -SLACK).all(1)
             corners[:, 2:] += corners[:, :2]
             plain &= (corners[:, 2:] <= sizes + SLACK).all(1) & (corners[:, 2:] > 1).any(1)
-            return self._masks_not_plain(entries, categories, crowds, areas, corners, sizes, plain)
+            return self._masks_not_plain(entries, categories, crowds, areas, corners, sizes, plain, truths)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
             return None
 
@@ -368,7 +372,7 @@ class Checker:
             self._sizes = np.array(list(self.images.values()), dtype=np.float64)
         return self._sizes[list(map(self._index.__getitem__, owners))]
 
-    def _masks_not_plain(self, entries, categories, crowds, areas, corners, sizes, plain):
+    def _masks_not_plain(self, entries, categories, crowds, areas, corners, sizes, plain, truths):
         masks = [entry.get("segmentation") for entry in entries]
         polygons = np.array([type(mask) is list and len(mask) > 0 for mask in masks])
         areas = np.array(areas, dtype=np.float64)
@@ -384,6 +388,8 @@ class Checker:
             counts, polygons = np.array(list(map(len, masks))), list(chain.from_iterable(masks))
             lengths = np.array(list(map(len, polygons)))
             if lengths.min() < 6 or (lengths % 2).any() or not {list}.issuperset(map(type, polygons)):
+                return None
+            if truths and bool in set(map(type, chain.from_iterable(polygons))):
                 return None
             coordinates = array("d")
             for polygon in polygons:
@@ -425,8 +431,6 @@ class Checker:
 
     def _image_of(self, entry, where):
         owner = entry["image_id"]
-        if type(owner) is float and owner.is_integer() and owner not in self.images:
-            owner = int(owner)
         if type(owner) not in (int, str, float) or owner not in self.images:
             self._refuse("annotations of unknown images",
                          f"{where}: unknown image_id {_text(owner)}, valid: an id that `images` lists")  # fmt: skip
@@ -728,6 +732,8 @@ def _stored(path):
     """Width and height of the pixels as an image file stores them and its EXIF orientation, or `None`."""
     try:
         with Image.open(path) as image:
+            if image.format == "PNG" and "exif" not in image.info:  # else Pillow decodes it to look behind the pixels
+                return image.size, 1
             return image.size, image.getexif().get(ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
@@ -743,19 +749,13 @@ def copy(checker, target):
 
     Args:
         checker: Checker of the file, which `read_instances` passed.
-        target: path to write.
+        target: path to write, which is whole only when this returns.
     """
-    target = Path(target)
-    part = target.with_name(f"{target.name}.part")
-    try:
-        if checker.mended:
-            with open(part, "wb", buffering=1 << 20) as file:
-                _write_mended(checker, file)
-        else:
-            shutil.copyfile(checker.path, part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    if checker.mended:
+        with open(target, "wb", buffering=1 << 20) as file:
+            _write_mended(checker, file)
+    else:
+        shutil.copyfile(checker.path, target)
 
 
 def _write_mended(checker, file):

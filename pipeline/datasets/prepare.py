@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pipeline import locks
 from pipeline.datasets import coco, coco_check, contents, generated
-from pipeline.datasets.annotations import listed_image_sizes, read_instances
+from pipeline.datasets.annotations import REMEDY, listed_image_sizes, read_instances
 from pipeline.datasets.categories import CATEGORIES, VOC
 from pipeline.datasets.coco import SUBSETS
 from pipeline.datasets.contents import Filled
@@ -169,6 +169,8 @@ def _check_subset(root, subset):
     """
     path, folder = root / "annotations" / f"instances_{subset}.json", root / subset
     require_regular(path)
+    if not path.exists():
+        raise ExperimentError(f"{path}: no such file; the source of the images has to hold it too")
     checker = coco_check.Checker(path)
     names, count = [], Counter()
     voc = {category.id for category in CATEGORIES if category.name in VOC}  # the file is checked to have these ids
@@ -181,6 +183,9 @@ def _check_subset(root, subset):
         ),
         checker,
     )
+    if not names or not checker.objects:
+        raise ExperimentError(f"{path}: lists {len(names)} images and {checker.objects} annotations: nothing to train "
+                              f"or to evaluate on; {REMEDY}")  # fmt: skip
     if not folder.is_dir():
         raise ExperimentError(f"{folder}: no such folder; the source of {path} has to hold it")
     on_disk = resolve_names(names, folder)

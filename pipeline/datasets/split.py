@@ -10,9 +10,7 @@ that ids and order are those of the source; `PartialCocoDataset` skips them, `sp
 
 import json
 import logging
-import os
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -22,6 +20,7 @@ from pipeline.datasets.categories import CATEGORIES, base_and_novel
 from pipeline.datasets.statistics import SMALLEST_IMAGE, Statistics
 from pipeline.datasets.streamed_json import compact, fast_dumps, like_compact
 from pipeline.errors import ExperimentError
+from pipeline.files import write_text, writing
 
 logger = logging.getLogger("pipeline.split")
 
@@ -51,25 +50,20 @@ def split(annotations_file, direction, out_dir, statistics_file=None, caption=("
     # by category id; other categories are absent. The file is checked to have these ids.
     groups = {c.id: "novel" if c.name in novel else "base" for c in CATEGORIES if c.name in base or c.name in novel}
     out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
     partial = PartialAnnotations(annotations_file, groups)
     try:
-        with replacing(out_dir / "train.json") as file:
+        with writing(out_dir / "train.json") as file:
             partial.write(file)
     except UnknownSizes:  # images stand behind annotations
         partial = PartialAnnotations(annotations_file, groups)
         partial.read(partial.statistics.add_images)
-        with replacing(out_dir / "train.json") as file:
+        with writing(out_dir / "train.json") as file:
             partial.write(file)
     coco_check.log(Path(annotations_file).name, partial.findings)
-    with replacing(out_dir / "split.json") as file:
-        file.write(json.dumps(partial.statistics.summary(), indent=1).encode() + b"\n")
+    write_text(out_dir / "split.json", json.dumps(partial.statistics.summary(), indent=1) + "\n")
     if statistics_file:
         for extension, text in partial.statistics.tables(*caption).items():
-            path = Path(f"{statistics_file}.{extension}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                file.write(text.encode())
+            write_text(Path(f"{statistics_file}.{extension}"), text)
 
 
 class UnknownSizes(Exception):
@@ -135,8 +129,8 @@ class PartialAnnotations:
             return
         count = statistics.total("base", also_skipped=True)
         raise ExperimentError(f"{self.path}: no base mask left to train on: {count} objects are of base categories, "
-                              f"{statistics.skipped('base')}, masks with a pixel: {with_mask}; "
-                              "correct the file, or use another direction")  # fmt: skip
+                              f"{statistics.skipped('base')}, masks with a pixel: {with_mask}; correct your file and "
+                              "run `python -m stages.download`, or use another direction")  # fmt: skip
 
     def _write_images(self, file, images, again):
         self.statistics.add_images(images, again)
@@ -193,15 +187,3 @@ def write_items(file, items, again):
         text = b",\n".join(map(compact, again()))
     if text:
         file.write(b",\n" + text)
-
-
-@contextmanager
-def replacing(path):
-    """Open a binary file for writing that appears under its name only when it is complete."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb", buffering=BUFFER) as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -94,6 +94,23 @@ def test_damaged_initial_weights_are_refused(tmp_path, kind, seed):
     assert outcome(load, whole) in ("noticed", "harmless")
 
 
+@pytest.mark.parametrize("content", [{}, {"model": {}}, {"state_dict": None}, [], 5])
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path, content):
+    path = tmp_path / "r50.pth"
+    torch.save(content, path)
+    with pytest.raises(ExperimentError, match=r"r50.pth: damaged \(it (holds no|cannot be read, ).*\); run `dvc"):
+        training.load_initial_weights(torch.nn.Linear(2, 2), path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_diverged_are_no_result(value):
+    weights = torch.nn.BatchNorm1d(3).state_dict()
+    training.require_finite(weights, "mine")
+    weights["running_var"][1] = value
+    with pytest.raises(ExperimentError, match="run mine: running_var is not finite at the end of the training; lower"):
+        training.require_finite(weights, "mine")
+
+
 def write_results(run, ap=12.345678901234567, predictions=None):
     group = {metric: ap for metric in measured.METRICS}
     scores = {kind: {name: group for name in measured.GROUPS} for kind in measured.KINDS}

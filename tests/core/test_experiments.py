@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ruamel.yaml import YAML
@@ -230,6 +231,13 @@ def test_a_selection_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
     with pytest.raises(Refused, match="selection.yaml: No space left on device; free some space"):
         experiments.select(["table7"])
     assert selection_file.read_bytes() == former and list(selection_file.parent.iterdir()) == [selection_file]
+
+
+def test_selections_at_once_do_not_take_each_others_file(selection_file):
+    chosen = ["table2", "table6", "table7"] * 4
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(lambda table: experiments.select([table]), chosen))
+    assert experiments.selected() in written and list(selection_file.parent.iterdir()) == [selection_file]
 
 
 def test_priors_are_made_of_runs_that_chosen_figures_look_into(selection_file):

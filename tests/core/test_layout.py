@@ -143,6 +143,12 @@ def test_dvc_spells_the_paths_of_the_library():
         assert {spelled(out, dataset="d", key="k") for out in outs(stage)} == paths_of_stage, stage
 
 
+def test_outputs_with_a_digest_depend_on_what_makes_it():
+    """Else a file whose digest was made otherwise comes back from DVC's cache, for ever."""
+    for stage, module in (("pretrain", "checkpoint"), ("train", "checkpoint"), ("evaluate", "results_file")):
+        assert f"pipeline/{module}.py" in STAGES[stage]["do"]["deps"], stage
+
+
 def depends(dep, out):
     """Whether a dependency of dvc.yaml lies in or above an output, whatever its placeholders stand for."""
     # a run is named like no folder beside it

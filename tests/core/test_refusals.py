@@ -196,13 +196,3 @@ def test_an_empty_number_in_the_environment_is_the_default(variable, value, monk
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setenv(variable, value)
     assert NUMBERS[variable]() in (1, "cpu")
-
-
-def test_a_file_system_without_locks_is_said_at_once(tmp_path, monkeypatch):
-    def flock(*_):
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    (tmp_path / "images.lock").touch()  # from before
-    monkeypatch.setattr(files.fcntl, "flock", flock)
-    with pytest.raises(ExperimentError, match="images.lock: no file locks here"):
-        files.lock(tmp_path / "images.lock")

@@ -60,13 +60,13 @@ def test_what_is_wrong_is_said_in_one_line(edited, change, message):
 def test_not_json(tmp_path, content):
     path = tmp_path / "instances.json"
     path.write_bytes(content)
-    with pytest.raises(ExperimentError, match="not (a JSON file|UTF-8) .*, then run `dvc repro download`"):
+    with pytest.raises(ExperimentError, match="not (a JSON file|UTF-8) .*, then run `python -m stages.download`"):
         read_instances(path)
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(
-        ExperimentError, match="annotation file .*nowhere.json is missing; run `dvc repro download`"
+        ExperimentError, match="annotation file .*nowhere.json is missing; run `python -m stages.download`"
     ):
         read_instances(tmp_path / "nowhere.json")
 
@@ -83,12 +83,12 @@ def test_missing_and_empty_images(generated_root, train_annotations, tmp_path):
     assert len(listed_image_sizes(train_annotations, names, folder)) == 12
     (folder / "000000000003.png").write_bytes(b"")
     with pytest.raises(
-        ExperimentError, match=r"of the 12 images it lists 1 are empty .*first: 000000000003.png"
+        ExperimentError, match=rf"^{train_annotations}: of the 12 images it lists 1 are empty .*first: 000000000003.png"
     ):
         listed_image_sizes(train_annotations, names, folder)
     (folder / "000000000002.png").unlink()
     (folder / "000000000005.png").unlink()
     with pytest.raises(
-        ExperimentError, match=r"of the 12 images it lists 2 are missing .*first: 000000000002.png"
+        ExperimentError, match=rf"^{train_annotations}: of the 12 images .* 2 are missing .*first: 000000000002.png"
     ):
         listed_image_sizes(train_annotations, names, folder)

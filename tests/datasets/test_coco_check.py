@@ -5,15 +5,18 @@ import errno
 import json
 import math
 import os
+import random
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from pycocotools import mask as rle
 
 from pipeline.datasets import coco_check, contents, prepare
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.categories import CATEGORIES
+from pipeline.datasets.contents import Filled
 from pipeline.datasets.partial import PartialCocoDataset
 from pipeline.datasets.split import split
 from pipeline.errors import ExperimentError
@@ -128,6 +131,7 @@ def other_counts(change):
 
 
 LAST = OUTLINE[:-1]
+AT_CORNER = [1, 0, 30, 0, 30, 15, 20, 20, 1, 20]
 REFUSED = {
     # geometry
     "box of three": (first(bbox=[1, 2, 3]), "annotation 10 of image 1: bbox is [1, 2, 3], valid: four numbers"),
@@ -135,6 +139,8 @@ REFUSED = {
     "box of null": (first(bbox=[10, 5, None, 20]), "bbox is [10, 5, null, 20]"),
     "box is null": (first(bbox=None), "bbox is null"),
     "box of true": (first(bbox=[10, 5, True, 20]), "bbox is [10, 5, true, 20]"),
+    "box of true that fits": (first(bbox=[True, 0, 29, 20], segmentation=[AT_CORNER]), "bbox is [true, 0, 29, 20]"),
+    "polygon of true": (first(bbox=[1, 0, 29, 20], segmentation=[[True, *AT_CORNER[1:]]]), "a polygon is [true, 0, 30"),
     "NaN box": (first(bbox=[math.nan, 5, 25, 20]), "bbox is [NaN, 5, 25, 20], valid: finite numbers"),
     "infinite box": (first(bbox=[10, 5, math.inf, 20]), "bbox is [10, 5, Infinity, 20], valid: finite"),
     "huge box": (first(bbox=[10, 5, 1e30, 20]), "bbox is [10, 5, 1e+30, 20], valid: finite"),
@@ -233,6 +239,40 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_looked_at_in_blocks_is_judged_as_one_by_one(written, monkeypatch, seed):
+    """Values put anywhere: the array operations pass nothing that the checks of a field refuse, mend or report."""
+    draw, content = random.Random(seed), small()
+    for annotation in draw.sample(content["annotations"], 2):
+        if draw.random() < 0.3:
+            del annotation["segmentation"]
+        places = [(annotation["bbox"], k) for k in range(4)] + [(annotation, "ignore")] * 4
+        places += [(annotation.get("segmentation", [{}])[0], k) for k in range(10)]
+        place, key = draw.choice(places)
+        place[key] = draw.choice([0, 1, -1, 0.5, 2, 35, 40, 59, 61, 1e-9, -61, 1e7, True, False, None, "1", math.nan])
+    path, masks = written(lambda _: content), draw.choice([None, {ZEBRA}])
+
+    def outcome():
+        try:
+            checker, got = check(path, masks)
+        except ExperimentError as error:
+            return str(error)
+        return checker.findings, checker.with_mask, checker.mended, got
+
+    in_blocks = outcome()
+    monkeypatch.setattr(coco_check.Checker, "_not_plain", lambda *_: None)
+    assert outcome() == in_blocks
+
+
+def test_ignore_in_the_place_of_a_mask_is_looked_at(written):
+    def change(content):
+        del content["annotations"][1]["segmentation"]
+        content["annotations"][1]["ignore"] = 2
+
+    with pytest.raises(ExperimentError, match="annotation 11 of image 1: ignore is 2, valid: 0, 1"):
+        check(written(change), {ZEBRA})
+
+
 @pytest.mark.parametrize("change, message", REFUSED.values(), ids=REFUSED)
 def test_refused_in_one_line(written, change, message):
     path = written(change)
@@ -240,7 +280,7 @@ def test_refused_in_one_line(written, change, message):
         check(path)
     line = str(caught.value)
     assert line.startswith(f"{path}: ") and message in line and "\n" not in line
-    assert line.endswith("; correct the file, then run `dvc repro download`")
+    assert line.endswith("; correct the file, then run `python -m stages.download`")
     if "images[1]: " in message:
         assert "unknown images" not in line, "no complaint that follows from another one"
 
@@ -421,6 +461,32 @@ def test_the_order_of_the_sections_does_not_matter(written, annotations_first):
     assert sum(each.count for each in checker.findings.values()) == 2
 
 
+def annotations_first(content):
+    return dict(sorted(content.items()))
+
+
+def test_annotations_before_images_are_no_reason_to_write_the_file_anew(written):
+    path = written(annotations_first)
+    checker, _ = published(path)
+    assert not checker.mended and (path.parent / "published" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_ids_of_images_beyond_64_bits_behind_the_annotations(written):
+    def change(content):
+        for entry, field in [(i, "id") for i in content["images"]] + [(a, "image_id") for a in content["annotations"]]:
+            entry[field] += 1 << 90
+        return annotations_first(content)
+
+    _, content = published(written(change))
+    assert [(each["id"], each["source_id"]) for each in content["images"]] == [(n, n + (1 << 90)) for n in (1, 2)]
+    assert [each["image_id"] for each in content["annotations"]] == [1, 1, 2, 2]
+
+
+def test_images_that_are_all_refused_are_counted_once(written):
+    with pytest.raises(ExperimentError, match=r"images\[0\] has no 'id' \(images without a field: 2, annotations of"):
+        check(written(lambda content: [image.pop("id") for image in content["images"]][2:]))
+
+
 def test_the_table_names_file_annotation_image_and_what_was_done(written):
     path = written(lambda c: (without("annotations", "iscrowd")(c), first(bbox=[10, 5, 35, 25])(c))[9:])
     lines = coco_check.table({path.name: published(path)[0].findings}).splitlines()
@@ -453,6 +519,16 @@ def test_an_exif_orientation_is_reported_and_ignored(written, tmp_path, orientat
     assert [each.count for each in checker.findings.values()] == ([] if orientation == 1 else [2])
 
 
+def test_only_headers_of_pictures_are_read(written, tmp_path, monkeypatch):
+    checker, _ = check(written(lambda content: [image.update(file_name=f"{image['id']}.png")
+                                                for image in content["images"]][2:]))  # fmt: skip
+    picture(tmp_path / "1.png", (WIDTH, HEIGHT), 6)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "2.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    checker.check_images(tmp_path)
+    assert [each.example for each in checker.findings.values()] == ['image 1 ("1.png"): orientation 6']
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_annotations_of_a_turned_picture_are_refused(written, tmp_path, orientation):
     checker, _ = check(written())
@@ -475,7 +551,7 @@ def folder(tmp_path, monkeypatch):
         for number in (1, 2):
             picture(tmp_path / "coco" / subset / f"{number}.jpg", (WIDTH, HEIGHT), 1)
     (tmp_path / "coco" / "annotations").mkdir()
-    in_place = prepare.Kind(lambda *_: {}, lambda _name, _entry, root, *_: contents.Filled({}, root, lambda: None))
+    in_place = prepare.Kind(lambda *_: {}, lambda _name, _entry, root, *_: Filled({}, root, lambda: None))
     monkeypatch.setitem(prepare.KINDS, "coco", in_place)
 
     def download(change):
@@ -503,6 +579,29 @@ def test_download_of_what_is_refused_publishes_nothing(folder, tmp_path):
     with pytest.raises(ExperimentError, match="instances_train2017.json: annotation 10 of image 1: a polygon has 4"):
         folder(polygon(10, 5, 25, 20))
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("field", ["iscrowd", "none"])
+def test_a_disk_that_is_full_leaves_nothing_half_written(folder, tmp_path, monkeypatch, field):
+    def refuse(source, target, *_):
+        Path(getattr(target, "name", target)).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(coco_check.shutil, "copyfileobj" if field == "iscrowd" else "copyfile", refuse)
+    with pytest.raises(ExperimentError, match="No space left on device; free some space"):
+        folder(lambda content: content["annotations"][0].pop(field, None) and None)
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("sections", [("annotations",), ("images", "annotations")])
+def test_a_file_of_nothing_is_refused_before_anything_is_trained(folder, sections):
+    with pytest.raises(ExperimentError, match="lists [02] images and 0 annotations: nothing to train or"):
+        folder(lambda content: content.update(dict.fromkeys(sections, [])))
+
+
+def test_a_folder_without_an_annotation_file_is_told_what_it_has_to_hold(folder, tmp_path):
+    with pytest.raises(ExperimentError, match="instances_train2017.json: no such file; .* has to hold it too$"):
+        prepare.prepare("mine", {"kind": "coco"}, images_root=tmp_path / "coco", out_dir=tmp_path / "data")
 
 
 def everything_tiny(content):
@@ -553,19 +652,11 @@ def test_what_is_mended_reaches_training(written, tmp_path):
     assert [each["bboxes"].tolist() for each in parsed] == [[[10, 5, 35, 25]] * 2] * 2
 
 
-@pytest.mark.parametrize("change", [lambda content: None, lambda content: content["annotations"][0].pop("iscrowd")],
-                         ids=["byte for byte", "mended"])  # fmt: skip
-def test_a_copy_that_a_full_disk_cuts_short_leaves_nothing(written, tmp_path, monkeypatch, change):
-    checker = coco_check.Checker(written(change))
-    read_instances(checker.path, checks=checker)
-    (tmp_path / "published").mkdir()
-
+def test_a_record_that_a_full_disk_cuts_short_leaves_nothing(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="No space"):
-        coco_check.copy(checker, tmp_path / "published" / "train.json")
-    with pytest.raises(OSError, match="No space"):
-        contents.write_json(tmp_path / "published" / "contents.json", {})
-    assert not list((tmp_path / "published").iterdir())
+        contents.write_json(tmp_path / "contents.json", {})
+    assert not list(tmp_path.iterdir())

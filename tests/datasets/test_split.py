@@ -1,5 +1,7 @@
 import csv
+import errno
 import json
+import os
 import random
 
 import pytest
@@ -194,3 +196,23 @@ def test_bad_direction_writes_nothing(train_annotations, tmp_path):
     with pytest.raises(ExperimentError, match="categories in both base and novel: cat"):
         split(train_annotations, {"base": ["cat"], "novel": "voc"}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["train.json", "split.json", "table.csv"])
+def test_a_full_disk_names_the_file_and_keeps_the_old_one(train_annotations, tmp_path, monkeypatch, name):
+    def write():
+        split(train_annotations, NONVOC2VOC, tmp_path, tmp_path / "table", ("a", "b"))
+
+    write()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    replace = os.replace
+
+    def refuse(source, target):
+        if os.path.basename(target) == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(ExperimentError, match=f"{name}: No space left on device; free some space"):
+        write()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -196,3 +196,13 @@ def test_another_checkpoint_is_predicted_anew(job, saved, tmp_path):
     evaluation.predict(job, tmp_path / "other.json")
     assert saved.read_text().splitlines()[0] != before
     checkpoint.write_bytes(original)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("column", [0, 4])
+def test_a_detection_that_is_not_finite_is_refused(value, column):
+    boxes, masks = [np.float32([[1, 2, 5, 6, 0.5]]), np.zeros((0, 5), np.float32)], [[np.ones((8, 8), bool)], []]
+    assert [record["score"] for record in evaluation._records(3, [1, 2], boxes, masks)] == [0.5]
+    boxes[0][0, column] = value
+    with pytest.raises(ExperimentError, match="image 3: a detection has a box or score that is not finite"):
+        evaluation._records(3, [1, 2], boxes, masks)

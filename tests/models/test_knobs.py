@@ -24,6 +24,8 @@ def config(knobs=None, method="contrastmask", **architecture):
     ("sigma", float("nan"), "in (0, 1]"), ("delta", 0.5, "in (0, 0.5)"), ("delta", 0, "in (0, 0.5)"),
     ("tau_easy", 0, "recipe"), ("recipe", "published", "paper, released"), ("seeds", [], "different integers"),
     ("seeds", [0, 0], "different integers"), ("seeds", [-1], "different integers"), ("seeds", 0, "different integers"),
+    ("seeds", [0, 0.0], "different integers"), ("seeds", [float("nan")], "different integers"),
+    ("min_keys", float("nan"), "an integer"), ("min_keys", float("inf"), "an integer"),
     ("encoder_convs", 2.5, "an integer"), ("query_sharing", 1, "true, false"), ("cl_join", "add", "sum, concat"),
     ("supervision", "recipe", "base, novel, all, oracle"), ("sigma", "recipe", "in (0, 1]"),
     ("cl_loss_weight", -1, "at least 0"), ("cl_loss_weight", float("inf"), "at least 0"),
