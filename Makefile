@@ -3,7 +3,7 @@
 
 VENV ?= .venv
 # Options of `make reproduce`: which tables from now on, such as TABLES="table2 table4" or TABLES=all, and how many
-# trainings at a time (default: one for each GPU; two without one).
+# trainings at a time (default: one for each GPU, or without one for each core that has 2 GB of memory).
 TABLES ?=
 JOBS ?=
 # Further options of pytest, such as PYTEST='-m "not slow"' for a quick pass.
@@ -20,7 +20,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 ACTIVATE := PATH="$(abspath $(VENV))/bin:$$PATH"; export PATH;
 
 CACHES := .pytest_cache .ruff_cache .hypothesis
-RESULTS := data runs logs predictions results metrics scratch mlruns dvc_plots .dvc/cache .dvc/tmp .venv
+REPORTS := $(filter-out reports/snapshot/ reports/seed_study/,$(sort $(dir $(wildcard reports/*/statistics reports/*/tables))))
+RESULTS := data runs logs predictions results metrics $(REPORTS) scratch mlruns dvc_plots .dvc/cache .dvc/tmp .venv
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce snapshot test test-slurm test-postgres lint format compare ui doctor clean
@@ -70,7 +71,7 @@ ui: setup ## open the MLflow store on http://127.0.0.1:5000 (another port: make 
 doctor: ## check Python, torch, GPU, operators, DVC, MLflow, disk and data, and say what to do
 	@$(ACTIVATE) "$$(command -v python || echo python3)" -m stages.doctor
 
-clean: ## remove caches; with CONFIRM=1 also data, runs, results, the MLflow store and the environment
+clean: ## remove caches; with CONFIRM=1 also data, runs, results, reports, the MLflow store and the environment
 	@echo "removing: $(CACHES) and __pycache__"
 	@rm -rf $(CACHES)
 	@find . -name __pycache__ -type d -not -path "./.venv/*" -prune -exec rm -rf {} +

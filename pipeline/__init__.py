@@ -1,9 +1,22 @@
-"""Reproduction of ContrastMask (CVPR 2022): partially supervised instance segmentation."""
+"""Reproduction of ContrastMask (CVPR 2022): partially supervised instance segmentation.
 
+Standard library alone, and no other module of the package: doctor and set-up come by here where nothing is installed.
+"""
+
+import ctypes
 import os
+import signal
 import sys
 
-from pipeline.processes import tie_to_parent
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def tie_to_parent(number=signal.SIGTERM):
+    """Let this process get a signal when the one that started it is gone, however that ended."""
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def _say(kind, error, traceback):

@@ -158,11 +158,14 @@ def check_git():
     for name in ("dvc.lock", "dvc.yaml", "params.yaml"):
         file = paths.ROOT / name
         if file.exists() and re.search("^(<<<<<<<|>>>>>>>) ", file.read_text(errors="replace"), re.MULTILINE):
+            # git leaves a file alone that `pipeline.lockfile` has told it not to look at
+            entry = subprocess.run(["git", "ls-files", "-v", name], cwd=paths.ROOT, capture_output=True, text=True)
+            look = f"git update-index --no-skip-worktree {name} && " if entry.stdout.startswith("S") else ""
             raise Problem(
                 f"{name} holds the marks of a merge (<<<<<<<)",
-                f"run `git checkout HEAD -- {name}`, then `python -m dvc repro` makes what differs",
+                f"run `{look}git checkout HEAD -- {name}`, then `python -m dvc repro` makes what differs",
             )
-    ended = [name for name in ("Makefile", "pipeline/launchers/job.sh", "dvc.lock")
+    ended = [name for name in ("Makefile", "pipeline/launchers/job.sh")
              if (paths.ROOT / name).exists() and b"\r\n" in (paths.ROOT / name).read_bytes()]  # fmt: skip
     if ended:
         files = " ".join(ended)

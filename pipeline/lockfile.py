@@ -7,13 +7,18 @@ brings it back, and without the copy `dvc repro` does, from DVC's run cache.
 """
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
-from pipeline import paths
-from pipeline.reporting.files import write_text
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline import files, paths
+from pipeline.errors import first_line
 
 LOCK, COPY = "dvc.lock", ".dvc/tmp/own.lock"
+CONFLICTS = "git left merge conflicts in it"
 
 
 def keep_private():
@@ -27,11 +32,22 @@ def keep_private():
     if experiment and root == paths.ROOT or not _versions_none(root):
         return
     lock, copy = _read(root / LOCK), _read(root / COPY)
-    if _is_empty(lock) and copy:
-        write_text(root / LOCK, copy)
-    elif not _is_empty(lock) and not experiment:
-        write_text(root / COPY, lock)
+    if _is_empty(lock) and copy and damage(copy) is None:
+        files.write_text(root / LOCK, copy)
+    elif not _is_empty(lock) and not experiment and lock != copy and damage(lock) is None:
+        files.write_text(root / COPY, lock)
     _hide(root)
+
+
+def damage(text):
+    """Why DVC cannot read a dvc.lock, in a few words; None if it can."""
+    if re.search(r"^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE):
+        return CONFLICTS
+    try:
+        content = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        return f"damaged ({first_line(str(error))})"
+    return None if isinstance(content, dict) else "damaged (no mapping)"
 
 
 def _versions_none(root):
@@ -48,7 +64,7 @@ def _hide(root):
 
 def _read(path):
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode(errors="replace")
     except FileNotFoundError:
         return ""
 

@@ -9,6 +9,7 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 # isort: split
 
 import heapq
+import math
 import sys
 from dataclasses import dataclass
 
@@ -57,6 +58,8 @@ def plan(dataset, images_per_second=None):
     Returns:
         [Item], in the order of the declaration.
     """
+    if images_per_second is not None and not 0 < images_per_second < math.inf:
+        raise ExperimentError(f"--images-per-second {images_per_second:g}; valid: a number above 0")
     declared = experiments.load()
     known = throughputs(dataset, declared)
     return [_item(name, dataset, declared, known, images_per_second) for name in experiments.selected(declared)["runs"]]
@@ -144,7 +147,9 @@ def disk_bytes(items, dataset, declared, gpus):
 
 
 def show(dataset, gpus, images_per_second=None):
-    """Print the plan for a number of GPUs."""
+    """Print the plan for a number of GPUs. Raises ExperimentError for numbers that cannot be."""
+    if gpus < 1:
+        raise ExperimentError(f"--gpus {gpus}; valid: 1 or more")
     declared = experiments.load()
     items = plan(dataset, images_per_second)
     columns = (Column("run", overflow="fold"), "state", "seeds", "images", "GPU-hours", "throughput", "checkpoint")

@@ -1,33 +1,20 @@
 """Signals and the processes of a training: what is asked to end does so, and nothing outlives what started it."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 
-from pipeline.errors import Stopped
+import psutil
 
-try:
-    import psutil
-except ImportError:  # `stages.doctor` says so; nothing else runs without it
-    psutil = None
+from pipeline import tie_to_parent
+from pipeline.errors import Stopped
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "tcsh", "csh", "ash")
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 PATIENCE_SECONDS = 20  # for a `dvc` that runs no stage to end by itself
-
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def tie_to_parent(number=signal.SIGTERM):
-    """Let this process get a signal when the one that started it is gone, however that ended."""
-    if _libc is not None:
-        _libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def tie_to_trainer(_):

@@ -25,11 +25,13 @@ _NOT_SECRET = {"PWD", "OLDPWD"}
 _PATHS = ("_FILE", "_PATH", "_PID", "_SOCK", "_DIR")
 
 _KEY = rf"(?:[\w.-]*[-_.])?(?:pg|db|my|sql|aws|ssl|user)?(?:{_WORDS})(?:[-_.][\w.-]*)?"
+# Behind the :// of an address with a host; what follows file:// and sqlite:// is a path, which has no password.
+_HOST = r"(?<=://)(?<!file://)(?<!sqlite://)"
 _PATTERNS = (
     # an @ behind ?password= belongs to the one or the other
-    (re.compile(rf"(?i)(?<=://)(?!/)(?:(?!://)[^\n])*?[?&;]{_KEY}=(?:(?!://)[^\n])*@[^&\n]*"), HIDDEN),
+    (re.compile(rf"(?i){_HOST}(?:(?!://)[^\n])*?[?&;]{_KEY}=(?:(?!://)[^\n])*@[^&\n]*"), HIDDEN),
     # //user:password@host; the password may hold anything but a further address, also / @ ? and spaces; a path has none
-    (re.compile(r"(?<=://)(?!/)(?:(?!://)[^\n])*@(?=[^\s@])"), ""),
+    (re.compile(_HOST + r"(?:(?!://)[^\n])*@(?=[^\s@])"), ""),
     # ?password=..., up to the next key: what belongs to a value with spaces cannot be told from what follows it
     (re.compile(rf"(?i)([?&;]{_KEY}=)[^&;\n]*"), rf"\1{HIDDEN}"),
     # "password": "...", password='a b', --token=..., MLFLOW_TRACKING_TOKEN=..., aws_secret_access_key = ...
@@ -53,7 +55,7 @@ def redact_uri(uri):
     if re.search(rf"(?i)[?&;]{_KEY}=.*@", rest, re.DOTALL):  # which belongs to the one or the other
         return f"{scheme}://{HIDDEN}"
     # the last @: one in a path or query is rare, one in a password that nobody encoded is not
-    rest = rest if rest.startswith("/") else rest.rpartition("@")[2]
+    rest = rest if _is_path(scheme) else rest.rpartition("@")[2]
     address, mark, query = rest.partition("?")
     kept = [part for part in re.split("[&;]", query) if not _secret_name(unquote(part.partition("=")[0]))]
     return f"{scheme}://{address}" + (mark + "&".join(kept) if any(kept) else "")
@@ -74,9 +76,10 @@ def redact(text):
 
 def needs_encoding(uri):
     """Whether user or password of an address hold characters that end them for every reader of addresses."""
-    userinfo, at, _ = uri.partition("://")[2].rpartition("@")
+    scheme, _, rest = uri.partition("://")
+    userinfo, at, _ = rest.rpartition("@")
     ends = re.search(r"[@/?#\[\]\s]", userinfo) or userinfo.count(":") > 1
-    return bool(at and ends) and not userinfo.startswith("/")
+    return bool(at and ends) and not _is_path(scheme)
 
 
 def install():
@@ -113,6 +116,10 @@ def _patterns(text):
     return text
 
 
+def _is_path(scheme):
+    return scheme.partition("+")[0] in ("file", "sqlite")
+
+
 def _secret_name(name):
     return bool(_NAMED.search(name))
 
@@ -121,7 +128,8 @@ def _secrets_of_environment():
     """(secret, what is shown for it) of every variable that holds one."""
     for name, value in os.environ.items():
         if "://" in value:
-            for uri in {value, *re.findall(r"[\w+.-]+://[^\s\"']+", value)}:
+            whole = {value} if re.match(r"[\w+.-]+://", value) else set()  # spaces in a password included
+            for uri in whole | set(re.findall(r"[\w+.-]+://[^\s\"']+", value)):
                 if redact_uri(uri) != uri:
                     yield uri, redact_uri(uri)
                     yield from ((part, HIDDEN) for part in _parts(uri))
@@ -131,8 +139,8 @@ def _secrets_of_environment():
 
 def _parts(uri):
     """The passwords in an address, whole and in the pieces that a reader who splits it wrongly would name."""
-    rest = uri.partition("://")[2]
-    userinfo, _, host = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
+    scheme, _, rest = uri.partition("://")
+    userinfo, _, host = ("", "", rest) if _is_path(scheme) else rest.rpartition("@")
     passwords = [userinfo.partition(":")[2]] if ":" in userinfo else [userinfo]
     passwords += [value for key, _, value in (part.partition("=") for part in re.split("[&;]", host.partition("?")[2]))
                   if _secret_name(unquote(key))]  # fmt: skip

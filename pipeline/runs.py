@@ -51,6 +51,7 @@ def ensure_images(dataset):
 
 def train(run_name, dataset):
     """Train every seed of a run; finished ones are reused. Writes runs/ and logs/."""
+    experiments.load().run(run_name)
     with status.attempt(dataset, run_name, "train") as working_on:
         ensure_images(dataset)
         for job in resolve_seeds(run_name, dataset):
@@ -64,6 +65,7 @@ def train(run_name, dataset):
 
 def evaluate(run_name, dataset):
     """Predict and score every seed of a trained run. Writes predictions/ and results/."""
+    experiments.load().run(run_name)
     with status.attempt(dataset, run_name, "evaluate") as working_on:
         _evaluate(run_name, dataset, working_on)
 

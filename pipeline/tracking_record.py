@@ -10,11 +10,9 @@ The losses themselves are read from the log of the training.
 """
 
 import contextlib
-import json
-import os
 import time
 
-from pipeline import locks, paths
+from pipeline import files, locks, paths
 from pipeline.history import read_log
 
 IDENTITY = ("dataset", "run", "seed", "fingerprint")
@@ -41,8 +39,8 @@ class Record:
         """Records on this machine, those that MLflow is not known to hold first. None of them is owned."""
         records = []
         for path in sorted(paths.tracking_records().glob("*/*.pending" if pending_only else "*/*.json")):
-            content = _read(path.with_suffix(".json"))
-            if content:
+            content = files.read_json(path.with_suffix(".json")) or {}
+            if all(key in content for key in IDENTITY):
                 records.append(cls(*(content[key] for key in IDENTITY)))
                 records[-1].content = content
         return sorted(records, key=lambda record: not record.pending)
@@ -67,7 +65,7 @@ class Record:
             if not locks.take(self._lock, f"the tracking record {self}", seconds):
                 return False
             self.owned = True
-            changes, self.content = self.content, _read(self._file(".json"))
+            changes, self.content = self.content, files.read_json(self._file(".json")) or {}
             self._times = self._read_times()
             if changes:
                 self.change(**changes)
@@ -84,7 +82,7 @@ class Record:
             self.content[key] = self.content.get(key, {}) | value if isinstance(value, dict) else value
         if self.owned:
             self._file(".pending").touch()  # first: killed in between, it is looked at in vain, not overlooked
-            _write(self._file(".json"), self.content)
+            files.write_json(self._file(".json"), self.content, durable=True)
 
     def settled(self):
         """MLflow holds all of it."""
@@ -116,21 +114,5 @@ class Record:
 
     def last_sign(self):
         """When the process that tracked this training last wrote something, ms."""
-        files = [self._file(".json"), self._file(".times"), *paths.scratch(self.content["fingerprint"]).glob("*")]
-        return int(max((path.stat().st_mtime for path in files if path.exists()), default=time.time()) * 1000)
-
-
-def _read(path):
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-
-
-def _write(path, content):
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+        written = [self._file(".json"), self._file(".times"), *paths.scratch(self.content["fingerprint"]).glob("*")]
+        return int(max((path.stat().st_mtime for path in written if path.exists()), default=time.time()) * 1000)

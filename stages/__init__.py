@@ -38,7 +38,7 @@ def _problem():
     if not [file for folder in folders for file in os.listdir(folder) if file.startswith("_ext.")]:
         remove = f"{shlex.quote(sys.executable)} -m pip uninstall -y mmcv mmcv-full"
         return f"mmcv is here without its compiled operators: run `{remove}; {again}`"
-    if "stages.launch" in _command() and not os.path.exists(os.path.join(ROOT, ".git")):
+    if {"stages.launch", "stages.compare"} & set(_command()) and not os.path.exists(os.path.join(ROOT, ".git")):
         init = "git init -q && git add -A && git -c user.name=me -c user.email=me@localhost commit -qm import"
         return f"{ROOT} has no .git, which DVC needs: clone the repository, or run `{init}`"
     return None

@@ -10,7 +10,7 @@ from pipeline.launch import LAUNCHERS, launch, report
 @command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, help="at a time (default: one for each GPU, 2 without; Slurm: no limit)")
+    parser.add_argument("--jobs", type=int, help="at a time (default: one for each GPU, else core; Slurm: no limit)")
     parser.add_argument("--launcher", choices=LAUNCHERS, help="where they run (default: as machine.yaml says)")
     parser.add_argument("--report", action="store_true", help="only build the report from what there is")
     args = parser.parse_args()

@@ -50,8 +50,11 @@ def read_json(path):
 def write_json(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, sort_keys=True))
-    os.replace(part, path)
+    try:
+        part.write_text(json.dumps(content, sort_keys=True))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def managed(root):

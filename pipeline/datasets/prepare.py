@@ -69,7 +69,7 @@ IN_ARCHIVE = (
     "its archive holds it like that: correct the file there and declare the archive's new bytes and checksums in "
     "pipeline/experiments.yaml, then run `python -m stages.download`"
 )
-NOT_FOR_KINDS = ("kind", "profile")
+NOT_FOR_KINDS = ("kind", "profile", "paper_data")
 
 
 def prepare(name, entry, *, images_root, out_dir):

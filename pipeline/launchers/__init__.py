@@ -7,16 +7,12 @@ report behind them, go on without the process that started them. A step is alway
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from pipeline import paths
-from pipeline.errors import ExperimentError, first_line
+from pipeline import lockfile, paths
+from pipeline.errors import ExperimentError
 from pipeline.processes import Children, tie_to_parent
 
 children = Children()  # the DVC commands of this launch
@@ -117,16 +113,12 @@ def _require_lock_file():
     path = paths.ROOT / "dvc.lock"
     if not path.exists():
         return
-    text = path.read_bytes().decode(errors="replace")
-    if re.search(r"^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE):
+    if (found := lockfile.damage(path.read_bytes().decode(errors="replace"))) is None:
+        return
+    remedy = FORGET
+    if found == lockfile.CONFLICTS:
         unmerged = subprocess.run(["git", "ls-files", "--unmerged", "dvc.lock"], cwd=paths.ROOT, capture_output=True,
                                   check=False).stdout  # fmt: skip
-        remedy = ("run `git checkout --ours dvc.lock` (or --theirs), then `git add dvc.lock`, and this command again"
-                  if unmerged else FORGET)  # fmt: skip
-        raise ExperimentError(f"dvc.lock: git left merge conflicts in it; {remedy}")
-    try:
-        content = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise ExperimentError(f"dvc.lock: damaged ({first_line(str(error))}); {FORGET}") from None
-    if not isinstance(content, dict):
-        raise ExperimentError(f"dvc.lock: damaged (no mapping); {FORGET}")
+        if unmerged:
+            remedy = "run `git checkout --ours dvc.lock` (or --theirs), then `git add dvc.lock`, and this command again"
+    raise ExperimentError(f"dvc.lock: {found}; {remedy}")

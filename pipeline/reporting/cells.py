@@ -5,6 +5,7 @@ length 4 easy positive, easy negative, hard positive, hard negative.
 """
 
 import zipfile
+import zlib
 
 import numpy as np
 from matplotlib.collections import PatchCollection
@@ -47,7 +48,7 @@ def read(dataset, run):
         for name, array in arrays.items():
             if array.shape != expected.get(name, (objects,)):
                 raise ValueError(f"{name} has the shape {array.shape}, cams {arrays['cams'].shape}")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ExperimentError(
             f"{path.relative_to(paths.ROOT)}: {error}; remove the file and run `{priors_command(run.name)}`"
         ) from None

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipeline import experiments, paths
 from pipeline.datasets.categories import base_and_novel
+from pipeline.datasets.images import BROKEN
 from pipeline.errors import ExperimentError
 from pipeline.experiments import Run, lookup
 from pipeline.reporting import cells, examples, measured, panels, published, qualitative, sensitivity, style
@@ -154,12 +155,16 @@ def _write_above(figure, text):
 
 
 def saved_caption(name, dataset):
-    """The caption stored in the PNG of a figure; None if it has not been drawn for this dataset."""
+    """The caption stored in the PNG of a figure; None if it has not been drawn for this dataset, or is damaged."""
     path = paths.figure(dataset, name, "png")
     if not path.exists():
         return None
-    with Image.open(path) as image:
-        return image.text["Description"] if image.text.get("Source") == dataset else None
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.load()
+            return image.text.get("Description") if image.text.get("Source") == dataset else None
+    except BROKEN:
+        return None
 
 
 def _empty(text):

@@ -12,7 +12,7 @@ from contourpy import FillType, contour_generator
 from matplotlib.collections import LineCollection
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipeline import paths
 from pipeline.datasets.images import remedy
@@ -133,7 +133,7 @@ def say(axis, text):
 
 
 def read_image(dataset, image):
-    """Read a validation image, uint8 RGB [H, W, 3], turned as its annotations are.
+    """Read a validation image as it is stored, uint8 RGB [H, W, 3]: an EXIF orientation is ignored, as everywhere.
 
     Raises:
         ExperimentError: it is missing, unreadable, or not of the size that the annotations tell.
@@ -145,8 +145,6 @@ def read_image(dataset, image):
             raise FileNotFoundError(path)
         with Image.open(path) as file:
             picture = file.convert("RGB")
-            if picture.size != (image["width"], image["height"]):
-                picture = ImageOps.exif_transpose(file).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ExperimentError(
             f"{path}: listed in instances_val2017.json but missing or not an image; {remedy(folder)}"

@@ -1,6 +1,5 @@
 """Where and from what a page was built: commit, machine, versions, hours. For index.html and the snapshot."""
 
-import json
 import os
 import platform
 import subprocess
@@ -9,6 +8,7 @@ from importlib import metadata
 import psutil
 
 from pipeline import paths, status, tracking
+from pipeline.history import read_progress
 
 PACKAGES = ("torch", "mmdet", "mmcv-full", "numpy", "dvc", "mlflow")
 # tracked, but no code: written by commands, or chosen
@@ -78,10 +78,7 @@ def fingerprints(dataset, run, result):
 
 def training_seconds(fingerprint):
     """Training time so far, start-up left out; None if it was not trained on this machine."""
-    try:
-        return json.loads((paths.scratch(fingerprint) / "progress.json").read_text())["seconds"]
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+    return read_progress(paths.scratch(fingerprint)).get("seconds")
 
 
 def duration(seconds):

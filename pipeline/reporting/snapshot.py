@@ -63,7 +63,8 @@ def take():
 def _check_finished(content, folder):
     problems = content["problems"] + [f"{group['state']}: {', '.join(group['runs'])}" for group in content["waiting"]]
     problems += [section["problem"] for section in content["tables"] if "problem" in section]
-    problems += [f"not drawn: {section['name']}" for section in content["figures"] if "picture" not in section]
+    if undrawn := [section["name"] for section in content["figures"] if "picture" not in section]:
+        problems.append(f"not drawn: {', '.join(undrawn)}")
     for section in content["tables"]:
         if not all((folder / "tables" / f"{section['name']}.{extension}").exists() for extension in tables.EXTENSIONS):
             problems.append(f"not built: {section['name']}")

@@ -1,5 +1,7 @@
 """The declaration is checked before anything is run: every mistake has one clear line."""
 
+import errno
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import experiments, paths
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, Refused
 
 
 @pytest.fixture
@@ -216,6 +218,19 @@ def test_a_selection_is_written_and_read_back(selection_file):
     written = experiments.select(["table7", "table2"])
     assert list(written["tables"]) == ["table2", "table7"]
     assert experiments.selected() == written
+
+
+def test_a_selection_that_cannot_be_written_leaves_the_old_one_and_nothing_else(selection_file, monkeypatch):
+    experiments.select(["table2"])
+    former = selection_file.read_bytes()
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(Refused, match="selection.yaml: No space left on device; free some space"):
+        experiments.select(["table7"])
+    assert selection_file.read_bytes() == former and list(selection_file.parent.iterdir()) == [selection_file]
 
 
 def test_selections_at_once_do_not_take_each_others_file(selection_file):

@@ -102,3 +102,28 @@ def test_a_lock_that_an_experiment_left_empty_comes_back(here):
     git(here, "update-index", "--no-skip-worktree", "dvc.lock")
     lockfile.keep_private()
     assert (here / "dvc.lock").read_text() == OWN and git(here, "status", "--porcelain") == ""
+
+
+CONFLICT = "schema: '2.0'\n<<<<<<< ours\nstages:\n=======\nstages: {}\n>>>>>>> theirs\n"
+
+
+@pytest.mark.parametrize("damaged", [CONFLICT.encode(), OWN.encode() + b"  a: [\n", OWN.encode() + b"\xff\x00"])
+@pytest.mark.parametrize("before", [None, OWN])
+def test_a_damaged_lock_is_no_copy_and_does_not_come_back_once_it_is_removed(here, damaged, before):
+    """The remedy that the launch prints, `rm dvc.lock`, and the same command again."""
+    if before:
+        (here / "dvc.lock").write_text(before)
+        lockfile.keep_private()
+    (here / "dvc.lock").write_bytes(damaged)
+    lockfile.keep_private()
+    assert (here / "dvc.lock").read_bytes() == damaged
+    (here / "dvc.lock").unlink()
+    lockfile.keep_private()
+    assert (here / "dvc.lock").read_text() == before if before else not (here / "dvc.lock").exists()
+
+
+def test_a_damaged_copy_of_an_earlier_version_does_not_come_back(here):
+    (here / ".dvc/tmp").mkdir(parents=True)
+    (here / ".dvc/tmp/own.lock").write_text(CONFLICT)
+    lockfile.keep_private()
+    assert (here / "dvc.lock").read_text() == EMPTY

@@ -11,8 +11,8 @@ from tools.pins import ROOT
 TABLE = YAML(typ="safe").load(ROOT / "tests" / "core" / "remedies.yaml")
 PROGRAMS = ("cd", "chmod", "cp", "df", "dmesg", "dvc", "fuser", "git", "kill", "ls", "make", "mlflow", "mv", "python",
             "quota", "rm", "scancel", "source", "ulimit", "unset")  # fmt: skip
-COMMAND = re.compile(rf"(?:{'|'.join(PROGRAMS)}|{{}}=?)(?=[ ;]|$)")
-ALONE = re.compile(r"dvc repro|python -m (?:stages|mlflow)|git (?:init|add|checkout|config|-C) "
+COMMAND = re.compile(rf"(?:{{}})?(?:{'|'.join(PROGRAMS)}|{{}}=?)(?=[ ;]|$)")
+ALONE = re.compile(r"dvc repro|python -m (?:stages|mlflow)|git (?:init|add|checkout|config|update-index|-C) "
                    r"|make (?:setup|ui|reproduce)|rm -f |\{\} -m pip |.*\{\}python -m ")  # fmt: skip
 TELLS = ("ask|bring|choose|clone|correct|declare|delete|end|enlarge|evaluate|fetch|free|give|install|let|lower|make"
          "|mend|mount|move|name|open|press|put|raise|remove|repeat|replace|restore|run|save|set|start|take|track|try"

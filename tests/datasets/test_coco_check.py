@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 from pycocotools import mask as rle
 
-from pipeline.datasets import coco_check, prepare
+from pipeline.datasets import coco_check, contents, prepare
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.categories import CATEGORIES
 from pipeline.datasets.contents import Filled
@@ -650,3 +650,13 @@ def test_what_is_mended_reaches_training(written, tmp_path):
     assert [each["labels"].tolist() for each in parsed] == [[22, 15], [22, 15]]
     assert [each["is_novel"].tolist() for each in parsed] == [[False, True], [False, True]]
     assert [each["bboxes"].tolist() for each in parsed] == [[[10, 5, 35, 25]] * 2] * 2
+
+
+def test_a_record_that_a_full_disk_cuts_short_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space"):
+        contents.write_json(tmp_path / "contents.json", {})
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from pipeline import experiments
 from pipeline.datasets import contents, downloads, generated
 from pipeline.datasets import prepare as preparation
 from pipeline.datasets.prepare import ensure_images, prepare
@@ -667,3 +668,9 @@ def test_images_on_a_disk_that_is_not_mounted_are_not_put_elsewhere(tmp_path, mi
     with pytest.raises(ExperimentError, match="home/images leads to .*disk/images, where nothing is; mount it or"):
         run(mirror.entry, tmp_path)
     assert not (tmp_path / "disk").exists()
+
+
+@pytest.mark.parametrize("name", list(experiments.load().datasets))
+def test_every_declared_dataset_is_one_that_download_takes(name, tmp_path):
+    with pytest.raises(ExperimentError, match="manifest.json: no such file, or damaged; run"):
+        ensure_images(name, experiments.load().dataset(name), images_root=tmp_path, manifest=tmp_path / "manifest.json")

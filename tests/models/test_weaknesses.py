@@ -393,7 +393,7 @@ def test_w22_the_split_leaves_no_trace_of_novel_masks(tmp_path):
         shape = {"image_id": 1, "bbox": [1.0, 1.0, 8.0, 8.0], "iscrowd": 0}
         annotations = [{**shape, "id": 1, "category_id": 17, "segmentation": [polygon], "area": area},
                        {**shape, "id": 2, "category_id": 24, "segmentation": [[1, 1, 9, 1, 9, 9]], "area": 32.0}]
-        content = {"images": [{"id": 1, "file_name": "a.png", "width": 16, "height": 16}], "annotations": annotations,
+        content = {"images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}], "annotations": annotations,
                    "categories": categories}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         split(tmp_path / f"{name}.json", {"base": "nonvoc", "novel": "voc"}, tmp_path / name)

@@ -1,5 +1,7 @@
 """Figures of CAM, partition and keys, from a made-up file of stage `priors`."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb, to_rgba
@@ -122,6 +124,22 @@ def test_a_truncated_file_is_named(with_priors):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ExperimentError, match="ours.npz: .*remove the file"):
         drawn("keys")
+
+
+def test_damage_inside_a_compressed_file_is_named(with_priors):
+    path = paths.priors("toy", "ours")
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez_compressed(path, **arrays)
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo("cams.npy")
+    content = bytearray(path.read_bytes())
+    names = content[member.header_offset + 26 : member.header_offset + 30]
+    begin = member.header_offset + 30 + int.from_bytes(names[:2], "little") + int.from_bytes(names[2:], "little")
+    content[begin : begin + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(ExperimentError, match="ours.npz: .*remove the file and run `dvc repro priors@ours`"):
+        cells.read("toy", experiments.load().runs["ours"])
 
 
 def test_a_group_without_an_object_is_said_to_have_none(with_priors):

@@ -552,12 +552,24 @@ def test_predictions_and_images_of_another_size_are_one_line(workspace):
         build_figure("qualitative")
 
 
-def test_images_turned_by_exif_are_shown_as_their_annotations_are(workspace):
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_a_damaged_picture_counts_as_not_drawn(workspace, content):
+    workspace.everything()
+    build_figure("loss_curves")
+    assert saved_caption("loss_curves", "toy")
+    path = paths.figure("toy", "loss_curves", "png")
+    path.write_bytes(path.read_bytes()[:2000] if content is None else content)
+    assert saved_caption("loss_curves", "toy") is None
+
+
+def test_pixels_are_shown_as_they_are_stored(workspace):
+    """As training reads them: annotations of the turned picture are refused at download, and here."""
     workspace.everything()
     turned = Image.fromarray(np.zeros((10, 20, 3), np.uint8))
     exif = turned.getexif()
     exif[0x0112] = 6  # a quarter turn
     path = paths.images("toy", "val2017") / "1.png"
     turned.save(path, exif=exif)
-    assert panels.read_image("toy", {"file_name": "1.png", "width": 10, "height": 20}).shape == (20, 10, 3)
     assert panels.read_image("toy", {"file_name": "1.png", "width": 20, "height": 10}).shape == (10, 20, 3)
+    with pytest.raises(ExperimentError, match="1.png: 20 x 10 pixels, 10 x 20 in instances_val2017.json"):
+        panels.read_image("toy", {"file_name": "1.png", "width": 10, "height": 20})

@@ -1,8 +1,12 @@
 """The recipes of containers: a base of one version, and no root. They are read, not built."""
 
 import re
+import shutil
+import subprocess
+import sys
 
 from tools.pins import ROOT
+from tools.setup_env import LOADS
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 APPTAINER = (ROOT / "apptainer.def").read_text()
@@ -34,3 +38,15 @@ def test_package_lists_are_not_kept_and_nothing_is_fetched_without_tls():
     for text in (DOCKERFILE, APPTAINER):
         assert text.count("apt-get update") == text.count("rm -rf /var/lib/apt/lists/*")
         assert "--no-install-recommends" in text and "http://" not in text
+
+
+def test_what_is_copied_into_them_is_enough_for_the_set_up(tmp_path):
+    copied = [file for name, rest in instructions() if name == "COPY" for file in rest.split()[:-1]]
+    assert set(copied) == set(re.findall(r"^    (\S+) /opt/source/", APPTAINER, re.MULTILINE))
+    for file in copied:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (shutil.copytree if (ROOT / file).is_dir() else shutil.copy)(ROOT / file, tmp_path / file)
+    done = subprocess.run([sys._base_executable, "-S", "-m", "tools.setup_env", "--help"], cwd=tmp_path)
+    assert done.returncode == 0
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LOADS], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -115,8 +115,11 @@ def test_a_copy_without_git_becomes_one_that_dvc_opens(monkeypatch, copy):
     assert [finding.status for finding in examine(monkeypatch, "git", "DVC")] == [doctor.OK, doctor.OK]
 
 
-def test_marks_of_a_merge(monkeypatch, copy):
+@pytest.mark.parametrize("hidden", [False, True])
+def test_marks_of_a_merge(monkeypatch, copy, hidden):
     committed(copy)
+    if hidden:  # as after every launch
+        git(copy, "update-index", "--skip-worktree", "dvc.lock")
     (copy / "dvc.lock").write_text("<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> other\n")
     (finding,) = examine(monkeypatch, "git")
     assert finding.status == doctor.BROKEN and "dvc.lock holds the marks of a merge" in finding.found

@@ -61,10 +61,11 @@ def test_what_else_is_wrong_with_an_environment(change, said):
     assert "make setup" in done.stderr or "activate`" in done.stderr
 
 
-def test_a_launch_in_a_copy_without_git(tmp_path):
+@pytest.mark.parametrize("stage", ["launch", "compare"])
+def test_what_needs_dvc_in_a_copy_without_git(stage, tmp_path):
     (tmp_path / "stages").mkdir()
     shutil.copy(ROOT / "stages" / "__init__.py", tmp_path / "stages")
-    program = FAKE.format(change="").replace("stages.train", "stages.launch")
+    program = FAKE.format(change="").replace("stages.train", f"stages.{stage}")
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "has no .git, which DVC needs" in done.stderr
     (command,) = re.findall("`(.*)`", done.stderr)

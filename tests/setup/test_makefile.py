@@ -71,7 +71,9 @@ def test_no_python_is_one_line(checkout, tmp_path):
 
 
 def test_clean_keeps_results_unless_confirmed(checkout):
-    for name in ("data/generated", "mlruns", ".venv/lib/__pycache__", "tools/__pycache__", ".pytest_cache"):
+    others = ("reports/snapshot/tables", "reports/seed_study", "reports/mine")
+    for name in ("data/generated", "mlruns", ".venv/lib/__pycache__", "tools/__pycache__", ".pytest_cache",
+                 "reports/generated/tables", *others):  # fmt: skip
         (checkout / name).mkdir(parents=True, exist_ok=True)
     kept = make(checkout, "clean")
     assert kept.returncode == 0 and "kept (CONFIRM=1 removes it)" in kept.stdout
@@ -81,4 +83,5 @@ def test_clean_keeps_results_unless_confirmed(checkout):
     assert removed.returncode == 0
     assert re.search(r"removing: .*\bdata$", removed.stdout, re.MULTILINE)
     assert not [name for name in ("data", "mlruns", ".venv") if (checkout / name).exists()]
+    assert not (checkout / "reports/generated").exists() and all((checkout / name).exists() for name in others)
     assert (checkout / "environment.yml").exists()

@@ -8,7 +8,7 @@ import sys
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import paths, redaction
@@ -26,6 +26,7 @@ def leaks(secret, text):
     return [spelling for spelling in spellings if spelling in text]
 
 
+@example("/Zq9x", "http", False)
 @given(SECRETS, st.sampled_from(["http", "https", "postgresql", "postgresql+psycopg2", "mysql"]), st.booleans())
 @settings(deadline=None)
 def test_user_and_password_of_an_address(secret, scheme, encoded):
