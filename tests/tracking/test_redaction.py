@@ -91,7 +91,7 @@ def test_the_tracking_uri_and_what_a_wrong_reading_makes_of_it(secret, encoded, 
     "FATAL: password authentication failed for user mlflow", "sqlite:////data/me@lab/mlruns/mlflow.db: is locked",
     "params.yaml: unknown key 'token'; did you mean 'tau'?", "sigma=0.3 tau_easy: recipe loss_mask: 0.3",
     "see http://127.0.0.1:5000/#/experiments/1/runs/0a1b", "3 passed, key_pooling: roi, min_keys=4",
-    "git clone git@host:lab/contrastmask", "authors: X and Y", "/work/pwd/data: no such folder",
+    "git clone git@host:lab/contrastmask", "authors: X and Y", "/srv/pwd/data: no such folder",
 ])  # fmt: skip
 def test_what_is_no_secret_stays(text):
     assert redact(text) == text
