@@ -14,6 +14,7 @@ from pipeline.errors import Stopped
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh", "tcsh", "csh", "ash")
+AGAIN_SECONDS = 0.05
 PATIENCE_SECONDS = 20  # for a `dvc` that runs no stage to end by itself
 
 
@@ -27,16 +28,26 @@ def tie_to_trainer(_):
     tie_to_parent(signal.SIGKILL)
 
 
-def _raise(number, _):
-    raise Stopped(number)
+def _raise(number, frame):
+    while frame:
+        if frame.f_code.co_name == "__del__":  # Python prints and drops what is raised there: ask again behind it
+            again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
 
 def raise_when_asked_to_end():
-    """Turn SIGTERM and SIGHUP into Stopped; one that is ignored, as under nohup, stays ignored."""
+    """Turn SIGTERM and SIGHUP into Stopped, SIGINT into KeyboardInterrupt, behind a destructor that runs.
+
+    One that is ignored, as under nohup, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
+    for number in ENDING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _raise)
 
 
