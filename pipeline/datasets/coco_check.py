@@ -743,7 +743,7 @@ def _stored(path):
 
 
 def copy(checker, target):
-    """Write a checked file below another name: byte for byte if nothing was mended, else as mended. Then renames.
+    """Write a checked file below another name: byte for byte if nothing was mended, else as mended.
 
     Ids that not every reader takes are replaced by 1, 2, ... in the order of the file.
 

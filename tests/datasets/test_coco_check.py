@@ -584,7 +584,7 @@ def test_download_of_what_is_refused_publishes_nothing(folder, tmp_path):
 @pytest.mark.parametrize("field", ["iscrowd", "none"])
 def test_a_disk_that_is_full_leaves_nothing_half_written(folder, tmp_path, monkeypatch, field):
     def refuse(source, target, *_):
-        Path(getattr(target, "name", target)).write_bytes(b"half")
+        (target if isinstance(target, Path) else Path(target.name)).write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(coco_check.shutil, "copyfileobj" if field == "iscrowd" else "copyfile", refuse)
