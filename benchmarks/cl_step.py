@@ -42,8 +42,9 @@ def main():
     # A training step's convolutions have grown the heap long before; without this small parts pay for fresh pages.
     torch.zeros(7_000_000)
     print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {CHANNELS} channels, {SIZE}x{SIZE} cells")
-    print(f"{'part':<34}{'RoIs':>5}{'loop ms':>10}{'ours ms':>10}{'faster':>8}{'loop MB':>9}{'ours MB':>9}"
-          f"{'memory':>8}")
+    print(
+        f"{'part':<34}{'RoIs':>5}{'loop ms':>10}{'ours ms':>10}{'faster':>8}{'loop MB':>9}{'ours MB':>9}{'memory':>8}"
+    )
     ratios = {}
     for rois in args.rois:
         ratios = compare(rois, args)
@@ -52,8 +53,9 @@ def main():
 
 def compare(rois, args):
     """Print one line per part and return the ratios."""
-    config = model_config(Knobs.preset("released"), {"cam": True, "cl_head": True}, Architecture(),
-                          {"type": "ResNet", "depth": 50})["roi_head"]["cl_head"]
+    config = model_config(
+        Knobs.preset("released"), {"cam": True, "cl_head": True}, Architecture(), {"type": "ResNet", "depth": 50}
+    )["roi_head"]["cl_head"]
     head = ContrastiveHead(**{key: value for key, value in config.items() if key != "type"}).to(args.device)
     masks, cams, is_novel = (t.to(args.device) for t in draw_rois(rois))
     ratios = {}
@@ -63,26 +65,49 @@ def compare(rois, args):
         ours_ms, ours_mb = measure(ours, repeats, args.device)
         ratios[f"{key}_speedup"] = loop_ms / ours_ms
         ratios[f"{key}_memory"] = ours_mb / max(loop_mb, 0.1)
-        print(f"{name:<34}{rois:>5}{loop_ms:>10.1f}{ours_ms:>10.1f}{loop_ms / ours_ms:>7.1f}x{loop_mb:>9.0f}"
-              f"{ours_mb:>9.0f}{ratios[f'{key}_memory']:>8.2f}", flush=True)
+        print(
+            f"{name:<34}{rois:>5}{loop_ms:>10.1f}{ours_ms:>10.1f}{loop_ms / ours_ms:>7.1f}x{loop_mb:>9.0f}"
+            f"{ours_mb:>9.0f}{ratios[f'{key}_memory']:>8.2f}",
+            flush=True,
+        )
 
-    line("edges, partition, sampling", "sets", lambda: loop_sets(masks, cams, is_novel, head),
-         lambda: batched_sets(masks, cams, is_novel, head), args.repeats)
+    line(
+        "edges, partition, sampling",
+        "sets",
+        lambda: loop_sets(masks, cams, is_novel, head),
+        lambda: batched_sets(masks, cams, is_novel, head),
+        args.repeats,
+    )
     cells = torch.randn(rois, SIZE * SIZE, CHANNELS, device=args.device, requires_grad=True)
     sides, keys, keep = batched_sets(masks, cams, is_novel, head)
-    line("loss, forward and backward", "loss", lambda: backward(loop_loss(cells, sides, keys, keep, head), cells),
-         lambda: backward(head.terms(cells, sides, keys, keep).sum(), cells), args.repeats)
+    line(
+        "loss, forward and backward",
+        "loss",
+        lambda: backward(loop_loss(cells, sides, keys, keep, head), cells),
+        lambda: backward(head.terms(cells, sides, keys, keep).sum(), cells),
+        args.repeats,
+    )
     features = torch.randn(rois, CHANNELS, SIZE, SIZE, device=args.device).relu()
     rows = features.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         line("attention, forward", "attention", lambda: loop_attention(features), lambda: enhance(rows), 3)
-    line("attention, forward and backward", "attention_training", lambda: through(loop_attention, features),
-         lambda: through(enhance, rows), 1)
+    line(
+        "attention, forward and backward",
+        "attention_training",
+        lambda: through(loop_attention, features),
+        lambda: through(enhance, rows),
+        1,
+    )
     if args.quick:
         return ratios
     head.train()
-    line("encoder, projector, attention", "network", lambda: loop_network(head, features),
-         lambda: [head.projector(head(features)[0])], 1)
+    line(
+        "encoder, projector, attention",
+        "network",
+        lambda: loop_network(head, features),
+        lambda: [head.projector(head(features)[0])],
+        1,
+    )
     head.eval()
     with torch.no_grad():
         line("the branch at test time", "test", lambda: loop_test(head, features, cams), lambda: head(features), 1)
@@ -94,7 +119,7 @@ def draw_rois(rois):
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:SIZE, :SIZE]
     centres, radii = rng.uniform(0.4, 0.6, (2, rois, 1, 1)) * SIZE, rng.uniform(0.2, 0.4, (2, rois, 1, 1)) * SIZE
-    masks = ((rows - centres[0]) / radii[0])**2 + ((columns - centres[1]) / radii[1])**2 < 1
+    masks = ((rows - centres[0]) / radii[0]) ** 2 + ((columns - centres[1]) / radii[1]) ** 2 < 1
     coarse = masks.reshape(rois, 7, SIZE // 7, 7, SIZE // 7).mean((2, 4)) + rng.normal(0, 0.05, (rois, 7, 7))
     maps = cam.resize_map(cam.resize_map(torch.from_numpy(coarse).float()[:, None], SIZE // 2), SIZE)
     return torch.from_numpy(masks), maps, torch.arange(rois) % 2 == 1

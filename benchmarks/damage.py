@@ -118,9 +118,12 @@ def main():
             return again.read_bytes()
 
         readers = {
-            "finished checkpoint": finished, "published checkpoint": published, "saved detections": detections,
-            "results": lambda: measured.result(DATASET, run), "predictions": lambda: measured.predictions(DATASET, run),
-        }  # fmt: skip
+            "finished checkpoint": finished,
+            "published checkpoint": published,
+            "saved detections": detections,
+            "results": lambda: measured.result(DATASET, run),
+            "predictions": lambda: measured.predictions(DATASET, run),
+        }
         silent = 0
         for name, read in readers.items():
             content, whole, counts = files[name].read_bytes(), read(), Counter()

@@ -71,19 +71,24 @@ def run(images, args):
         objects = draw(truth, found, images, args.detections, args.seed)
         ours = [child("ours", truth, found) for _ in range(args.repeats)]
         row = {
-            "images": images, "objects": objects, "detections": images * args.detections,
-            "file_mb": round(found.stat().st_size / 1e6), "ours_s": round(np.median([each["s"] for each in ours]), 3),
+            "images": images,
+            "objects": objects,
+            "detections": images * args.detections,
+            "file_mb": round(found.stat().st_size / 1e6),
+            "ours_s": round(np.median([each["s"] for each in ours]), 3),
             "ours_mb": round(max(each["mb"] for each in ours)),
-        }  # fmt: skip
+        }
         if not args.no_reference:
             theirs = child("pycocotools", truth, found)
             row |= {
-                "pycocotools_s": round(theirs["s"], 1), "pycocotools_segm_s": round(theirs["segm_s"], 1),
-                "pycocotools_mb": round(theirs["mb"]), "faster": round(theirs["s"] / row["ours_s"], 1),
+                "pycocotools_s": round(theirs["s"], 1),
+                "pycocotools_segm_s": round(theirs["segm_s"], 1),
+                "pycocotools_mb": round(theirs["mb"]),
+                "faster": round(theirs["s"] / row["ours_s"], 1),
                 "memory": round(row["ours_mb"] / theirs["mb"], 3),
                 "largest_difference": max(largest_difference(each["values"], theirs["values"]) for each in ours),
                 "novel_mask_AP": round(theirs["values"]["segm"]["novel"][0], 4),
-            }  # fmt: skip
+            }
     print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
     return row
 
@@ -97,8 +102,10 @@ def child(who, truth, found):
 def measure_ours(truth, found):
     start = time.perf_counter()
     matched = match(truth, found)
-    values = {iou_type: {group: [*scoring.statistics(matched, iou_type, ids).values()]
-                         for group, ids in GROUPS.items()} for iou_type in IOU_TYPES}  # fmt: skip
+    values = {
+        iou_type: {group: [*scoring.statistics(matched, iou_type, ids).values()] for group, ids in GROUPS.items()}
+        for iou_type in IOU_TYPES
+    }
     return {"s": time.perf_counter() - start, "mb": peak_mb(), "values": values}
 
 
@@ -139,8 +146,9 @@ def reference(truth, records, iou_type, groups):
 def largest_difference(ours, theirs):
     """Largest absolute difference over types, groups and the 12 numbers, fractions; nan equals nan only."""
     pairs = [np.array([side[iou_type][group] for side in (ours, theirs)]) for iou_type in theirs for group in GROUPS]
-    return float(max(np.where(np.isnan(a) & np.isnan(b), 0, np.nan_to_num(abs(a - b), nan=np.inf)).max()
-                     for a, b in pairs))  # fmt: skip
+    return float(
+        max(np.where(np.isnan(a) & np.isnan(b), 0, np.nan_to_num(abs(a - b), nan=np.inf)).max() for a, b in pairs)
+    )
 
 
 def draw(truth, found, images, detections, seed):
@@ -158,8 +166,9 @@ def draw(truth, found, images, detections, seed):
             categories = rng.choice(IDS, count, p=frequencies)
             crowds = rng.random(count) < 0.01
             for shape, category, crowd in zip(shapes, categories.tolist(), crowds.tolist(), strict=True):
-                annotations.append(annotation(shape, category, crowd, height, width) |
-                                   {"id": len(annotations) + 1, "image_id": image})
+                annotations.append(
+                    annotation(shape, category, crowd, height, width) | {"id": len(annotations) + 1, "image_id": image}
+                )
             records = draw_detections(rng, shapes, categories, detections, frequencies, height, width)
             text = ",".join(json.dumps({"image_id": image, **each}, separators=(",", ":")) for each in records)
             file.write(("[" if image == 1 else ",") + text)
@@ -192,8 +201,13 @@ def annotation(shape, category, crowd, height, width):
         pixels = rle.decode(encoded).ravel(order="F")
         edges = np.flatnonzero(np.diff(pixels, prepend=0)).tolist()
         segmentation = {"counts": np.diff([0, *edges, len(pixels)]).tolist(), "size": [height, width]}
-    return {"category_id": category, "iscrowd": int(crowd), "area": float(rle.area(encoded)),
-            "bbox": rle.toBbox(encoded).tolist(), "segmentation": segmentation}  # fmt: skip
+    return {
+        "category_id": category,
+        "iscrowd": int(crowd),
+        "area": float(rle.area(encoded)),
+        "bbox": rle.toBbox(encoded).tolist(),
+        "segmentation": segmentation,
+    }
 
 
 def draw_detections(rng, shapes, categories, count, frequencies, height, width):
@@ -214,10 +228,15 @@ def draw_detections(rng, shapes, categories, count, frequencies, height, width):
     encoded = rle.frPyObjects([polygon(shape, height, width) for shape in drawn], height, width)
     boxes = rle.toBbox(encoded) + rng.normal(0, 1, (count, 4))  # boxes of a detector are not those of its masks
     boxes[:, 2:] = boxes[:, 2:].clip(1)
-    for label, confidence, box, mask in zip(labels.tolist(), scores.astype(np.float32).tolist(),
-                                            boxes.astype(np.float32).tolist(), encoded, strict=True):  # fmt: skip
-        yield {"category_id": label, "score": confidence, "bbox": box,
-               "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()}}  # fmt: skip
+    for label, confidence, box, mask in zip(
+        labels.tolist(), scores.astype(np.float32).tolist(), boxes.astype(np.float32).tolist(), encoded, strict=True
+    ):
+        yield {
+            "category_id": label,
+            "score": confidence,
+            "bbox": box,
+            "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()},
+        }
 
 
 if __name__ == "__main__":

@@ -49,8 +49,13 @@ def main():
     with table.open(newline="") as file:
         series = read(csv.DictReader(file))
     draw(series, args.out / "growth.png")
-    print(*(f"{part}_{name}_exponent={exponent(columns['scale'], columns[name]):.2f}"
-            for part, columns in series.items() for name in ("seconds", "mb")))  # fmt: skip
+    print(
+        *(
+            f"{part}_{name}_exponent={exponent(columns['scale'], columns[name]):.2f}"
+            for part, columns in series.items()
+            for name in ("seconds", "mb")
+        )
+    )
 
 
 def measure(scale, repeats, folder):
@@ -94,8 +99,14 @@ def draw(series, path):
             text, marker = PARTS[part]
             seconds, mb = (exponent(columns["scale"], columns[name]) for name in ("seconds", "mb"))
             for axis, name in zip(axes, ("seconds", "mb"), strict=True):
-                axis.plot(columns["scale"], columns[name], marker=marker, markersize=4, color=colour,
-                          label=f"{text}\nexponents: time {seconds:.2f}, memory {mb:.2f}")  # fmt: skip
+                axis.plot(
+                    columns["scale"],
+                    columns[name],
+                    marker=marker,
+                    markersize=4,
+                    color=colour,
+                    label=f"{text}\nexponents: time {seconds:.2f}, memory {mb:.2f}",
+                )
         scales = series["split"]["scale"]
         for axis, label in zip(axes, ("wall time, s", "peak memory, MB"), strict=True):
             axis.set(xscale="log", yscale="log", xlabel="share of COCO's size", ylabel=label)

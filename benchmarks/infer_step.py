@@ -39,10 +39,14 @@ def main():
         runs = [[infer(model, images, batch) for batch in args.batches] for _ in range(args.repeats + 1)][1:]
         times = np.median([[seconds for seconds, _ in run] for run in runs], axis=0) / args.images * 1e3
         found = runs[0][0][1] / args.images
-        print(f"{found:.0f} detections an image:", *(f"{b} at a time {t:.1f} ms" for b, t in
-                                                     zip(args.batches, times, strict=True)), flush=True)  # fmt: skip
-        relative += [f"batch{b}_{found:.0f}_detections={t / times[0]:.2f}"
-                     for b, t in zip(args.batches, times, strict=True)]  # fmt: skip
+        print(
+            f"{found:.0f} detections an image:",
+            *(f"{b} at a time {t:.1f} ms" for b, t in zip(args.batches, times, strict=True)),
+            flush=True,
+        )
+        relative += [
+            f"batch{b}_{found:.0f}_detections={t / times[0]:.2f}" for b, t in zip(args.batches, times, strict=True)
+        ]
     print(*relative)
 
 

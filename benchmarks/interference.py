@@ -43,10 +43,15 @@ KILLED, FINISHED = "contrastmask_r50_1x_nonvoc2voc", "current"  # the run that i
 STEPS = 40
 CHANGES = TINY | {
     ("datasets", "generated"): {"train_images": 8, "val_images": 3},
-    ("profiles", "embedded", "training"): {"batch_size": 2, "images_per_gpu": 2, "warmup_iterations": 2,
-                                           "log_interval": 1, "checkpoint_interval": 2},
+    ("profiles", "embedded", "training"): {
+        "batch_size": 2,
+        "images_per_gpu": 2,
+        "warmup_iterations": 2,
+        "log_interval": 1,
+        "checkpoint_interval": 2,
+    },
     ("profiles", "embedded", "schedules", "1x"): {"iterations": STEPS},
-}  # fmt: skip
+}
 PATIENCE = 240  # seconds for any one thing to happen
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 MOMENTS = ("in its loop", "has ended", "begins")
@@ -83,8 +88,12 @@ def weights(path):
 
 def digests(*folders):
     """{path: digest of its content} of all files below folders."""
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for folder in folders
-            for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc"}  # fmt: skip
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".pyc"
+    }
 
 
 def wait_for(what, condition):
@@ -156,8 +165,14 @@ class Signals:
             "launch": ["python", "-m", "stages.launch"],
         }.get(what, ["python", "-m", "dvc", "repro", "--single-item", f"train@{KILLED}"])
         self.output = (self.folder.parent / "output.log").open("w+")
-        return subprocess.Popen(command, cwd=self.folder, env=self.clone.environment, stdout=self.output,
-                                stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.clone.environment,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def case(self, what, number, moment):
         """End something once; raises AssertionError if that did any harm."""
@@ -212,7 +227,7 @@ class Signals:
         texts = [Path(self.output.name).read_text()]
         texts += [path.read_text() for path in (self.folder / "scratch/launch").glob(f"*{KILLED}.log")]
         for text in texts:
-            assert "Traceback" not in text, f"a traceback: {text[text.index('Traceback'):][:1500]}"
+            assert "Traceback" not in text, f"a traceback: {text[text.index('Traceback') :][:1500]}"
         known = status.read(DATASET, KILLED)
         assert known is None or known.state in ("interrupted", "trained", "evaluated"), f"status: {known.describe()}"
         assert known is None or known.state == "interrupted" or self.steps() == STEPS, f"status: {known.describe()}"
@@ -246,8 +261,10 @@ def signal_cases(clone):
     for moment in MOMENTS:
         for what in ("training", "dvc", "launch", "make"):
             for number in SIGNALS:
-                yield (f"{number.name} to {what}, a training {moment}",
-                       lambda what=what, number=number, moment=moment: signals.case(what, number, moment))  # fmt: skip
+                yield (
+                    f"{number.name} to {what}, a training {moment}",
+                    lambda what=what, number=number, moment=moment: signals.case(what, number, moment),
+                )
     yield "all of it goes on to the end", signals.finish
 
 
@@ -288,8 +305,12 @@ def setup_cases():
     """Two set-ups at once, and ended ones, with a pip that only waits: the cases of tests/setup/test_two_setups.py."""
 
     def run(words):
-        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-k", words, "tests/setup/test_two_setups.py"],
-                              cwd=paths.ROOT, capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-k", words, "tests/setup/test_two_setups.py"],
+            cwd=paths.ROOT,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout[-3000:]
 
     yield "two set-ups at once", lambda: run("second_waits")
@@ -332,16 +353,27 @@ class Disk:
     """Stages on a file system of a few hundred MB that can be full, out of inodes or read-only."""
 
     STAGES = {
-        "download": ["download"], "split": ["split", "nonvoc2voc"], "pretrain": ["pretrain", "r50"],
-        "train": ["train", KILLED], "evaluate": ["evaluate", KILLED], "priors": ["priors", KILLED],
-        "headline": ["headline"], "tables": ["tables", "table2"], "figures": ["figures", "loss_curves"],
-        "report": ["report"], "select": ["select", "table2"], "plan": ["plan"], "launch": ["launch"],
-    }  # fmt: skip
+        "download": ["download"],
+        "split": ["split", "nonvoc2voc"],
+        "pretrain": ["pretrain", "r50"],
+        "train": ["train", KILLED],
+        "evaluate": ["evaluate", KILLED],
+        "priors": ["priors", KILLED],
+        "headline": ["headline"],
+        "tables": ["tables", "table2"],
+        "figures": ["figures", "loss_curves"],
+        "report": ["report"],
+        "select": ["select", "table2"],
+        "plan": ["plan"],
+        "launch": ["launch"],
+    }
     GONE = {  # of each stage: outputs and saved work that are removed before, so that it has something to write
-        "download": ["data/generated"], "pretrain": ["runs/generated/init", "scratch/pretrain"],
-        "train": [f"runs/generated/{KILLED}", "scratch/train"], "evaluate": [f"results/generated/{KILLED}.json"],
+        "download": ["data/generated"],
+        "pretrain": ["runs/generated/init", "scratch/pretrain"],
+        "train": [f"runs/generated/{KILLED}", "scratch/train"],
+        "evaluate": [f"results/generated/{KILLED}.json"],
         "launch": [f"results/generated/{KILLED}.json"],
-    }  # fmt: skip
+    }
 
     def __init__(self, clone, mounted):
         self.mounted = mounted
@@ -350,9 +382,14 @@ class Disk:
         shutil.copytree(clone.folder, self.folder, symlinks=True)
         self.environment = clone.environment | {"CONTRASTMASK_HOME": str(self.folder), "TMPDIR": "/tmp"}
         self.filler = mounted / "filler"
-        self.server = subprocess.Popen([sys.executable, "-m", "benchmarks.interference", "--serve"], cwd=self.folder,
-                                       env=self.environment, text=True, stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE)  # fmt: skip
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.interference", "--serve"],
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def run(self, stage):
         """(exit status, output) of a stage."""
@@ -403,8 +440,12 @@ class Disk:
 
     def content(self):
         """Digests of all that is tracked or has a final name."""
-        return digests(*(self.folder / name for name in ("data", "runs", "logs", "predictions", "results", "metrics",
-                                                         "reports", "pipeline")))  # fmt: skip
+        return digests(
+            *(
+                self.folder / name
+                for name in ("data", "runs", "logs", "predictions", "results", "metrics", "reports", "pipeline")
+            )
+        )
 
     def case(self, stage, kind):
         moved = self.take_away(stage)
@@ -436,8 +477,9 @@ class Disk:
 
     def complete(self, stage):
         """Whether a stage that ends well had nothing to write, or wrote what it has to."""
-        return stage in ("plan", "launch") or all((self.folder / name).exists() for name in self.GONE.get(stage, [])
-                                                  if not name.startswith("scratch/"))  # fmt: skip
+        return stage in ("plan", "launch") or all(
+            (self.folder / name).exists() for name in self.GONE.get(stage, []) if not name.startswith("scratch/")
+        )
 
     def works_again(self):
         for stage in self.STAGES:

@@ -56,8 +56,11 @@ def run(way, file, workers):
     command = [sys.executable, "-m", "benchmarks.loading_scale", "--child", way, str(file), str(workers)]
     line, peak = watched(command)
     result = json.loads(line) | {"mb": peak}
-    print(f"{way:6} ready {result['ready']:6.2f} s, first {result['first']:6.2f} s, epoch {result['epoch']:6.2f} s, "
-          f"{peak:7.0f} MB {result['sha256'][:16]}", flush=True)  # fmt: skip
+    print(
+        f"{way:6} ready {result['ready']:6.2f} s, first {result['first']:6.2f} s, epoch {result['epoch']:6.2f} s, "
+        f"{peak:7.0f} MB {result['sha256'][:16]}",
+        flush=True,
+    )
     return result
 
 
@@ -76,8 +79,10 @@ def child(way, file, workers):
     loader = DataLoader(
         dataset if way == "ours" else WithoutSeeds(dataset),
         batch_sampler=batches(max_iterations=batches(max_iterations=0).iterations_per_epoch),
-        num_workers=int(workers), multiprocessing_context="fork", collate_fn=list,
-    )  # fmt: skip
+        num_workers=int(workers),
+        multiprocessing_context="fork",
+        collate_fn=list,
+    )
     served, first = hashlib.sha256(), None
     for batch in loader:
         first = first or time.perf_counter() - start

@@ -97,8 +97,10 @@ def make_clone(folder, entry):
             shutil.copy2(paths.ROOT / name, folder / name)
     (folder / "dvc.lock").unlink(missing_ok=True)
     yaml = YAML()
-    for name, change in (("pipeline/experiments.yaml", lambda content: content["datasets"].update({NAME: entry})),
-                         ("params.yaml", lambda content: content.update(dataset=NAME))):  # fmt: skip
+    for name, change in (
+        ("pipeline/experiments.yaml", lambda content: content["datasets"].update({NAME: entry})),
+        ("params.yaml", lambda content: content.update(dataset=NAME)),
+    ):
         content = yaml.load(folder / name)
         change(content)
         yaml.dump(content, folder / name)

@@ -47,8 +47,11 @@ def draw_inputs():
     """Make a few drawn images, their split and random initial weights."""
     entry = experiments.load().dataset(DATASET) | {"train_images": 12, "val_images": 2}
     prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
-    split(paths.annotations(DATASET, "train2017"), experiments.load().directions["nonvoc2voc"],
-          paths.split(DATASET, "nonvoc2voc"))  # fmt: skip
+    split(
+        paths.annotations(DATASET, "train2017"),
+        experiments.load().directions["nonvoc2voc"],
+        paths.split(DATASET, "nonvoc2voc"),
+    )
     paths.initial_weights(DATASET, "r50").parent.mkdir(parents=True)
     training.save_atomically({"state_dict": {}}, paths.initial_weights(DATASET, "r50"))
 
@@ -102,8 +105,9 @@ def outcome(scratch):
 
 def damaged_states(scratch):
     """States under their final name whose content is not what was written."""
-    return [path.name for path in training.states_of(scratch)
-            if not path.stem.endswith(training.digest(path.read_bytes()))]  # fmt: skip
+    return [
+        path.name for path in training.states_of(scratch) if not path.stem.endswith(training.digest(path.read_bytes()))
+    ]
 
 
 def case(seed, work, scratch, seconds, expected, counts):

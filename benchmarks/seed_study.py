@@ -81,10 +81,15 @@ def measure(dataset, label, seed):
     training.publish(training.train(job), dataset, job.name, seed)
     scores = evaluation.evaluate(job, *base_and_novel(declared.directions[DIRECTION]))
     return {
-        "row": label, "dataset": dataset, "seed": seed, "commit": tracking.git_commit(),
-        "novel_mask_mAP": scores["segm"]["novel"]["mAP"], "novel_mask_AP50": scores["segm"]["novel"]["AP50"],
-        "base_mask_mAP": scores["segm"]["base"]["mAP"], "novel_box_mAP": scores["bbox"]["novel"]["mAP"],
-    }  # fmt: skip
+        "row": label,
+        "dataset": dataset,
+        "seed": seed,
+        "commit": tracking.git_commit(),
+        "novel_mask_mAP": scores["segm"]["novel"]["mAP"],
+        "novel_mask_AP50": scores["segm"]["novel"]["AP50"],
+        "base_mask_mAP": scores["segm"]["base"]["mAP"],
+        "novel_box_mAP": scores["bbox"]["novel"]["mAP"],
+    }
 
 
 def differences(rows, metric="novel_mask_mAP"):
@@ -98,20 +103,30 @@ def summarise(rows):
     metrics = ["novel_mask_mAP", "novel_mask_AP50", "base_mask_mAP", "novel_box_mAP"]
     table = rows.groupby("row", sort=False)[metrics].agg(["mean", "std", "min", "max"]).loc[list(RUNS)]
     spread = "{:.1f} ± {:.1f} ({:.1f}–{:.1f})".format
-    cells = pd.DataFrame({
-        metric: [spread(*row[metric][["mean", "std", "min", "max"]])
-                 for _, row in table.iterrows()]
-        for metric in metrics
-    }, index=table.index)  # fmt: skip
+    cells = pd.DataFrame(
+        {
+            metric: [spread(*row[metric][["mean", "std", "min", "max"]]) for _, row in table.iterrows()]
+            for metric in metrics
+        },
+        index=table.index,
+    )
     lines = []
     for metric in ("novel_mask_mAP", "novel_mask_AP50"):
         paired = differences(rows, metric)
         lines.append(f"Paired differences in {metric} (same data, same seed), {len(paired)} pairs:\n")
-        lines.append(pd.DataFrame({
-            "mean": paired.mean().map("{:+.1f}".format), "std": paired.std().map("{:.1f}".format),
-            "range": [f"{low:+.1f} to {high:+.1f}" for low, high in zip(paired.min(), paired.max(), strict=True)],
-            "positive": [f"{(paired[column] > 0).sum()} of {len(paired)}" for column in paired],
-        }, index=paired.columns).to_markdown())  # fmt: skip
+        lines.append(
+            pd.DataFrame(
+                {
+                    "mean": paired.mean().map("{:+.1f}".format),
+                    "std": paired.std().map("{:.1f}".format),
+                    "range": [
+                        f"{low:+.1f} to {high:+.1f}" for low, high in zip(paired.min(), paired.max(), strict=True)
+                    ],
+                    "positive": [f"{(paired[column] > 0).sum()} of {len(paired)}" for column in paired],
+                },
+                index=paired.columns,
+            ).to_markdown()
+        )
         lines.append("")
     return cells.to_markdown() + "\n\n" + "\n".join(lines)
 
@@ -121,8 +136,15 @@ def draw(rows, path):
     for k, (dataset, marker) in enumerate(zip(DATASETS, "os", strict=True)):
         for seed in SEEDS:
             line = rows[(rows.dataset == dataset) & (rows.seed == seed)].set_index("row").loc[list(RUNS)]
-            axis.plot(range(len(RUNS)), line.novel_mask_mAP, marker=marker, color=("#0072B2", "#D55E00")[k],
-                      alpha=0.8, linewidth=1, label=dataset if seed == SEEDS[0] else None)  # fmt: skip
+            axis.plot(
+                range(len(RUNS)),
+                line.novel_mask_mAP,
+                marker=marker,
+                color=("#0072B2", "#D55E00")[k],
+                alpha=0.8,
+                linewidth=1,
+                label=dataset if seed == SEEDS[0] else None,
+            )
     axis.set_xticks(range(len(RUNS)), [label.replace(", ", ",\n") for label in RUNS], fontsize=8)
     axis.set_ylabel("novel mask mAP (%)")
     axis.set_title("One line is one data set and seed (generated data)", fontsize=9)

@@ -67,8 +67,11 @@ def run(way, source, direction, folder):
     """Measure a child process: wall seconds without the start of Python, peak memory in MB, digest of the output."""
     command = [sys.executable, "-m", "benchmarks.split_scale", "--child", way, str(source), direction, folder]
     result = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
-    print(f"{way:12} {result['seconds']:8.2f} s, processor {result['cpu']:8.2f} s {result['mb']:8.0f} MB "
-          f"{result['sha256'][:16]}", flush=True)  # fmt: skip
+    print(
+        f"{way:12} {result['seconds']:8.2f} s, processor {result['cpu']:8.2f} s {result['mb']:8.0f} MB "
+        f"{result['sha256'][:16]}",
+        flush=True,
+    )
     return result
 
 
@@ -182,13 +185,17 @@ def write_instances(path, images, annotations, seed=0):
     shapes = [_outline(rng) for _ in range(SHAPES)]
     digits = [repr(v // 100) if v % 100 == 0 else repr(v / 100) for v in range(64001)]  # of hundredths of a pixel
     with open(path, "w", encoding="utf-8", buffering=1 << 20) as file:
-        file.write('{"info": {"description": "SYNTHETIC, for measurements","year": 2017},"licenses": [{"id": 1,"name": '
-                   '"none"}],"images": [')  # fmt: skip
+        file.write(
+            '{"info": {"description": "SYNTHETIC, for measurements","year": 2017},"licenses": [{"id": 1,"name": '
+            '"none"}],"images": ['
+        )
         for position, (number, (width, height)) in enumerate(zip(ids, sizes, strict=True)):
             name = f"{number:012d}.jpg"
-            file.write(f'{"," * bool(position)}{{"license": 1,"file_name": "{name}","coco_url": "http://images.invalid/'
-                       f'train2017/{name}","height": {height},"width": {width},"date_captured": "2013-11-14 17:02:52",'
-                       f'"flickr_url": "http://farm7.invalid/6116/{number:010d}_02719f4c8e_z.jpg","id": {number}}}')
+            file.write(
+                f'{"," * bool(position)}{{"license": 1,"file_name": "{name}","coco_url": "http://images.invalid/'
+                f'train2017/{name}","height": {height},"width": {width},"date_captured": "2013-11-14 17:02:52",'
+                f'"flickr_url": "http://farm7.invalid/6116/{number:010d}_02719f4c8e_z.jpg","id": {number}}}'
+            )
         file.write('],"annotations": [')
         for position in range(annotations):
             image = rng.choice(filled)
@@ -196,8 +203,10 @@ def write_instances(path, images, annotations, seed=0):
             text, area, box = make(rng, shapes, digits, *sizes[image])
             crowd, number = int(make is _crowd), position + 900_000_000_000 * (make is _crowd)
             category = rng.choice(CATEGORIES).id if rng.random() < 0.7 else 1
-            file.write(f'{"," * bool(position)}{{"segmentation": {text},"area": {area},"iscrowd": {crowd},"image_id": '
-                       f'{ids[image]},"bbox": [{box}],"category_id": {category},"id": {number}}}')  # fmt: skip
+            file.write(
+                f'{"," * bool(position)}{{"segmentation": {text},"area": {area},"iscrowd": {crowd},"image_id": '
+                f'{ids[image]},"bbox": [{box}],"category_id": {category},"id": {number}}}'
+            )
         file.write('],"categories": [')
         categories = [f'{{"supercategory": "{c.supercategory}","id": {c.id},"name": "{c.name}"}}' for c in CATEGORIES]
         file.write(",".join(categories) + "]}")

@@ -23,13 +23,18 @@ METHODS = {
     "contrastmask": {"cam": True, "cl_head": True},
 }
 PARTS = {  # submodule and method -> name of the part
-    ("backbone", "forward"): "backbone", ("neck", "forward"): "FPN", ("rpn_head", "forward_train"): "RPN",
-    ("roi_head", "_sample"): "RoI assignment and sampling", ("roi_head.bbox_roi_extractor", "forward"): "box RoIAlign",
-    ("roi_head.bbox_head", "forward_with_features"): "box head", ("roi_head", "_mask_targets"): "mask targets",
+    ("backbone", "forward"): "backbone",
+    ("neck", "forward"): "FPN",
+    ("rpn_head", "forward_train"): "RPN",
+    ("roi_head", "_sample"): "RoI assignment and sampling",
+    ("roi_head.bbox_roi_extractor", "forward"): "box RoIAlign",
+    ("roi_head.bbox_head", "forward_with_features"): "box head",
+    ("roi_head", "_mask_targets"): "mask targets",
     ("roi_head.mask_roi_extractor", "forward"): "mask RoIAlign",
     ("roi_head.cl_roi_extractor", "forward"): "CL RoIAlign",
     ("roi_head.cl_head", "forward"): "CL encoder and attention",
-    ("roi_head.cl_head.projector", "forward"): "CL projector", ("roi_head.cl_head", "loss"): "CL sets, projector, loss",
+    ("roi_head.cl_head.projector", "forward"): "CL projector",
+    ("roi_head.cl_head", "loss"): "CL sets, projector, loss",
     ("roi_head.mask_head", "forward"): "mask head",
 }
 
@@ -48,23 +53,37 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {args.backbone}, recipe {args.recipe}, "
-          f"{args.images} images of {args.height}x{args.width}, {args.objects} objects each, {args.precision}")
+    print(
+        f"torch {torch.__version__}, {args.device}, {args.threads} threads, {args.backbone}, recipe {args.recipe}, "
+        f"{args.images} images of {args.height}x{args.width}, {args.objects} objects each, {args.precision}"
+    )
     results = {method: run(method, args) for method in METHODS}
     rows = list(dict.fromkeys(part for parts, _ in results.values() for part in parts))
     print(f"{'ms':<30}" + "".join(f"{method:>24}" for method in METHODS))
     base = results["mask_rcnn"][0]
     for part in rows:
         cells = [results[method][0].get(part) for method in METHODS]
-        print(f"{part:<30}" + "".join(f"{'-' if ms is None else f'{ms:.1f}':>14}" +
-                                      (f" ({ms / base[part]:.2f}x)" if ms and base.get(part) else "").rjust(10)
-                                      for ms in cells))
-    print(f"{'images per second':<30}" + "".join(f"{1e3 * args.images / results[method][0]['step']:>14.1f}" + " " * 10
-                                                  for method in METHODS))
+        print(
+            f"{part:<30}"
+            + "".join(
+                f"{'-' if ms is None else f'{ms:.1f}':>14}"
+                + (f" ({ms / base[part]:.2f}x)" if ms and base.get(part) else "").rjust(10)
+                for ms in cells
+            )
+        )
+    print(
+        f"{'images per second':<30}"
+        + "".join(f"{1e3 * args.images / results[method][0]['step']:>14.1f}" + " " * 10 for method in METHODS)
+    )
     print(f"{'peak memory, MB':<30}" + "".join(f"{results[method][1]:>14.0f}" + " " * 10 for method in METHODS))
-    print(" ".join(f"{method}_time={results[method][0]['step'] / base['step']:.2f} "
-                   f"{method}_memory={results[method][1] / results['mask_rcnn'][1]:.2f}"
-                   for method in METHODS if method != "mask_rcnn"))
+    print(
+        " ".join(
+            f"{method}_time={results[method][0]['step'] / base['step']:.2f} "
+            f"{method}_memory={results[method][1] / results['mask_rcnn'][1]:.2f}"
+            for method in METHODS
+            if method != "mask_rcnn"
+        )
+    )
 
 
 def run(method, args):
@@ -104,8 +123,11 @@ def part_times(model, forward, device):
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device != "cpu")
     with profile(activities=activities) as record:
         forward()
-    times = {event.key: event.device_time_total if device != "cpu" else event.cpu_time_total
-             for event in record.key_averages() if event.key in names}
+    times = {
+        event.key: event.device_time_total if device != "cpu" else event.cpu_time_total
+        for event in record.key_averages()
+        if event.key in names
+    }
     return {name: times[name] / 1e3 for name in names if name in times}
 
 
@@ -131,19 +153,31 @@ def draw_batch(args):
         sizes = rng.uniform(0.15, 0.5, (args.objects, 2)) * [width, height]
         corners = rng.uniform(0, 1, (args.objects, 2)) * ([width, height] - sizes)
         centres, radii = (corners + sizes / 2)[..., None, None], (sizes / 2)[..., None, None]
-        masks = ((columns - centres[:, 0]) / radii[:, 0])**2 + ((rows - centres[:, 1]) / radii[:, 1])**2 < 1
+        masks = ((columns - centres[:, 0]) / radii[:, 0]) ** 2 + ((rows - centres[:, 1]) / radii[:, 1]) ** 2 < 1
         is_novel = np.arange(args.objects) % 2 == 1
         image = rng.normal(0, 1, (3, height, width)) + masks.any(0)
         batch["img"].append(image.astype(np.float32))
-        batch["img_metas"].append({"img_shape": (height, width, 3), "pad_shape": (height, width, 3),
-                                   "ori_shape": (height, width, 3), "scale_factor": np.ones(4, np.float32)})
+        batch["img_metas"].append(
+            {
+                "img_shape": (height, width, 3),
+                "pad_shape": (height, width, 3),
+                "ori_shape": (height, width, 3),
+                "scale_factor": np.ones(4, np.float32),
+            }
+        )
         batch["gt_bboxes"].append(torch.tensor(np.hstack([corners, corners + sizes]), dtype=torch.float32))
         batch["gt_labels"].append(torch.from_numpy(rng.integers(0, 80, args.objects)))
         batch["gt_masks"].append(BitmapMasks((masks & ~is_novel[:, None, None]).astype(np.uint8), height, width))
         batch["gt_is_novel"].append(torch.from_numpy(is_novel))
     batch["img"] = torch.from_numpy(np.stack(batch["img"]))
-    return {key: [t.to(args.device) for t in value] if isinstance(value, list) and torch.is_tensor(value[0]) else
-            value.to(args.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+    return {
+        key: [t.to(args.device) for t in value]
+        if isinstance(value, list) and torch.is_tensor(value[0])
+        else value.to(args.device)
+        if torch.is_tensor(value)
+        else value
+        for key, value in batch.items()
+    }
 
 
 if __name__ == "__main__":

@@ -18,10 +18,17 @@ from pipeline.models.architecture import Architecture
 from pipeline.models.precision import DTYPES as PRECISIONS
 
 # Code that changes the numbers of a training. config.py is not listed: its effect is the resolved configuration.
-TRAINING_CODE = ("pipeline/models", "pipeline/datasets/partial.py", "pipeline/datasets/annotations.py",
-                 "pipeline/datasets/streamed_json.py", "pipeline/datasets/categories.py",
-                 "pipeline/datasets/pipelines.py", "pipeline/datasets/sampler.py", "pipeline/training.py",
-                 "pipeline/distributed.py")  # fmt: skip
+TRAINING_CODE = (
+    "pipeline/models",
+    "pipeline/datasets/partial.py",
+    "pipeline/datasets/annotations.py",
+    "pipeline/datasets/streamed_json.py",
+    "pipeline/datasets/categories.py",
+    "pipeline/datasets/pipelines.py",
+    "pipeline/datasets/sampler.py",
+    "pipeline/training.py",
+    "pipeline/distributed.py",
+)
 ORACLE_CODE = ("pipeline/datasets/oracle.py",)  # of a training with oracle supervision alone
 LR_POLICIES = ("step", "cosine")
 
@@ -200,8 +207,9 @@ def _check_schedule(values, where):
     _check_length(length, f"{where}.{unit}")
     ordered = isinstance(milestones, list) and all(map(_is_whole, milestones)) and milestones == sorted(set(milestones))
     if not ordered or milestones and not 0 < milestones[0] <= milestones[-1] < length:
-        raise ExperimentError(f"{where}.milestones is {milestones!r}; valid: whole {unit} in ascending order, "
-                              f"above 0 and below {length}")
+        raise ExperimentError(
+            f"{where}.milestones is {milestones!r}; valid: whole {unit} in ascending order, above 0 and below {length}"
+        )
 
 
 def _check_length(value, where):

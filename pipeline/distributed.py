@@ -82,21 +82,26 @@ def train_in_processes(training, scratch):
     with tempfile.TemporaryDirectory(prefix="contrastmask-") as meeting:
         command = _torchrun(nodes, each, meeting) + ["-m", "pipeline.worker", str(scratch)]
         here = among_themselves(meeting) if nodes == 1 else {}
-        child = subprocess.Popen(command, cwd=paths.ROOT, env=quiet | here | os.environ, start_new_session=True,
-                                 preexec_fn=tie_to_parent)  # fmt: skip
+        child = subprocess.Popen(
+            command, cwd=paths.ROOT, env=quiet | here | os.environ, start_new_session=True, preexec_fn=tie_to_parent
+        )
         with _ending_together(child) as told:
             code = child.wait()
     if code:
-        failed, stopped, crashed = ([path.read_text().strip() for path in sorted(scratch.glob(f"{kind}.*"))]
-                                    for kind in (FAILED, STOPPED, CRASHED))  # fmt: skip
+        failed, stopped, crashed = (
+            [path.read_text().strip() for path in sorted(scratch.glob(f"{kind}.*"))]
+            for kind in (FAILED, STOPPED, CRASHED)
+        )
         if failed:
             raise ExperimentError(failed[0])
         if told or stopped and not crashed:
             by = signal.Signals(told[0] if told else signal.SIGTERM)
             words = (*stopped, "stopped by SIGTERM; run again to continue from the last state")[0]
             raise Interrupted(words.replace("SIGTERM", by.name, 1), by)  # what torchrun passes on is always SIGTERM
-        raise ExperimentError(f"{training.name}: a process of {nodes} x {each} ended with code {code}, see above; "
-                              f"state is kept in {scratch}")  # fmt: skip
+        raise ExperimentError(
+            f"{training.name}: a process of {nodes} x {each} ended with code {code}, see above; "
+            f"state is kept in {scratch}"
+        )
 
 
 @contextlib.contextmanager
@@ -121,15 +126,30 @@ def among_themselves(meeting):
 
     torch's own rendezvous listens on every interface of the machine, without asking who connects.
     """
-    return {MEETING: f"{meeting}/workers", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-            "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # fmt: skip
+    return {
+        MEETING: f"{meeting}/workers",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
 
 
 def _torchrun(nodes, each, meeting):
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc-per-node", str(each)]
     if nodes == 1:
-        return [*command, "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file", "--rdzv-endpoint",
-                f"{meeting}/agent", "--rdzv-id", "one-machine", "--local-addr", "127.0.0.1"]  # fmt: skip
+        return [
+            *command,
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-conf",
+            "store_type=file",
+            "--rdzv-endpoint",
+            f"{meeting}/agent",
+            "--rdzv-id",
+            "one-machine",
+            "--local-addr",
+            "127.0.0.1",
+        ]
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         raise ExperimentError(
@@ -220,8 +240,12 @@ class DataParallel(DistributedDataParallel):
         device = next(model.parameters()).device
         self.targets = [device.index] if device.type == "cuda" else [-1]
         # Images without positive RoIs may leave parts of the heads without gradients in one process alone.
-        super().__init__(model, device_ids=self.targets if device.type == "cuda" else None, broadcast_buffers=False,
-                         find_unused_parameters=True)  # fmt: skip
+        super().__init__(
+            model,
+            device_ids=self.targets if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=True,
+        )
 
     def train_step(self, data, optimizer):
         """As mmdet's BaseDetector.train_step: {loss, log_vars, num_samples}."""

@@ -67,13 +67,9 @@ def check_gpu():
 
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        return "; ".join(
-            f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus
-        )
+        return "; ".join(f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
     if shutil.which("nvidia-smi") is None:
-        raise Problem(
-            "none; trainings run on the CPU", "fine for the embedded default; COCO needs a GPU", NOTE
-        )
+        raise Problem("none; trainings run on the CPU", "fine for the embedded default; COCO needs a GPU", NOTE)
     if torch.version.cuda is None:
         remedy = "torch is a CPU build: let pip find a CUDA build, remove .venv and run `make setup`"
     else:
@@ -165,8 +161,11 @@ def check_git():
                 f"{name} holds the marks of a merge (<<<<<<<)",
                 f"run `{look}git checkout HEAD -- {name}`, then `python -m dvc repro` makes what differs",
             )
-    ended = [name for name in ("Makefile", "pipeline/launchers/job.sh")
-             if (paths.ROOT / name).exists() and b"\r\n" in (paths.ROOT / name).read_bytes()]  # fmt: skip
+    ended = [
+        name
+        for name in ("Makefile", "pipeline/launchers/job.sh")
+        if (paths.ROOT / name).exists() and b"\r\n" in (paths.ROOT / name).read_bytes()
+    ]
     if ended:
         files = " ".join(ended)
         raise Problem(

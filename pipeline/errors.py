@@ -23,7 +23,7 @@ REMEDIES = {
     (errno.EIO, errno.ESTALE): "the disk or its server is at fault; look at `dmesg`, mend it and run again",
     (errno.ENOTDIR, errno.EISDIR, errno.EEXIST): "a file is where a folder belongs or the reverse; move it away",
     (errno.ENAMETOOLONG, errno.ELOOP): "move the working copy to a shorter path without circular links",
-}  # fmt: skip
+}
 REMEDY = {number: remedy for numbers, remedy in REMEDIES.items() for number in numbers}
 
 # Exceptions of a data worker arrive with its traceback: the last one's unindented line is the error itself.

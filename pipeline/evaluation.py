@@ -59,17 +59,26 @@ def predict(training, path):
     device, batch_size = use_device(), test_batch()
     dataset = validation_set(training.dataset, training.data["test"])
     content = checkpoint.of_run(training, mmap=True)
-    with _saved(content["meta"]["fingerprint"], _identity(training, device, batch_size),
-                dataset.img_ids) as lines:  # fmt: skip
+    with _saved(content["meta"]["fingerprint"], _identity(training, device, batch_size), dataset.img_ids) as lines:
         if lines.done:
-            logger.info("%s seed %d: %d of %d images are predicted already", training.name, training.seed,
-                        lines.done, len(dataset))  # fmt: skip
+            logger.info(
+                "%s seed %d: %d of %d images are predicted already",
+                training.name,
+                training.seed,
+                lines.done,
+                len(dataset),
+            )
         if lines.done < len(dataset):
             model = build_detector(mmcv.ConfigDict(training.model))
             model.load_state_dict(content["state_dict"])
             model.CLASSES = dataset.CLASSES
-            _infer(build_dp(model, device, device_ids=range(1)).eval(), dataset, lines, batch_size,
-                   f"evaluate {training.name} seed {training.seed}")  # fmt: skip
+            _infer(
+                build_dp(model, device, device_ids=range(1)).eval(),
+                dataset,
+                lines,
+                batch_size,
+                f"evaluate {training.name} seed {training.seed}",
+            )
         lines.publish(path)
 
 
@@ -79,9 +88,14 @@ def _infer(model, dataset, lines, batch_size, title):
     sizes = [(info["width"], info["height"]) for info in dataset.data_infos]
     # Batches are those of an inference from the first image on, wherever this one begins: the same noise.
     batches = [batch for batch in _batches(sizes, batch_size) if batch[-1] >= done]
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=data_workers(), multiprocessing_context="fork",
-                        collate_fn=partial(collate, samples_per_gpu=batch_size),
-                        worker_init_fn=tie_to_trainer)  # fmt: skip
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=data_workers(),
+        multiprocessing_context="fork",
+        collate_fn=partial(collate, samples_per_gpu=batch_size),
+        worker_init_fn=tie_to_trainer,
+    )
 
     def save(index, boxes, masks):
         unordered[index] = _records(dataset.img_ids[index], dataset.cat_ids, boxes, masks)
@@ -125,16 +139,22 @@ def _batches(sizes, batch_size):
 def _records(image, category_ids, boxes, masks):
     """COCO result records of an image. Engines take numbers that are not finite differently, so they are refused."""
     if not all(np.isfinite(box).all() for box in boxes):
-        raise ExperimentError(f"image {image}: a detection has a box or score that is not finite; the weights of the "
-                              "checkpoint are not usable: train with a lower learning rate")  # fmt: skip
+        raise ExperimentError(
+            f"image {image}: a detection has a box or score that is not finite; the weights of the "
+            "checkpoint are not usable: train with a lower learning rate"
+        )
     records = []
     for category, box, mask in zip(category_ids, boxes, encode_mask_results(masks), strict=True):
         for (x1, y1, x2, y2, confidence), rle in zip(box.tolist(), mask, strict=True):
-            records.append({
-                "image_id": image, "category_id": category, "score": confidence,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
-            })  # fmt: skip
+            records.append(
+                {
+                    "image_id": image,
+                    "category_id": category,
+                    "score": confidence,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
+                }
+            )
     return records
 
 
@@ -169,8 +189,13 @@ def _identity(training, device, batch_size):
         "code": code,
     }
     settings = json.dumps([training.model, training.data["test"]], sort_keys=True, default=str)
-    return {"settings": hashlib.sha256(settings.encode()).hexdigest(), "torch": torch.__version__, "device": device,
-            "batch": batch_size, **{name: _digest(members) for name, members in files.items()}}  # fmt: skip
+    return {
+        "settings": hashlib.sha256(settings.encode()).hexdigest(),
+        "torch": torch.__version__,
+        "device": device,
+        "batch": batch_size,
+        **{name: _digest(members) for name, members in files.items()},
+    }
 
 
 def _digest(files):

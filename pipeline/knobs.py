@@ -193,8 +193,10 @@ def _of_schedule(row, recipe, schedule):
     if not isinstance(value, dict):
         return value
     if schedule not in value:
-        raise ExperimentError(f"recipes.yaml: {row['id']}, knob {row['knob']}: the {recipe} value lists the schedules "
-                              f"{', '.join(value)} and not {schedule!r}; add it, or set {row['knob']} in the knob file")
+        raise ExperimentError(
+            f"recipes.yaml: {row['id']}, knob {row['knob']}: the {recipe} value lists the schedules "
+            f"{', '.join(value)} and not {schedule!r}; add it, or set {row['knob']} in the knob file"
+        )
     return value[schedule]
 
 

@@ -12,12 +12,28 @@ from pipeline.errors import ExperimentError
 
 LAUNCHERS = ("local", "slurm")
 COUNT, TEXT, LINES = "a whole number of at least 1", "a text or a whole number", "a list of texts"
-TOP = {"launcher": " or ".join(LAUNCHERS), "jobs": COUNT, "nodes": COUNT, "processes": COUNT, "runs": "a mapping",
-       "slurm": "a mapping"}  # fmt: skip
+TOP = {
+    "launcher": " or ".join(LAUNCHERS),
+    "jobs": COUNT,
+    "nodes": COUNT,
+    "processes": COUNT,
+    "runs": "a mapping",
+    "slurm": "a mapping",
+}
 RUN = {"nodes": COUNT, "processes": COUNT}
-SLURM = {"partition": TEXT, "account": TEXT, "time": TEXT, "gres": TEXT, "cpus_per_task": COUNT, "mem": TEXT,
-         "extra": LINES, "prologue": LINES, "warning_seconds": COUNT, "restarts": COUNT,
-         "poll_seconds": COUNT}  # fmt: skip
+SLURM = {
+    "partition": TEXT,
+    "account": TEXT,
+    "time": TEXT,
+    "gres": TEXT,
+    "cpus_per_task": COUNT,
+    "mem": TEXT,
+    "extra": LINES,
+    "prologue": LINES,
+    "warning_seconds": COUNT,
+    "restarts": COUNT,
+    "poll_seconds": COUNT,
+}
 
 
 @dataclass(frozen=True)

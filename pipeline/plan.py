@@ -74,8 +74,15 @@ def _item(name, dataset, declared, known, given):
     pace = known.get((run.method, run.backbone))
     per_second = pace or given
     hours = 0.0 if done else images / per_second / 3600 if per_second else None
-    return Item(name, len(seeds), "done" if done else measured.state(dataset, run), images, hours, pace is not None,
-                parameters(job) * BYTES * len(seeds))  # fmt: skip
+    return Item(
+        name,
+        len(seeds),
+        "done" if done else measured.state(dataset, run),
+        images,
+        hours,
+        pace is not None,
+        parameters(job) * BYTES * len(seeds),
+    )
 
 
 def training_images(dataset, declared):

@@ -72,31 +72,39 @@ def write(training, base, novel):
         boxes[:, 2:] += boxes[:, :2]
         masks = [examples.mask_or_nothing(ground_truth, annotation) for annotation in annotations]
         image, in_input, masks = _network_input(data, image_id, boxes, masks)
-        rows.append({
-            "image_ids": np.full(len(annotations), image_id),
-            "annotation_ids": np.array([annotation["id"] for annotation in annotations]),
-            "boxes": boxes,
-            "labels": labels,
-            "is_novel": is_novel,
-            **compute(
-                model,
-                image.to(device),
-                in_input.to(device),
-                torch.tensor([data.cat2label[label] for label in labels.tolist()], device=device),
-                masks,
-                torch.from_numpy(is_novel).to(device),
-                sampling.step_generator(training.seed, 0, image_id, device),
-            ),
-        })  # fmt: skip
+        rows.append(
+            {
+                "image_ids": np.full(len(annotations), image_id),
+                "annotation_ids": np.array([annotation["id"] for annotation in annotations]),
+                "boxes": boxes,
+                "labels": labels,
+                "is_novel": is_novel,
+                **compute(
+                    model,
+                    image.to(device),
+                    in_input.to(device),
+                    torch.tensor([data.cat2label[label] for label in labels.tolist()], device=device),
+                    masks,
+                    torch.from_numpy(is_novel).to(device),
+                    sampling.step_generator(training.seed, 0, image_id, device),
+                ),
+            }
+        )
     if without_mask:
         logger.warning("%s: %d objects without a mask are left out", training.dataset, without_mask)
     if not rows:
-        raise ExperimentError(f"{training.dataset}: no object of the images that stage priors looks at has a mask; "
-                              "drop the figures that need it for this dataset")  # fmt: skip
+        raise ExperimentError(
+            f"{training.dataset}: no object of the images that stage priors looks at has a mask; "
+            "drop the figures that need it for this dataset"
+        )
     path = paths.priors(training.dataset, training.name)
     _write_arrays({name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, path)
-    logger.info("%s: %d objects of %d images", path.relative_to(paths.ROOT), sum(map(len, (r["labels"] for r in rows))),
-                len(rows))  # fmt: skip
+    logger.info(
+        "%s: %d objects of %d images",
+        path.relative_to(paths.ROOT),
+        sum(map(len, (r["labels"] for r in rows))),
+        len(rows),
+    )
 
 
 @torch.no_grad()

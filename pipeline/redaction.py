@@ -18,8 +18,10 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 HIDDEN = "***"
 
 # Parts of the name of a variable, an option or a key of a query, whose value is secret.
-_WORDS = (r"pass(?:word|wd|phrase|code)?|pwd|pw|secret|token|credentials?|api[-_.]?key|access[-_.]?key(?:[-_.]?id)?|"
-          r"account[-_.]?key|private[-_.]?key|auth|signature|sig|sas")  # fmt: skip
+_WORDS = (
+    r"pass(?:word|wd|phrase|code)?|pwd|pw|secret|token|credentials?|api[-_.]?key|access[-_.]?key(?:[-_.]?id)?|"
+    r"account[-_.]?key|private[-_.]?key|auth|signature|sig|sas"
+)
 _NAMED = re.compile(rf"(?i)(?:^|[-_.])(?:pg|db|my|sql|aws|ssl|user)?(?:{_WORDS})(?:$|[-_.])")
 _NOT_SECRET = {"PWD", "OLDPWD"}
 _PATHS = ("_FILE", "_PATH", "_PID", "_SOCK", "_DIR")
@@ -35,15 +37,19 @@ _PATTERNS = (
     # ?password=..., up to the next key: what belongs to a value with spaces cannot be told from what follows it
     (re.compile(rf"(?i)([?&;]{_KEY}=)[^&;\n]*"), rf"\1{HIDDEN}"),
     # "password": "...", password='a b', --token=..., MLFLOW_TRACKING_TOKEN=..., aws_secret_access_key = ...
-    (re.compile(rf"""(?i)(?<![\w.-])(-*["']?{_KEY}["']?\s*[=:]\s*)(?:"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""),
-     rf"\1{HIDDEN}"),
+    (
+        re.compile(rf"""(?i)(?<![\w.-])(-*["']?{_KEY}["']?\s*[=:]\s*)(?:"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""),
+        rf"\1{HIDDEN}",
+    ),
     (re.compile(rf"""(?i)(?<![\w.-])(-*["']?{_KEY}["']?\s?=\s?)(?!\*\*\*)[^\s&"']+"""), rf"\1{HIDDEN}"),
     (re.compile(rf"(?i)(?<![\w.-])(--{_KEY}\s+)[^\s-]\S*"), rf"\1{HIDDEN}"),
-    (re.compile(rf"(?i)(?<![\w.-])((?:password|passwd|secret|token|[\w.-]+[-_](?:{_WORDS}))\s?:\s+)(?!\*\*\*)\S+"),
-     rf"\1{HIDDEN}"),
+    (
+        re.compile(rf"(?i)(?<![\w.-])((?:password|passwd|secret|token|[\w.-]+[-_](?:{_WORDS}))\s?:\s+)(?!\*\*\*)\S+"),
+        rf"\1{HIDDEN}",
+    ),
     (re.compile(r"(?i)\b((?:basic|bearer|digest|negotiate)\s+)[\w.~+/=-]{6,}"), rf"\1{HIDDEN}"),
     (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}\b"), HIDDEN),
-)  # fmt: skip
+)
 _DELIMITERS = re.compile(r"[@/:?#\[\]\s&;%]+")
 
 
@@ -142,8 +148,11 @@ def _parts(uri):
     scheme, _, rest = uri.partition("://")
     userinfo, _, host = ("", "", rest) if _is_path(scheme) else rest.rpartition("@")
     passwords = [userinfo.partition(":")[2]] if ":" in userinfo else [userinfo]
-    passwords += [value for key, _, value in (part.partition("=") for part in re.split("[&;]", host.partition("?")[2]))
-                  if _secret_name(unquote(key))]  # fmt: skip
+    passwords += [
+        value
+        for key, _, value in (part.partition("=") for part in re.split("[&;]", host.partition("?")[2]))
+        if _secret_name(unquote(key))
+    ]
     for password in filter(None, passwords):
         yield password
         # `//user:a@b@host` read up to the first @ has the host `b@host`
@@ -162,8 +171,19 @@ def _known(secrets):
     shown = {}
     for secret, replacement in secrets:
         decoded = {secret, unquote(secret), unquote_plus(secret)}
-        spellings = {spelling for form in decoded for spelling in (form, quote(form), quote(form, ""), quote_plus(form),
-                     repr(form)[1:-1], form.encode("unicode_escape").decode(), form.strip())}  # fmt: skip
+        spellings = {
+            spelling
+            for form in decoded
+            for spelling in (
+                form,
+                quote(form),
+                quote(form, ""),
+                quote_plus(form),
+                repr(form)[1:-1],
+                form.encode("unicode_escape").decode(),
+                form.strip(),
+            )
+        }
         for spelling in spellings:
             if len(spelling) > 1:
                 shown.setdefault(spelling, replacement)

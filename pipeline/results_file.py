@@ -58,8 +58,11 @@ def read_predictions(dataset, run_name, seed):
         content = path.read_bytes()
     except FileNotFoundError:
         return None
-    scored = [entry.get("predictions") for entry in (read(dataset, run_name) or {}).get("per_seed", ())
-              if entry.get("seed") == seed]  # fmt: skip
+    scored = [
+        entry.get("predictions")
+        for entry in (read(dataset, run_name) or {}).get("per_seed", ())
+        if entry.get("seed") == seed
+    ]
     if scored and scored[0] and hashlib.sha256(content).hexdigest() != scored[0]:
         raise malformed(path, run_name, "its content is not what was scored")
     try:

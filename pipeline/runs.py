@@ -45,8 +45,12 @@ def tags(run_name):
 
 def ensure_images(dataset):
     """Look whether the images of a dataset are there; raises ExperimentError if not. Changes nothing."""
-    prepare.ensure_images(dataset, experiments.load().dataset(dataset), images_root=paths.images_root(dataset),
-                          manifest=paths.manifest(dataset))  # fmt: skip
+    prepare.ensure_images(
+        dataset,
+        experiments.load().dataset(dataset),
+        images_root=paths.images_root(dataset),
+        manifest=paths.manifest(dataset),
+    )
 
 
 def train(run_name, dataset):
@@ -88,10 +92,17 @@ def _evaluate(run_name, dataset, working_on):
             tracker.log_scores(scores)
             per_seed.append({"seed": job.seed, "fingerprint": fingerprint, "predictions": predictions, **scores})
     results_file.write(
-        dataset, run_name,
-        {"run": run_name, "dataset": dataset, "direction": run.direction, "method": run.method,
-         "seeds": [job.seed for job in jobs], "per_seed": per_seed},
-    )  # fmt: skip
+        dataset,
+        run_name,
+        {
+            "run": run_name,
+            "dataset": dataset,
+            "direction": run.direction,
+            "method": run.method,
+            "seeds": [job.seed for job in jobs],
+            "per_seed": per_seed,
+        },
+    )
     for scores in per_seed:
         evaluation.forget(scores["fingerprint"])
 
@@ -121,8 +132,11 @@ def track_results(dataset):
             except ExperimentError:
                 same = False
             if not same:
-                logger.warning("%s seed %s: trained with other settings or code than now, not tracked again",
-                               content["run"], scores["seed"])  # fmt: skip
+                logger.warning(
+                    "%s seed %s: trained with other settings or code than now, not tracked again",
+                    content["run"],
+                    scores["seed"],
+                )
                 continue
             with tracking.track(job, scores["fingerprint"], "evaluate", "FINISHED", tags(content["run"])) as tracker:
                 tracker.log_history(_published_log(job))

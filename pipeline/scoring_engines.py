@@ -29,8 +29,11 @@ logger = logging.getLogger("pipeline.scoring_engines")
 IOU_TYPES = ("segm", "bbox")
 ENGINES = ("hotcoco", "pycocotools")
 VARIABLE = "CONTRASTMASK_EVAL_ENGINE"
-SCORED = {"images": ("id", "width", "height"), "categories": ("id", "name"),
-          "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")}  # fmt: skip
+SCORED = {
+    "images": ("id", "width", "height"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
+}
 ID_LIMIT = 1 << 53  # ids from here on are numbered anew
 AREAS_AT_ONCE = 2000  # detections whose masks are Python objects at the same time
 
@@ -179,8 +182,13 @@ def _normalised(ground_truth):
     ids = [image["id"] for image in content["images"]]
     plain = all(type(number) is int and 0 <= number < ID_LIMIT for number in ids)
     numbers = {number: number if plain else position for position, number in enumerate(ids, 1)}
-    truth = {part: [{name: record[name] for name in fields if record.get(name) not in (None, [], {})}
-                    for record in content[part]] for part, fields in SCORED.items()}  # fmt: skip
+    truth = {
+        part: [
+            {name: record[name] for name in fields if record.get(name) not in (None, [], {})}
+            for record in content[part]
+        ]
+        for part, fields in SCORED.items()
+    }
     truth["numbers"] = numbers
     for image in truth["images"]:
         image["id"] = numbers[image["id"]]
@@ -189,9 +197,12 @@ def _normalised(ground_truth):
             raise ExperimentError(f"annotation {annotation.get('id')!r}: unknown image_id {annotation['image_id']!r}")
         _, _, width, height = annotation["bbox"]
         area = annotation.get("area")
-        annotation |= {"id": position, "image_id": numbers[annotation["image_id"]],
-                       "iscrowd": int(bool(annotation.get("iscrowd"))),
-                       "area": area if _is_number(area) else width * height}  # fmt: skip
+        annotation |= {
+            "id": position,
+            "image_id": numbers[annotation["image_id"]],
+            "iscrowd": int(bool(annotation.get("iscrowd"))),
+            "area": area if _is_number(area) else width * height,
+        }
     return truth
 
 
@@ -249,8 +260,12 @@ def _hotcoco_truth(hotcoco, ground_truth):
                 content = json.load(file)
     else:
         content = ground_truth.dataset
-    return hotcoco.COCO({part: [{field: record[field] for field in fields if field in record}
-                                for record in content[part]] for part, fields in SCORED.items()})  # fmt: skip
+    return hotcoco.COCO(
+        {
+            part: [{field: record[field] for field in fields if field in record} for record in content[part]]
+            for part, fields in SCORED.items()
+        }
+    )
 
 
 def _pycocotools(ground_truth, detections, for_masks):
@@ -276,8 +291,7 @@ def _pycocotools(ground_truth, detections, for_masks):
 def _no_results(truth):
     """An empty set of results, which loadRes cannot make."""
     results = COCO()
-    results.dataset = {"images": truth.dataset["images"], "annotations": [],
-                       "categories": truth.dataset["categories"]}  # fmt: skip
+    results.dataset = {"images": truth.dataset["images"], "annotations": [], "categories": truth.dataset["categories"]}
     results.createIndex()
     return results
 

@@ -71,9 +71,13 @@ def read(dataset, run_name):
         state = "interrupted"
     progress = read_progress(paths.scratch(fingerprint)) if fingerprint else {}
     return Status(
-        state, record["stage"], fingerprint, record.get("error"),
-        *(progress.get(key) for key in ("iteration", "of", "seconds")), progress.get("processes", 1),
-    )  # fmt: skip
+        state,
+        record["stage"],
+        fingerprint,
+        record.get("error"),
+        *(progress.get(key) for key in ("iteration", "of", "seconds")),
+        progress.get("processes", 1),
+    )
 
 
 def _read(dataset, run_name):
@@ -115,8 +119,14 @@ def attempt(dataset, run_name, stage):
     is raised on.
     """
     process = psutil.Process()
-    record = {"state": "running", "stage": stage, "host": _host(), "pid": process.pid,
-              "process_started": process.create_time(), "started": time.time()}  # fmt: skip
+    record = {
+        "state": "running",
+        "stage": stage,
+        "host": _host(),
+        "pid": process.pid,
+        "process_started": process.create_time(),
+        "started": time.time(),
+    }
 
     def write(**changes):
         record.update(changes)

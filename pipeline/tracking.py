@@ -185,9 +185,7 @@ def _experiment(client, name, make=True):
         if not make:
             return None
         location = (paths.tracking_store().parent / "artifacts" / name).as_uri() if is_local() else None
-        return client.create_experiment(
-            name, artifact_location=location, tags=VIEW | {"mlflow.note.content": NOTE}
-        )
+        return client.create_experiment(name, artifact_location=location, tags=VIEW | {"mlflow.note.content": NOTE})
     if found.lifecycle_stage == "deleted":
         restore = f"`{_mlflow()} experiments restore -x {found.experiment_id}`"
         raise StoreError(f"the experiment {name!r} was deleted in it", f"bring it back with {restore}, then {REPEAT}")
@@ -312,18 +310,21 @@ class Tracker:
             status="RUNNING",
             parameters=_redacted(_parameters(training)),
             data={"digest": _digest(training.dataset), "direction": training.split},
-            tags=_redacted((tags or {}) | {
-                "dataset": training.dataset,
-                "direction": training.split,
-                "stage": stage,
-                "mlflow.note.content": description(training),
-                "mlflow.source.name": f"stages/{stage}.py",
-                "mlflow.source.type": "LOCAL",
-                "mlflow.source.git.commit": git_commit(),
-                "dvc_stage": os.environ.get("DVC_STAGE", ""),
-                "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
-            }),
-        )  # fmt: skip
+            tags=_redacted(
+                (tags or {})
+                | {
+                    "dataset": training.dataset,
+                    "direction": training.split,
+                    "stage": stage,
+                    "mlflow.note.content": description(training),
+                    "mlflow.source.name": f"stages/{stage}.py",
+                    "mlflow.source.type": "LOCAL",
+                    "mlflow.source.git.commit": git_commit(),
+                    "dvc_stage": os.environ.get("DVC_STAGE", ""),
+                    "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
+                }
+            ),
+        )
         self.record.own(1.0)  # a `sync` of another process may have it for a moment
         self._push(settle=True)
         if self.reached:
@@ -402,20 +403,29 @@ def description(training):
     if training.method["cam"]:
         parts.append("CM: the class activation map of the box head, added to the features of the mask head")
     if training.method["cl_head"]:
-        parts.append("CL: the contrastive learning head, which draws pixels of one object together and away from its "
-                     "background, also where only a box is known")  # fmt: skip
+        parts.append(
+            "CL: the contrastive learning head, which draws pixels of one object together and away from its "
+            "background, also where only a box is known"
+        )
     base, _, novel = training.split.partition("2")
-    return (f"{'; '.join(parts)}. Trained on {training.dataset} with masks of the {base} categories (base) and boxes "
-            f"alone of the {novel} categories (novel), backbone {training.backbone}, seed {training.seed}; then scored "
-            "on its validation images.")  # fmt: skip
+    return (
+        f"{'; '.join(parts)}. Trained on {training.dataset} with masks of the {base} categories (base) and boxes "
+        f"alone of the {novel} categories (novel), backbone {training.backbone}, seed {training.seed}; then scored "
+        "on its validation images."
+    )
 
 
 def _parameters(training):
     from dataclasses import asdict
 
     parameters = {key: value for key, value in asdict(training.knobs).items() if key != "seeds"}
-    parameters |= {"dataset": training.dataset, "direction": training.split, "backbone": training.backbone,
-                   "seed": training.seed, "batch_size": training.data["batch_size"]}  # fmt: skip
+    parameters |= {
+        "dataset": training.dataset,
+        "direction": training.split,
+        "backbone": training.backbone,
+        "seed": training.seed,
+        "batch_size": training.data["batch_size"],
+    }
     for section in (
         training.method,
         training.schedule,
@@ -519,9 +529,12 @@ def _points(record, log, known):
 
     log = list(log)
     times = record.times([entry["iter"] for entry in log])
-    return [Metric(f"train/{key}", float(value), times[entry["iter"]], entry["iter"])
-            for entry in log for key, value in entry.items()
-            if key != "iter" and (f"train/{key}", entry["iter"]) not in known]  # fmt: skip
+    return [
+        Metric(f"train/{key}", float(value), times[entry["iter"]], entry["iter"])
+        for entry in log
+        for key, value in entry.items()
+        if key != "iter" and (f"train/{key}", entry["iter"]) not in known
+    ]
 
 
 def _scores(record):
@@ -635,8 +648,10 @@ def complete(everything):
     settled, busy, elsewhere, errors = sync(float("inf"), everything)
     if errors:
         matter, remedy = _of(errors[0])
-        raise ExperimentError(f"MLflow store {redact_uri(store_uri())}: {matter}; {len(errors)} trainings are not "
-                              f"complete in it: {remedy}")  # fmt: skip
+        raise ExperimentError(
+            f"MLflow store {redact_uri(store_uri())}: {matter}; {len(errors)} trainings are not "
+            f"complete in it: {remedy}"
+        )
     line = f"MLflow store {_store_name()}: {settled} trainings brought up to date"
     line += f", {busy} left to the processes that track them" * bool(busy)
     return line + f", {elsewhere} wait for another store: set MLFLOW_TRACKING_URI" * bool(elsewhere)
@@ -729,11 +744,16 @@ def log_report(dataset, directory, selection, scores):
         client, experiment = connect(dataset)
         for old in client.search_runs([experiment], "tags.stage = 'report'"):
             client.delete_run(old.info.run_id)
-        tags = {"stage": "report", "dataset": dataset, "mlflow.source.git.commit": git_commit(),
-                "mlflow.source.name": "stages/report.py", "mlflow.source.type": "LOCAL",
-                "mlflow.note.content": f"The newest tables, figures and page of {dataset}, as artifacts; its metrics "
-                                       "are the AP of masks of novel categories, one for each run of the tables.",
-                "tables": ",".join(selection["tables"])}  # fmt: skip
+        tags = {
+            "stage": "report",
+            "dataset": dataset,
+            "mlflow.source.git.commit": git_commit(),
+            "mlflow.source.name": "stages/report.py",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.note.content": f"The newest tables, figures and page of {dataset}, as artifacts; its metrics "
+            "are the AP of masks of novel categories, one for each run of the tables.",
+            "tables": ",".join(selection["tables"]),
+        }
         run = client.create_run(experiment, tags=tags, run_name="report").info.run_id
         now = int(time.time() * 1000)
         client.log_batch(run, [Metric(f"{PRIMARY_METRIC}/{name}", value, now, 0) for name, value in scores.items()])

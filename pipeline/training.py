@@ -157,9 +157,14 @@ def work(training, scratch, tracker=None):
     )
     images, accumulate = distributed.divide(training.data["batch_size"], training.data["images_per_gpu"])
     batches = functools.partial(
-        IterationBatchSampler, dataset.flag, images, training.seed, rank=distributed.rank(),
-        world_size=distributed.world_size(), accumulate=accumulate,
-    )  # fmt: skip
+        IterationBatchSampler,
+        dataset.flag,
+        images,
+        training.seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        accumulate=accumulate,
+    )
     config = runner_config(training, batches(0, 0).iterations_per_epoch, accumulate)
     iterations = config["runner"]["max_iters"]
 
@@ -171,8 +176,11 @@ def work(training, scratch, tracker=None):
         load_initial_weights(model, paths.initial_weights(training.dataset, training.backbone))
     model.CLASSES = dataset.CLASSES
     use_autocast(model, device, training.optimisation["precision"])
-    model = distributed.DataParallel(model.to(device)) if distributed.world_size() > 1 else build_dp(
-        model, device, device_ids=range(1))  # fmt: skip
+    model = (
+        distributed.DataParallel(model.to(device))
+        if distributed.world_size() > 1
+        else build_dp(model, device, device_ids=range(1))
+    )
     optimizer = build_optimizer(model, config["optimizer"])
     if not first:  # the others draw RoIs of their own
         seed_everything(int(np.random.SeedSequence([training.seed, distributed.rank()]).generate_state(1)[0]))
@@ -180,14 +188,21 @@ def work(training, scratch, tracker=None):
     runner = build_runner(
         config["runner"],
         default_args=dict(
-            model=model, optimizer=optimizer, work_dir=str(scratch), logger=logger, meta=None,
+            model=model,
+            optimizer=optimizer,
+            work_dir=str(scratch),
+            logger=logger,
+            meta=None,
         ),
-    )  # fmt: skip
+    )
     runner.timestamp = "mmcv"
     runner.register_training_hooks(
-        config["lr_config"], config["optimizer_config"], None, config["log_config"],
+        config["lr_config"],
+        config["optimizer_config"],
+        None,
+        config["log_config"],
         custom_hooks_config=config["custom_hooks"],
-    )  # fmt: skip
+    )
     state = latest_state(scratch)
     step = state["step"] if state else 0
     if state:
@@ -196,9 +211,18 @@ def work(training, scratch, tracker=None):
     logger.info(
         "%s seed %d: %s, %d steps of %d images (%d processes, %d iterations of %d images), %d training images, %s, "
         "state in %s",
-        training.name, training.seed, f"resumed at step {step}" if step else "fresh", iterations // accumulate,
-        training.data["batch_size"], distributed.world_size(), accumulate, images, len(dataset), device, scratch,
-    )  # fmt: skip
+        training.name,
+        training.seed,
+        f"resumed at step {step}" if step else "fresh",
+        iterations // accumulate,
+        training.data["batch_size"],
+        distributed.world_size(),
+        accumulate,
+        images,
+        len(dataset),
+        device,
+        scratch,
+    )
     loader = DataLoader(
         dataset,
         batch_sampler=batches(start, iterations),
@@ -208,7 +232,7 @@ def work(training, scratch, tracker=None):
         collate_fn=functools.partial(collate, samples_per_gpu=images),
         pin_memory=device == "cuda",
         worker_init_fn=tie_to_trainer,
-    )  # fmt: skip
+    )
     interval = training.optimisation["checkpoint_interval"]
     saving = StateHook(scratch, interval, accumulate, state and state["log"])
     runner.register_hook(saving, priority="LOWEST")
@@ -250,8 +274,12 @@ def runner_config(training, iterations_per_epoch, accumulate):
     optimisation, schedule = training.optimisation, training.schedule
     unit = iterations_per_epoch if "epochs" in schedule else accumulate
     length = schedule.get("epochs", schedule.get("iterations")) * unit
-    lr = {"by_epoch": False, "warmup": "linear", "warmup_ratio": 0.001,
-          "warmup_iters": optimisation["warmup_iterations"] * accumulate}  # fmt: skip
+    lr = {
+        "by_epoch": False,
+        "warmup": "linear",
+        "warmup_ratio": 0.001,
+        "warmup_iters": optimisation["warmup_iterations"] * accumulate,
+    }
     if optimisation["lr_policy"] == "step":
         lr |= {"policy": "step", "step": [milestone * unit for milestone in schedule["milestones"]]}
     else:
@@ -298,8 +326,11 @@ def load_initial_weights(model, path):
 def generators():
     """State of every global random generator, in types that `weights_only` loading accepts."""
     name, keys, *rest = np.random.get_state()
-    state = {"torch": torch.get_rng_state(), "python": random.getstate(),
-             "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest]}  # fmt: skip
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+    }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
@@ -325,8 +356,11 @@ def restore(runner, state):
     if len(state["generators"]) == distributed.world_size():
         restore_generators(state["generators"][distributed.rank()])
     else:
-        logger.warning("the state is of %d processes, these are %d: random numbers from here on are others",
-                       len(state["generators"]), distributed.world_size())  # fmt: skip
+        logger.warning(
+            "the state is of %d processes, these are %d: random numbers from here on are others",
+            len(state["generators"]),
+            distributed.world_size(),
+        )
 
 
 def save_state(runner, scratch, step):
@@ -335,11 +369,19 @@ def save_state(runner, scratch, step):
     if distributed.rank():
         return
     # What was not averaged into a record yet belongs to the next one.
-    log = [{key: values[-LOG_KEPT:] for key, values in history.items()}
-           for history in (runner.log_buffer.val_history, runner.log_buffer.n_history)]  # fmt: skip
+    log = [
+        {key: values[-LOG_KEPT:] for key, values in history.items()}
+        for history in (runner.log_buffer.val_history, runner.log_buffer.n_history)
+    ]
     scaler = [hook.loss_scaler.state_dict() for hook in runner.hooks if isinstance(hook, ScaledOptimizerHook)]
-    content = {"step": step, "model": runner.model.module.state_dict(), "optimizer": runner.optimizer.state_dict(),
-               "generators": states, "scaler": scaler[0] if scaler else None, "log": json.dumps(log)}  # fmt: skip
+    content = {
+        "step": step,
+        "model": runner.model.module.state_dict(),
+        "optimizer": runner.optimizer.state_dict(),
+        "generators": states,
+        "scaler": scaler[0] if scaler else None,
+        "log": json.dumps(log),
+    }
     state = serialised(content)
     files.write_bytes(scratch / f"state_{step:08d}_{digest(state)}.pth", state, durable=True)
     for old in states_of(scratch)[:-2]:
@@ -444,9 +486,12 @@ class ProgressHook(Hook):
 
     def after_train_iter(self, runner):
         if self.every_n_iters(runner, self.interval * self.accumulate) or self.is_last_iter(runner):
-            progress = {"iteration": (runner.iter + 1) // self.accumulate, "of": runner.max_iters // self.accumulate,
-                        "seconds": self.before + time.monotonic() - self.began,
-                        "processes": distributed.world_size()}  # fmt: skip
+            progress = {
+                "iteration": (runner.iter + 1) // self.accumulate,
+                "of": runner.max_iters // self.accumulate,
+                "seconds": self.before + time.monotonic() - self.began,
+                "processes": distributed.world_size(),
+            }
             files.write_json(self.path, progress)
 
 
@@ -502,7 +547,9 @@ class RunLogHook(TextLoggerHook):
 
 def publish(scratch, dataset, run, seed):
     """Copy a finished training to the DVC outputs of its run."""
-    for name, target in (("checkpoint.pth", paths.checkpoint(dataset, run, seed)),
-                         ("config.py", paths.config(dataset, run, seed)),
-                         ("log.jsonl", paths.log(dataset, run, seed))):  # fmt: skip
+    for name, target in (
+        ("checkpoint.pth", paths.checkpoint(dataset, run, seed)),
+        ("config.py", paths.config(dataset, run, seed)),
+        ("log.jsonl", paths.log(dataset, run, seed)),
+    ):
         files.copy(scratch / name, target)

@@ -22,8 +22,11 @@ def _missing(name):
 def _problem():
     """What is wrong with the interpreter and what to do, in a line; None if nothing is."""
     here = os.path.join(ROOT, ".venv", "bin", "activate")
-    activate = "run `source .venv/bin/activate`" if os.path.exists(here) else (
-        "run `make setup`, then `source .venv/bin/activate`")
+    activate = (
+        "run `source .venv/bin/activate`"
+        if os.path.exists(here)
+        else ("run `make setup`, then `source .venv/bin/activate`")
+    )
     prefix = shlex.quote(sys.prefix)
     again = f"rm -f {prefix}/.stamp && make setup VENV={prefix}"
     if sys.version_info[:2] != (3, 11):

@@ -10,8 +10,12 @@ from pipeline.cli import command
 def main():
     declared = experiments.load()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", metavar="TABLE",
-                        help=f"{', '.join(declared.tables)} or all; none keeps the choice and writes it anew")
+    parser.add_argument(
+        "tables",
+        nargs="*",
+        metavar="TABLE",
+        help=f"{', '.join(declared.tables)} or all; none keeps the choice and writes it anew",
+    )
     tables = parser.parse_args().tables or experiments.read_yaml(experiments.paths.SELECTION)["selected"]["tables"]
     selection = experiments.select(list(declared.tables) if "all" in tables else tables)
     counts = f"{len(selection['runs'])} runs, {len(selection['figures'])} figures"

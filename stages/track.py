@@ -9,9 +9,12 @@ from pipeline.cli import command
 @command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true",
-                        help="also what MLflow held already, and results whose tracking files are gone: after a change "
-                             "of store or a loss in it")  # fmt: skip
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="also what MLflow held already, and results whose tracking files are gone: after a change "
+        "of store or a loss in it",
+    )
     everything = parser.parse_args().all
     if everything:
         runs.track_results(experiments.chosen_dataset())

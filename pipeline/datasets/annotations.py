@@ -183,8 +183,12 @@ def _check_shapes(path, columns):
     ):
         return
     for number, box, area in zip(columns["id"], boxes, areas, strict=True):
-        if not (isinstance(box, list) and len(box) == 4 and NUMBERS.issuperset(map(type, box))
-                and all(map(math.isfinite, box))):  # fmt: skip
+        if not (
+            isinstance(box, list)
+            and len(box) == 4
+            and NUMBERS.issuperset(map(type, box))
+            and all(map(math.isfinite, box))
+        ):
             raise ExperimentError(
                 f"{path}: annotation {number}: bbox is {box!r}, valid: four numbers x, y, width, height; {REMEDY}"
             )
@@ -194,9 +198,7 @@ def _check_shapes(path, columns):
 
 def _check_sections(path, content):
     if content.kind is not dict:
-        raise ExperimentError(
-            f"{path}: not COCO format: a {content.kind.__name__} where an object is due; {REMEDY}"
-        )
+        raise ExperimentError(f"{path}: not COCO format: a {content.kind.__name__} where an object is due; {REMEDY}")
     for section in REQUIRED:
         if not (content.members.get(section) is ... or isinstance(content.members.get(section), list)):
             raise ExperimentError(f"{path}: not COCO format: no list '{section}'; {REMEDY}")
@@ -213,6 +215,4 @@ def check_categories(path, categories):
                 f"{expected.id} '{expected.name}'; the 80 categories have to be COCO's, in its order"
             )
     if len(categories) != len(CATEGORIES):
-        raise ExperimentError(
-            f"{path}: lists {len(categories)} categories; all of COCO's {len(CATEGORIES)} are needed"
-        )
+        raise ExperimentError(f"{path}: lists {len(categories)} categories; all of COCO's {len(CATEGORIES)} are needed")

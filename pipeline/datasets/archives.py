@@ -39,8 +39,17 @@ LONGEST_NAME = 255  # bytes of a part of a path, on all usual file systems
 # Images do not shrink when packed, annotations about five times; zeros do a thousand times.
 SWELLING, SWELLING_FREE = 100, 1 << 26  # times an archive's size; bytes for which that is no concern
 # What zipfile and its decompressors raise on damaged files, beside BadZipFile.
-DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError, OverflowError,
-           IndexError, RuntimeError)  # fmt: skip
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    struct.error,
+    ValueError,
+    OverflowError,
+    IndexError,
+    RuntimeError,
+)
 
 
 class Archive(NamedTuple):
@@ -61,26 +70,18 @@ def declared_archives(dataset, entry):
     if not isinstance(entry.get("base_url"), str):
         raise ExperimentError(f"{where}: base_url is missing; give an http(s):// or file:// URL or a folder")
     if not isinstance(entry.get("archives"), dict) or not entry["archives"]:
-        raise ExperimentError(
-            f"{where}: archives is missing; give {{relative url: {{bytes:, md5: and/or sha256:}}}}"
-        )
+        raise ExperimentError(f"{where}: archives is missing; give {{relative url: {{bytes:, md5: and/or sha256:}}}}")
     archives = []
     for name, facts in entry["archives"].items():
         if _unsafe(name):
-            raise ExperimentError(
-                f"{where}.archives: '{name}' leaves the base URL; give a plain relative path"
-            )
+            raise ExperimentError(f"{where}.archives: '{name}' leaves the base URL; give a plain relative path")
         facts = facts or {}
         checksums = {key: str(facts[key]).lower() for key in ALGORITHMS if facts.get(key)}
         if not isinstance(facts.get("bytes"), int) or not checksums:
-            raise ExperimentError(
-                f"{where}.archives: '{name}' needs bytes and at least one of {', '.join(ALGORITHMS)}"
-            )
+            raise ExperimentError(f"{where}.archives: '{name}' needs bytes and at least one of {', '.join(ALGORITHMS)}")
         for algorithm, digest in checksums.items():
             if not re.fullmatch(f"[0-9a-f]{{{2 * hashlib.new(algorithm).digest_size}}}", digest):
-                raise ExperimentError(
-                    f"{where}.archives: '{name}': {algorithm} '{digest}' is not a hex digest"
-                )
+                raise ExperimentError(f"{where}.archives: '{name}': {algorithm} '{digest}' is not a hex digest")
         archives.append(Archive(name, facts["bytes"], checksums))
     return archives
 
@@ -261,12 +262,7 @@ def require_space(folder, needed, purpose):
 def _unsafe(member):
     """Whether a member name or relative URL could lead outside the folder it is put in."""
     path = PurePosixPath(member)
-    return (
-        path.is_absolute()
-        or ".." in path.parts
-        or "\\" in member
-        or re.match(r"[A-Za-z]:", member) is not None
-    )
+    return path.is_absolute() or ".." in path.parts or "\\" in member or re.match(r"[A-Za-z]:", member) is not None
 
 
 def unpack(path, wanted, target, expected=None):

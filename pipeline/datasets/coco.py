@@ -32,8 +32,7 @@ def identify(name, entry):
     """What identifies the data of an entry, for the manifest. Raises ExperimentError for a bad entry."""
     if unknown := [key for key in entry if key not in ENTRY_KEYS]:
         raise ExperimentError(
-            f"experiments.yaml: datasets.{name}: unknown key {', '.join(unknown)}; "
-            f"valid: {', '.join(ENTRY_KEYS)}"
+            f"experiments.yaml: datasets.{name}: unknown key {', '.join(unknown)}; valid: {', '.join(ENTRY_KEYS)}"
         )
     return {"archives": {a.name: {"bytes": a.size, **a.checksums} for a in declared_archives(name, entry)}}
 
@@ -63,8 +62,9 @@ def fill(name, entry, root, downloads, check):
     if variable and os.environ.get(variable):
         if done != identity["archives"]:
             return _link(name, variable, Path(os.environ[variable]).expanduser().resolve(), root, identity)
-        logger.warning("%s is not used: the archives are unpacked in %s; move that folder away to link another one",
-                       variable, root)  # fmt: skip
+        logger.warning(
+            "%s is not used: the archives are unpacked in %s; move that folder away to link another one", variable, root
+        )
     elif variable and linked and variable not in os.environ:
         return _keep_links(name, variable, root, identity)
     refuse_others_files(root)
@@ -82,8 +82,9 @@ def _without_record(tree, archives, downloads, base_url, check):
     That is so where an earlier version unpacked and the archive was deleted; enough that what is there can be used.
     """
     recorded = contents.recorded(tree)
-    gone = [a.name for a in archives if is_remote(base_url) and a.name not in recorded
-            and not (downloads / a.name).exists()]  # fmt: skip
+    gone = [
+        a.name for a in archives if is_remote(base_url) and a.name not in recorded and not (downloads / a.name).exists()
+    ]
     try:
         for subset in SUBSETS if gone else ():
             check(tree, subset)
@@ -103,12 +104,20 @@ def _unpack_all(base_url, archives, facts, tree, downloads, keep):
     lacking = {archive: contents.differing(tree, files) for archive, files in held.items()}
     for archive, paths in lacking.items():
         if paths:
-            logger.warning("%s: %d files are missing or not as in %s, such as %s: bringing them again",
-                           tree, len(paths), archive, paths[0])  # fmt: skip
+            logger.warning(
+                "%s: %d files are missing or not as in %s, such as %s: bringing them again",
+                tree,
+                len(paths),
+                archive,
+                paths[0],
+            )
     pending = [archive for archive in archives if lacking.get(archive.name, True)]
     # What unpacking needs at once; where it is not known what an archive holds, `unpack` looks again.
-    room = sum(sum(held[a.name][path][0] for path in lacking[a.name]) if a.name in held else a.size
-               for a in pending if a.name in held or a.name not in done)  # fmt: skip
+    room = sum(
+        sum(held[a.name][path][0] for path in lacking[a.name]) if a.name in held else a.size
+        for a in pending
+        if a.name in held or a.name not in done
+    )
     contents.write_json(tree / MARKER, done)  # before the first file: what is here, we put here
     with contextlib.closing(obtain(base_url, pending, downloads, room)) as complete:
         for archive, path in complete:
@@ -182,8 +191,9 @@ def _keep_links(dataset, variable, root, identity):
                 f"{root / folder} leads to {target}, where no folder is; mount or restore it, or set {variable} to "
                 f"where the data are now; {fetch}"
             )
-    logger.info("%s is not set; going on with %s, which is linked; %s", variable, (root / FOLDERS[0]).resolve().parent,
-                fetch)  # fmt: skip
+    logger.info(
+        "%s is not set; going on with %s, which is linked; %s", variable, (root / FOLDERS[0]).resolve().parent, fetch
+    )
     return Filled(identity, root, lambda: None)
 
 
@@ -191,9 +201,7 @@ def check_whole(folder, names, advice):
     """Raise ExperimentError, which says what to do, if one of the images `names` in `folder` is cut short."""
     with ThreadPoolExecutor(READERS) as readers:
         states = readers.map(is_whole, (folder / name for name in names))
-        for name, whole in zip(
-            names, tqdm(states, total=len(names), desc=f"checking {folder.name}"), strict=True
-        ):
+        for name, whole in zip(names, tqdm(states, total=len(names), desc=f"checking {folder.name}"), strict=True):
             if not whole:
                 raise ExperimentError(
                     f"image {folder.resolve() / name} is truncated or not an image that OpenCV reads; {advice}"

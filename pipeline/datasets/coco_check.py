@@ -108,8 +108,11 @@ class Checker:
         try:
             json.dumps(header, allow_nan=False)
         except ValueError:
-            self._find(REFUSED, "NaN or Infinity outside images and annotations",
-                       "info, licenses or categories holds NaN or Infinity, which is not JSON")  # fmt: skip
+            self._find(
+                REFUSED,
+                "NaN or Infinity outside images and annotations",
+                "info, licenses or categories holds NaN or Infinity, which is not JSON",
+            )
         self._finish_categories(header["categories"])
         with open(self.path, "rb") as file:
             if file.read(3) == b"\xef\xbb\xbf":
@@ -159,12 +162,18 @@ class Checker:
                 where = f"image {_text(number)} ({_text(name)})"
                 turned = f" and to be turned by its EXIF orientation {orientation}, which is ignored"
                 if size != self.images[number]:
-                    self._find(REFUSED, "images that are stored in another size",
-                               f"{where}: is stored {size[0]}x{size[1]}{turned * (orientation != 1)}, its annotations "
-                               f"say {'x'.join(map(str, self.images[number]))}; save the pixels as they were annotated")
+                    self._find(
+                        REFUSED,
+                        "images that are stored in another size",
+                        f"{where}: is stored {size[0]}x{size[1]}{turned * (orientation != 1)}, its annotations "
+                        f"say {'x'.join(map(str, self.images[number]))}; save the pixels as they were annotated",
+                    )
                 elif orientation != 1:
-                    self._find(WARNED, "images with an EXIF orientation, which is ignored",
-                               f"{where}: orientation {orientation}")  # fmt: skip
+                    self._find(
+                        WARNED,
+                        "images with an EXIF orientation, which is ignored",
+                        f"{where}: orientation {orientation}",
+                    )
         self.refuse()
 
     def image_ids(self):
@@ -257,12 +266,16 @@ class Checker:
                 self._refuse("images without a field", f"{where} has no '{field}'")
         name, number = image["file_name"], image["id"]
         if problem := _name_problem(name):
-            self._refuse("file names that cannot be used",
-                         f"{where}: file_name is {_text(name)}, {problem}; valid: a relative path")  # fmt: skip
+            self._refuse(
+                "file names that cannot be used",
+                f"{where}: file_name is {_text(name)}, {problem}; valid: a relative path",
+            )
         self._take_id("images", number, where)
         if name in self._names:
-            self._refuse("file names that stand twice",
-                         f"{where}: file_name {_text(name)} is also that of image {_text(self._names[name])}")
+            self._refuse(
+                "file names that stand twice",
+                f"{where}: file_name {_text(name)} is also that of image {_text(self._names[name])}",
+            )
         self._names[name] = number
         size = image["width"], image["height"]
         self.images[number] = self._shared.setdefault(size, size)
@@ -270,17 +283,22 @@ class Checker:
             self._refuse("NaN or Infinity", f"{where}: {field} is NaN or Infinity, which is not JSON")
 
     def _take_id(self, section, number, where):
-        if type(number) not in (int, str, float) or number == "" or (
-            isinstance(number, float) and not math.isfinite(number)
-        ):  # fmt: skip
+        if (
+            type(number) not in (int, str, float)
+            or number == ""
+            or (isinstance(number, float) and not math.isfinite(number))
+        ):
             self._refuse("ids that are none", f"{where}: id is {_text(number)}, valid: a number or a text")
         if number in self._ids[section]:
             self._refuse("ids that stand twice", f"{section} has the id {_text(number)} twice")
         self._ids[section].add(number)
         if not (type(number) is int and 0 <= number <= LARGEST_ID):
             self.renumber.add(section)
-            self._find(MENDED, f"ids of {section} that are no whole numbers from 0 to 2^53",
-                       f"{where}: id is {_text(number)}; {section} are numbered from 1, source_id keeps theirs")
+            self._find(
+                MENDED,
+                f"ids of {section} that are no whole numbers from 0 to 2^53",
+                f"{where}: id is {_text(number)}; {section} are numbered from 1, source_id keeps theirs",
+            )
 
     # Annotations
 
@@ -323,8 +341,9 @@ class Checker:
             try:
                 again(object_pairs_hook=without_repetition)
             except MalformedJson as error:
-                self._find(REFUSED, "names that stand twice in an object",
-                           f"{section}[{position}] or soon after: {error}")  # fmt: skip
+                self._find(
+                    REFUSED, "names that stand twice in an object", f"{section}[{position}] or soon after: {error}"
+                )
         return again() if inexact or self.exact else entries
 
     def _take_ids(self, entries):
@@ -432,8 +451,10 @@ class Checker:
     def _image_of(self, entry, where):
         owner = entry["image_id"]
         if type(owner) not in (int, str, float) or owner not in self.images:
-            self._refuse("annotations of unknown images",
-                         f"{where}: unknown image_id {_text(owner)}, valid: an id that `images` lists")  # fmt: skip
+            self._refuse(
+                "annotations of unknown images",
+                f"{where}: unknown image_id {_text(owner)}, valid: an id that `images` lists",
+            )
         if type(owner) is float and abs(owner) <= LARGEST_ID and owner.is_integer():
             entry["image_id"] = int(owner)
             self._find(MENDED, "ids written as decimals", f"{where}: image_id is {_text(owner)}")
@@ -445,8 +466,10 @@ class Checker:
             entry["category_id"] = category = int(category)
             self._find(MENDED, "ids written as decimals", f"{where}: category_id")
         if type(category) is not int or category not in CATEGORY_IDS:
-            self._refuse("annotations of unknown categories",
-                         f"{where}: unknown category_id {_text(category)}, valid: an id that `categories` lists")
+            self._refuse(
+                "annotations of unknown categories",
+                f"{where}: unknown category_id {_text(category)}, valid: an id that `categories` lists",
+            )
 
     def _flag(self, entry, field, where, absent):
         value = entry.get(field)
@@ -458,28 +481,43 @@ class Checker:
             entry[field] = int(value)
             self._find(MENDED, f"'{field}' that is true, false or a decimal", f"{where}: {_text(value)}")
         elif type(value) is not int or value not in (0, 1):
-            self._refuse(f"'{field}' that is neither 0 nor 1",
-                         f"{where}: {field} is {_text(value)}, valid: 0, 1, true, false or absent")  # fmt: skip
+            self._refuse(
+                f"'{field}' that is neither 0 nor 1",
+                f"{where}: {field} is {_text(value)}, valid: 0, 1, true, false or absent",
+            )
 
     def _box(self, entry, where, size):
         """Give x1, y1, x2, y2 of the box."""
         box = entry["bbox"]
         if not (isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)):
-            self._refuse("boxes that are not four numbers",
-                         f"{where}: bbox is {_text(box)}, valid: four numbers x, y, width, height")  # fmt: skip
+            self._refuse(
+                "boxes that are not four numbers",
+                f"{where}: bbox is {_text(box)}, valid: four numbers x, y, width, height",
+            )
         if not all(-LARGEST_BOX <= value <= LARGEST_BOX for value in box):  # also NaN
-            self._refuse("boxes that are not finite or not on any image",
-                         f"{where}: bbox is {_text(box)}, valid: finite numbers of pixels")  # fmt: skip
+            self._refuse(
+                "boxes that are not finite or not on any image",
+                f"{where}: bbox is {_text(box)}, valid: finite numbers of pixels",
+            )
         x, y, width, height = box
         if width < 1 or height < 1:
-            self._find(WARNED, "boxes below one pixel or of negative size, which training skips",
-                       f"{where}: bbox is {_text(box)}")  # fmt: skip
+            self._find(
+                WARNED,
+                "boxes below one pixel or of negative size, which training skips",
+                f"{where}: bbox is {_text(box)}",
+            )
         elif x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
-            self._find(WARNED, "boxes outside the image, which training skips",
-                       f"{where}: bbox is {_text(box)}, the image {size[0]}x{size[1]}")  # fmt: skip
+            self._find(
+                WARNED,
+                "boxes outside the image, which training skips",
+                f"{where}: bbox is {_text(box)}, the image {size[0]}x{size[1]}",
+            )
         elif x < -SLACK or y < -SLACK or x + width > size[0] + SLACK or y + height > size[1] + SLACK:
-            self._find(WARNED, "boxes that reach beyond the image (perhaps x1, y1, x2, y2), which are clipped",
-                       f"{where}: bbox is {_text(box)}, the image {size[0]}x{size[1]}")  # fmt: skip
+            self._find(
+                WARNED,
+                "boxes that reach beyond the image (perhaps x1, y1, x2, y2), which are clipped",
+                f"{where}: bbox is {_text(box)}, the image {size[0]}x{size[1]}",
+            )
         if max(size) > 1 and min(x, y) >= 0 and 0 < x + width <= 1 and 0 < y + height <= 1:
             self._find_in_first_pixel(where, f"bbox is {_text(box)}")
         return x, y, x + width, y + height
@@ -501,42 +539,62 @@ class Checker:
         if isinstance(mask, dict):
             return self._run_lengths(mask, where, size)
         if not isinstance(mask, list):
-            self._refuse("segmentations of another type", f"{where}: segmentation is {_text(mask)}, "
-                         "valid: a list of polygons, or run lengths {size, counts}")  # fmt: skip
+            self._refuse(
+                "segmentations of another type",
+                f"{where}: segmentation is {_text(mask)}, valid: a list of polygons, or run lengths {{size, counts}}",
+            )
         return self._polygons(entry, mask, where, size)
 
     def _polygons(self, entry, polygons, where, size):
         if all(type(value) in (int, float) for value in polygons):
-            self._refuse("polygons that are not in a list of polygons", f"{where}: segmentation is a list of "
-                         f"{len(polygons)} numbers, valid: a list of polygons [[x1, y1, x2, y2, x3, y3, ...], ...]")
+            self._refuse(
+                "polygons that are not in a list of polygons",
+                f"{where}: segmentation is a list of "
+                f"{len(polygons)} numbers, valid: a list of polygons [[x1, y1, x2, y2, x3, y3, ...], ...]",
+            )
         whole = []
         for polygon in polygons:
             if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
-                self._refuse("polygons that are no lists of numbers", f"{where}: a polygon is {_text(polygon)}, "
-                             "valid: a list of numbers x1, y1, x2, y2, ...")  # fmt: skip
+                self._refuse(
+                    "polygons that are no lists of numbers",
+                    f"{where}: a polygon is {_text(polygon)}, valid: a list of numbers x1, y1, x2, y2, ...",
+                )
             if len(polygon) % 2:
-                self._refuse("polygons with an odd number of coordinates", f"{where}: a polygon has {len(polygon)} "
-                             "numbers, valid: an even number, x and y of each point")  # fmt: skip
+                self._refuse(
+                    "polygons with an odd number of coordinates",
+                    f"{where}: a polygon has {len(polygon)} numbers, valid: an even number, x and y of each point",
+                )
             if len(polygon) >= 6:
                 whole.append(polygon)
         if not whole:
-            self._refuse("polygons of fewer than three points", f"{where}: a polygon has {len(polygons[0])} numbers, "
-                         "valid: at least 6, x and y of three points")  # fmt: skip
+            self._refuse(
+                "polygons of fewer than three points",
+                f"{where}: a polygon has {len(polygons[0])} numbers, valid: at least 6, x and y of three points",
+            )
         points = np.array(list(chain.from_iterable(whole)), dtype=np.float64).reshape(-1, 2)
         image = np.array(size)
         if not (np.isfinite(points).all() and (points >= -FAR * image).all() and (points <= (1 + FAR) * image).all()):
-            self._refuse("polygons that are not finite or far outside the image", f"{where}: a polygon reaches from "
-                         f"{_point(points.min(0))} to {_point(points.max(0))}, the image is {size[0]}x{size[1]}")
+            self._refuse(
+                "polygons that are not finite or far outside the image",
+                f"{where}: a polygon reaches from "
+                f"{_point(points.min(0))} to {_point(points.max(0))}, the image is {size[0]}x{size[1]}",
+            )
         if len(whole) < len(polygons):
             entry["segmentation"] = whole
             self._find(DROPPED, "parts of masks with fewer than three points", where)
         (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
         if x2 <= 0 or y2 <= 0 or x1 >= size[0] or y1 >= size[1]:
-            self._refuse("masks outside the image", f"{where}: its mask reaches from {_point((x1, y1))} to "
-                         f"{_point((x2, y2))}, the image is {size[0]}x{size[1]}")  # fmt: skip
+            self._refuse(
+                "masks outside the image",
+                f"{where}: its mask reaches from {_point((x1, y1))} to "
+                f"{_point((x2, y2))}, the image is {size[0]}x{size[1]}",
+            )
         if x1 < -SLACK or y1 < -SLACK or x2 > size[0] + SLACK or y2 > size[1] + SLACK:
-            self._find(WARNED, "masks that reach beyond the image, which are clipped",
-                       f"{where}: to {_point((x2, y2))}, the image is {size[0]}x{size[1]}")  # fmt: skip
+            self._find(
+                WARNED,
+                "masks that reach beyond the image, which are clipped",
+                f"{where}: to {_point((x2, y2))}, the image is {size[0]}x{size[1]}",
+            )
         if max(size) > 1 and min(x1, y1) >= 0 and x2 <= 1 and y2 <= 1:
             self._find_in_first_pixel(where, f"its mask reaches from {_point((x1, y1))} to {_point((x2, y2))}")
         if len(whole) == 1 and len(points) in (4, 5) and _is_rectangle(points):
@@ -547,21 +605,31 @@ class Checker:
     def _run_lengths(self, mask, where, size):
         width, height = size
         if mask.get("size") != [height, width] or not all(type(side) is int for side in mask["size"]):
-            self._refuse("run lengths of another size than the image", f"{where}: size of its run lengths is "
-                         f"{_text(mask.get('size'))}, valid: [height, width] = [{height}, {width}]")  # fmt: skip
+            self._refuse(
+                "run lengths of another size than the image",
+                f"{where}: size of its run lengths is "
+                f"{_text(mask.get('size'))}, valid: [height, width] = [{height}, {width}]",
+            )
         counts = mask.get("counts")
         if isinstance(counts, str):
             counts = decoded_counts(counts)
             if counts is None:
-                self._refuse("compressed run lengths that cannot be decoded",
-                             f"{where}: counts is {_text(mask['counts'])}, valid: as pycocotools.mask.encode gives it")
+                self._refuse(
+                    "compressed run lengths that cannot be decoded",
+                    f"{where}: counts is {_text(mask['counts'])}, valid: as pycocotools.mask.encode gives it",
+                )
         if not isinstance(counts, list) or not {int}.issuperset(map(type, counts)):
-            self._refuse("run lengths that are no whole numbers",
-                         f"{where}: counts is {_text(counts)}, valid: a list of whole numbers, or a text")  # fmt: skip
+            self._refuse(
+                "run lengths that are no whole numbers",
+                f"{where}: counts is {_text(counts)}, valid: a list of whole numbers, or a text",
+            )
         if sum(counts) != height * width or min(counts) < 0:
             least = f", the least is {min(counts)}" if min(counts, default=0) < 0 else ""
-            self._refuse("run lengths that do not add up", f"{where}: counts of its run lengths sum to {sum(counts)}"
-                         f"{least}, valid: height*width = {height * width}, each at least 0")  # fmt: skip
+            self._refuse(
+                "run lengths that do not add up",
+                f"{where}: counts of its run lengths sum to {sum(counts)}"
+                f"{least}, valid: height*width = {height * width}, each at least 0",
+            )
         counts = np.array(counts, dtype=np.int64)
         ends = np.cumsum(counts)
         starts, ends = (ends - counts)[1::2], ends[1::2]
@@ -586,18 +654,27 @@ class Checker:
             return
         across, down = min(x2, box[2]) - max(x1, box[0]), min(y2, box[3]) - max(y1, box[1])
         if across < -SLACK or down < -SLACK:
-            self._refuse("masks outside their box", f"{where}: its mask reaches from {_point((x1, y1))} to "
-                         f"{_point((x2, y2))}, bbox is {_text(entry['bbox'])}, valid: a box around the mask")
+            self._refuse(
+                "masks outside their box",
+                f"{where}: its mask reaches from {_point((x1, y1))} to "
+                f"{_point((x2, y2))}, bbox is {_text(entry['bbox'])}, valid: a box around the mask",
+            )
         both = (x2 - x1) * (y2 - y1) + (box[2] - box[0]) * (box[3] - box[1])
         common = max(across, 0) * max(down, 0)
         x, y, width, height = entry["bbox"]
         if x1 > 2 * SLACK and max(abs(x - x1), abs(y - y1), abs(width - x2), abs(height - y2)) <= 2 * SLACK:
-            self._find(WARNED, "boxes that look like x1, y1, x2, y2 of their mask, valid: x, y, width, height",
-                       f"{where}: bbox is {_text(entry['bbox'])}")  # fmt: skip
+            self._find(
+                WARNED,
+                "boxes that look like x1, y1, x2, y2 of their mask, valid: x, y, width, height",
+                f"{where}: bbox is {_text(entry['bbox'])}",
+            )
         elif common < AGREEMENT * (both - common) and max(x2 - x1, y2 - y1) > 4 * SLACK:
-            self._find(WARNED, "boxes that differ from the extent of their mask",
-                       f"{where}: bbox is {_text(entry['bbox'])}, its mask reaches from {_point((x1, y1))} to "
-                       f"{_point((x2, y2))}")  # fmt: skip
+            self._find(
+                WARNED,
+                "boxes that differ from the extent of their mask",
+                f"{where}: bbox is {_text(entry['bbox'])}, its mask reaches from {_point((x1, y1))} to "
+                f"{_point((x2, y2))}",
+            )
 
     def _area(self, entry, where, mask):
         area = entry.get("area")
@@ -610,8 +687,11 @@ class Checker:
         if area == measured:
             return
         entry["area"] = measured
-        self._find(MENDED, "areas that are missing, not positive or not finite, computed from the mask",
-                   f"{where}: area {'is ' + _text(area) if 'area' in entry else 'is missing'}, now {measured}")
+        self._find(
+            MENDED,
+            "areas that are missing, not positive or not finite, computed from the mask",
+            f"{where}: area {'is ' + _text(area) if 'area' in entry else 'is missing'}, now {measured}",
+        )
 
 
 def _plain_polygons(points, lengths, counts, corners, sizes):
@@ -823,7 +903,9 @@ def table(findings_by_file):
             lines += ["Nothing.", ""]
             continue
         rows = [(kind, str(each.count), each.example, each.done) for kind, each in findings.items()]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-                  for row in (HEADERS, [":--", "--:", ":--", ":--"], *rows)]  # fmt: skip
+        lines += [
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+            for row in (HEADERS, [":--", "--:", ":--", ":--"], *rows)
+        ]
         lines.append("")
     return "\n".join(lines)

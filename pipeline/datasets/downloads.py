@@ -53,9 +53,13 @@ def download(url, size, part, name, stop):
     have = part.stat().st_size if part.exists() else 0
     session = requests.Session()
     retry = Retry(
-        ATTEMPTS, connect=2, backoff_factor=BACKOFF, backoff_max=PATIENCE, status_forcelist=TRANSIENT,
+        ATTEMPTS,
+        connect=2,
+        backoff_factor=BACKOFF,
+        backoff_max=PATIENCE,
+        status_forcelist=TRANSIENT,
         retry_after_max=PATIENCE,
-    )  # fmt: skip
+    )
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry))
     stalled, furthest = retry, have  # the adapter retries requests; these count bodies that broke off

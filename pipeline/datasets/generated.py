@@ -71,12 +71,23 @@ def _gear():
 
 
 def _quadruped():
-    # fmt: off
-    return np.array([
-        (-1, -0.35), (0.3, -0.35), (0.45, -1), (1, -0.85), (1, -0.5), (0.78, -0.5),  # back, head
-        (0.7, 0.2), (0.7, 1), (0.36, 1), (0.36, 0.25), (-0.58, 0.25), (-0.58, 1), (-0.92, 1),  # legs
-    ])
-    # fmt: on
+    return np.array(
+        [
+            (-1, -0.35),
+            (0.3, -0.35),
+            (0.45, -1),
+            (1, -0.85),
+            (1, -0.5),
+            (0.78, -0.5),  # back, head
+            (0.7, 0.2),
+            (0.7, 1),
+            (0.36, 1),
+            (0.36, 0.25),
+            (-0.58, 0.25),
+            (-0.58, 1),
+            (-0.92, 1),  # legs
+        ]
+    )
 
 
 def _bitten_disc():
@@ -223,11 +234,7 @@ class Figure:
 
     def unit_frame(self, rows, columns):
         """Coordinates x, y in the unit frame of the pixel centres in a crop, float32 [h, w] each."""
-        x = (
-            np.arange(columns.start, columns.stop, dtype=np.float32)[None, :]
-            + 0.5
-            - np.float32(self.centre[0])
-        )
+        x = np.arange(columns.start, columns.stop, dtype=np.float32)[None, :] + 0.5 - np.float32(self.centre[0])
         y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + 0.5 - np.float32(self.centre[1])
         (cos, _), (sin, _) = self.rotation.astype(np.float32) / np.float32(self.scale)
         return x * cos + y * sin, y * cos - x * sin
@@ -248,9 +255,7 @@ def _put_on_top(figures, new):
         visible, box = figure.visible, figure.box
         if box_iou(figure.box, new.box) > 0:
             visible = figure.visible & ~new.mask
-            if cv2.countNonZero(visible) < (1 - MAX_COVERED) * cv2.countNonZero(figure.mask) or not _whole(
-                visible
-            ):
+            if cv2.countNonZero(visible) < (1 - MAX_COVERED) * cv2.countNonZero(figure.mask) or not _whole(visible):
                 return False
             box = bounding_box(visible)
         changes.append((visible, box))
@@ -367,8 +372,7 @@ def check_spec(spec):
     """Refuse a spec that is not fully and sensibly given (ExperimentError)."""
     if set(spec) != set(SPEC_KEYS):
         raise ExperimentError(
-            f"a generated dataset needs exactly the keys {', '.join(SPEC_KEYS)}, "
-            f"got {', '.join(map(str, spec))}"
+            f"a generated dataset needs exactly the keys {', '.join(SPEC_KEYS)}, got {', '.join(map(str, spec))}"
         )
     if spec["version"] != VERSION:
         raise ExperimentError(f"unknown generator version {spec['version']!r}; valid: {VERSION}")
@@ -377,9 +381,7 @@ def check_spec(spec):
     for key, (low, high) in bounds.items():
         value = spec[key]
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ExperimentError(
-                f"generated dataset: {key} is {value!r}; valid: whole numbers from {low} to {high}"
-            )
+            raise ExperimentError(f"generated dataset: {key} is {value!r}; valid: whole numbers from {low} to {high}")
 
 
 def generate(spec, images_dir, annotations_dir):
@@ -413,9 +415,7 @@ def generate(spec, images_dir, annotations_dir):
             content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
             (folder / name).write_bytes(content)
             digest.update(content)
-            images.append(
-                {"id": image_id, "file_name": name, "width": image.shape[1], "height": image.shape[0]}
-            )
+            images.append({"id": image_id, "file_name": name, "width": image.shape[1], "height": image.shape[0]})
             annotations += [
                 {
                     "id": image_id * OBJECTS_PER_IMAGE + position,

@@ -18,8 +18,23 @@ WHOLE = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82
 TAIL = 64
 BROKEN = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)  # Pillow's
 # Of what OpenCV reads. Other files beside the images of an archive stay packed.
-SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "tif", "tiff", "jp2", "ppm", "pgm", "gif",
-            "avif")  # fmt: skip
+SUFFIXES = (
+    "jpg",
+    "jpeg",
+    "jpe",
+    "jfif",
+    "png",
+    "webp",
+    "bmp",
+    "dib",
+    "tif",
+    "tiff",
+    "jp2",
+    "ppm",
+    "pgm",
+    "gif",
+    "avif",
+)
 
 
 def is_whole(path):

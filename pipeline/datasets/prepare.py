@@ -190,8 +190,10 @@ def _check_subset(root, subset):
             checker,
         )
         if not names or not checker.objects:
-            raise ExperimentError(f"{path}: lists {len(names)} images and {checker.objects} annotations: nothing to "
-                                  f"train or to evaluate on; {REMEDY}")  # fmt: skip
+            raise ExperimentError(
+                f"{path}: lists {len(names)} images and {checker.objects} annotations: nothing to "
+                f"train or to evaluate on; {REMEDY}"
+            )
     except ExperimentError as error:
         if not contents.managed(root) or not str(error).endswith(REMEDY):
             raise

@@ -118,19 +118,23 @@ class PartialAnnotations:
         """Raise ExperimentError if filters leave no image, or no mask of a base object, and say which."""
         statistics = self.statistics
         if not statistics.trainable_images():
-            raise ExperimentError(f"{self.path}: nothing to train on: of {len(statistics.sizes)} images "
-                                  f"{statistics.small_images()} are smaller than {SMALLEST_IMAGE} pixels on a side, "
-                                  "the others show no object that training uses "
-                                  f"({statistics.skipped('base', 'novel')}); use other images or another direction")
+            raise ExperimentError(
+                f"{self.path}: nothing to train on: of {len(statistics.sizes)} images "
+                f"{statistics.small_images()} are smaller than {SMALLEST_IMAGE} pixels on a side, "
+                "the others show no object that training uses "
+                f"({statistics.skipped('base', 'novel')}); use other images or another direction"
+            )
         if "base" not in self.groups.values() or (with_mask and statistics.total("base")):
             return
         if not statistics.total("base", also_skipped=True):
             logger.warning("%s: no object is of a base category, so no mask is trained", self.path)
             return
         count = statistics.total("base", also_skipped=True)
-        raise ExperimentError(f"{self.path}: no base mask left to train on: {count} objects are of base categories, "
-                              f"{statistics.skipped('base')}, masks with a pixel: {with_mask}; correct your file and "
-                              "run `python -m stages.download`, or use another direction")  # fmt: skip
+        raise ExperimentError(
+            f"{self.path}: no base mask left to train on: {count} objects are of base categories, "
+            f"{statistics.skipped('base')}, masks with a pixel: {with_mask}; correct your file and "
+            "run `python -m stages.download`, or use another direction"
+        )
 
     def _write_images(self, file, images, again):
         self.statistics.add_images(images, again)

@@ -96,8 +96,14 @@ def dvc(*targets, single=False, force=False, echo=False, environment=None):
 def changed_stages():
     """Names of the DVC stages that are not as their inputs say. Raises ExperimentError if DVC cannot tell."""
     _require_lock_file()
-    asked = subprocess.run(command("status", "--json"), cwd=paths.ROOT, capture_output=True, text=True, check=False,
-                           preexec_fn=tie_to_parent)  # fmt: skip
+    asked = subprocess.run(
+        command("status", "--json"),
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=tie_to_parent,
+    )
     with contextlib.suppress(ValueError):
         if not asked.returncode:
             return set(json.loads(asked.stdout))
@@ -117,8 +123,9 @@ def _require_lock_file():
         return
     remedy = FORGET
     if found == lockfile.CONFLICTS:
-        unmerged = subprocess.run(["git", "ls-files", "--unmerged", "dvc.lock"], cwd=paths.ROOT, capture_output=True,
-                                  check=False).stdout  # fmt: skip
+        unmerged = subprocess.run(
+            ["git", "ls-files", "--unmerged", "dvc.lock"], cwd=paths.ROOT, capture_output=True, check=False
+        ).stdout
         if unmerged:
             remedy = "run `git checkout --ours dvc.lock` (or --theirs), then `git add dvc.lock`, and this command again"
     raise ExperimentError(f"dvc.lock: {found}; {remedy}")

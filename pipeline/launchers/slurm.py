@@ -118,21 +118,34 @@ class Slurm:
         record.unlink(missing_ok=True)
         step.log.unlink(missing_ok=True)
         options = {
-            "job-name": self.name + step.name, "chdir": paths.ROOT, "output": str(step.log).replace("%", "%%"),
-            "open-mode": "append", "export": "ALL", "kill-on-invalid-dep": "yes", "nodes": step.nodes,
-            "ntasks-per-node": 1, "signal": f"B:USR1@{self.options['warning_seconds']}",
-        } | {key.replace("_", "-"): self.options[key] for key in OPTIONS if key in self.options}  # fmt: skip
+            "job-name": self.name + step.name,
+            "chdir": paths.ROOT,
+            "output": str(step.log).replace("%", "%%"),
+            "open-mode": "append",
+            "export": "ALL",
+            "kill-on-invalid-dep": "yes",
+            "nodes": step.nodes,
+            "ntasks-per-node": 1,
+            "signal": f"B:USR1@{self.options['warning_seconds']}",
+        } | {key.replace("_", "-"): self.options[key] for key in OPTIONS if key in self.options}
         if "gres" in self.options:
             options["gres"] = f"{self.options['gres']}:{step.processes}"
         if after:
             options["dependency"] = ",".join(after)
         prologue = "\n".join(self.options.get("prologue", []))
         answer = _slurm(
-            "sbatch", "--parsable", "--requeue", *(f"--{key}={value}" for key, value in options.items()),
-            *self.options.get("extra", []), str(SCRIPT), str(Path(sys.executable).parent), str(record),
-            str(self.options["restarts"]), *line,
+            "sbatch",
+            "--parsable",
+            "--requeue",
+            *(f"--{key}={value}" for key, value in options.items()),
+            *self.options.get("extra", []),
+            str(SCRIPT),
+            str(Path(sys.executable).parent),
+            str(record),
+            str(self.options["restarts"]),
+            *line,
             env=os.environ | step.environment | {"CONTRASTMASK_PROLOGUE": prologue},
-        )  # fmt: skip
+        )
         job = int(answer.strip().splitlines()[-1].split(";")[0])
         with contextlib.suppress(FileExistsError), record.open("x") as file:  # it may already run and have said so
             file.write(str(job))
@@ -207,9 +220,7 @@ def _digest(path):
 def _slurm(*command, **options):
     """The output of a Slurm command. Raises ExperimentError, one line, if it fails or does not answer."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS, **options
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS, **options)
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
         raise ExperimentError(f"{command[0]}: {type(error).__name__}") from None
     if done.returncode:

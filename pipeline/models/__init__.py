@@ -33,8 +33,12 @@ def model_config(knobs: Knobs, method: dict, architecture: Architecture, backbon
     return {
         "type": "MaskRCNN",
         "backbone": dict(backbone),
-        "neck": {"type": "FPN", "in_channels": _stage_channels(backbone), "out_channels": architecture.neck_channels,
-                 "num_outs": len(architecture.strides)},
+        "neck": {
+            "type": "FPN",
+            "in_channels": _stage_channels(backbone),
+            "out_channels": architecture.neck_channels,
+            "num_outs": len(architecture.strides),
+        },
         "rpn_head": _rpn_head(architecture),
         "roi_head": _roi_head(knobs, method, architecture, num_classes),
         "train_cfg": _train_cfg(architecture),
@@ -57,8 +61,12 @@ def _rpn_head(arch):
         "type": "RPNHead",
         "in_channels": arch.neck_channels,
         "feat_channels": arch.neck_channels,
-        "anchor_generator": {"type": "AnchorGenerator", "scales": list(arch.anchor_scales),
-                             "ratios": list(arch.anchor_ratios), "strides": list(arch.strides)},
+        "anchor_generator": {
+            "type": "AnchorGenerator",
+            "scales": list(arch.anchor_scales),
+            "ratios": list(arch.anchor_ratios),
+            "strides": list(arch.strides),
+        },
         "bbox_coder": _box_coder([1.0, 1.0, 1.0, 1.0]),
         "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 1.0},
         "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
@@ -70,7 +78,7 @@ def _roi_extractor(arch, size):
         "type": "SingleRoIExtractor",
         "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": arch.sampling_ratio},
         "out_channels": arch.neck_channels,
-        "featmap_strides": list(arch.strides[:arch.roi_levels]),
+        "featmap_strides": list(arch.strides[: arch.roi_levels]),
         "finest_scale": arch.finest_scale,
     }
 
@@ -152,44 +160,84 @@ def _cl_head(knobs, arch, join_channels):
         "detach_queries": knobs.detach_queries,
         "loss_scale": knobs.loss_scale,
         "loss_weight": knobs.cl_loss_weight,
-        "rule": {"delta": knobs.delta, "key_scale": knobs.cl_key_scale, "threshold": knobs.cam_threshold,
-                 "tiny_mask_fallback": knobs.tiny_mask_fallback, "hard_easy_rule": knobs.hard_easy_rule,
-                 "min_keys": knobs.min_keys},
+        "rule": {
+            "delta": knobs.delta,
+            "key_scale": knobs.cl_key_scale,
+            "threshold": knobs.cam_threshold,
+            "tiny_mask_fallback": knobs.tiny_mask_fallback,
+            "hard_easy_rule": knobs.hard_easy_rule,
+            "min_keys": knobs.min_keys,
+        },
         "sampling_rule": {"sigma": knobs.sigma, "rounding": knobs.sample_rounding, "order": knobs.sampling_order},
         # A query of its own for each RoI meets that RoI's keys only (Table 7).
-        "form": {"tau_easy": knobs.tau_easy, "tau_hard": knobs.tau_hard, "similarity": knobs.loss_similarity,
-                 "denominator": knobs.loss_denominator,
-                 "pooling": knobs.key_pooling if knobs.query_sharing else "roi"},
+        "form": {
+            "tau_easy": knobs.tau_easy,
+            "tau_hard": knobs.tau_hard,
+            "similarity": knobs.loss_similarity,
+            "denominator": knobs.loss_denominator,
+            "pooling": knobs.key_pooling if knobs.query_sharing else "roi",
+        },
     }
 
 
 def _sampler(samples, positive_fraction, add_gt):
-    return {"type": "RandomSampler", "num": samples, "pos_fraction": positive_fraction, "neg_pos_ub": -1,
-            "add_gt_as_proposals": add_gt}
+    return {
+        "type": "RandomSampler",
+        "num": samples,
+        "pos_fraction": positive_fraction,
+        "neg_pos_ub": -1,
+        "add_gt_as_proposals": add_gt,
+    }
 
 
 def _assigner(positive_iou, negative_iou, min_positive_iou):
-    return {"type": "MaxIoUAssigner", "pos_iou_thr": positive_iou, "neg_iou_thr": negative_iou,
-            "min_pos_iou": min_positive_iou, "match_low_quality": True, "ignore_iof_thr": -1}
+    return {
+        "type": "MaxIoUAssigner",
+        "pos_iou_thr": positive_iou,
+        "neg_iou_thr": negative_iou,
+        "min_pos_iou": min_positive_iou,
+        "match_low_quality": True,
+        "ignore_iof_thr": -1,
+    }
 
 
 def _train_cfg(arch):
     return {
-        "rpn": {"assigner": _assigner(arch.rpn_positive_iou, arch.rpn_negative_iou, arch.rpn_negative_iou),
-                "sampler": _sampler(arch.rpn_samples, arch.rpn_positive_fraction, False),
-                "allowed_border": -1, "pos_weight": -1, "debug": False},
-        "rpn_proposal": {"nms_pre": arch.rpn_pre_nms, "max_per_img": arch.rpn_post_nms,
-                         "nms": {"type": "nms", "iou_threshold": arch.rpn_nms_iou}, "min_bbox_size": 0},
-        "rcnn": {"assigner": _assigner(arch.rcnn_positive_iou, arch.rcnn_positive_iou, arch.rcnn_positive_iou),
-                 "sampler": _sampler(arch.rcnn_samples, arch.rcnn_positive_fraction, True),
-                 "mask_size": 2 * arch.mask_roi_size, "pos_weight": -1, "debug": False},
+        "rpn": {
+            "assigner": _assigner(arch.rpn_positive_iou, arch.rpn_negative_iou, arch.rpn_negative_iou),
+            "sampler": _sampler(arch.rpn_samples, arch.rpn_positive_fraction, False),
+            "allowed_border": -1,
+            "pos_weight": -1,
+            "debug": False,
+        },
+        "rpn_proposal": {
+            "nms_pre": arch.rpn_pre_nms,
+            "max_per_img": arch.rpn_post_nms,
+            "nms": {"type": "nms", "iou_threshold": arch.rpn_nms_iou},
+            "min_bbox_size": 0,
+        },
+        "rcnn": {
+            "assigner": _assigner(arch.rcnn_positive_iou, arch.rcnn_positive_iou, arch.rcnn_positive_iou),
+            "sampler": _sampler(arch.rcnn_samples, arch.rcnn_positive_fraction, True),
+            "mask_size": 2 * arch.mask_roi_size,
+            "pos_weight": -1,
+            "debug": False,
+        },
     }
 
 
 def _test_cfg(arch):
     return {
-        "rpn": {"nms_pre": arch.rpn_test_pre_nms, "max_per_img": arch.rpn_post_nms,
-                "nms": {"type": "nms", "iou_threshold": arch.rpn_nms_iou}, "min_bbox_size": 0},
-        "rcnn": {"score_thr": arch.score_threshold, "nms": {"type": "nms", "iou_threshold": arch.nms_iou},
-                 "max_per_img": arch.max_detections, "mask_thr_binary": arch.mask_threshold},
+        "rpn": {
+            "nms_pre": arch.rpn_test_pre_nms,
+            "max_per_img": arch.rpn_post_nms,
+            "nms": {"type": "nms", "iou_threshold": arch.rpn_nms_iou},
+            "min_bbox_size": 0,
+        },
+        "rcnn": {
+            "score_thr": arch.score_threshold,
+            "nms": {"type": "nms", "iou_threshold": arch.nms_iou},
+            "max_per_img": arch.max_detections,
+            "mask_thr_binary": arch.mask_threshold,
+        },
     }

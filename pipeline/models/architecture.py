@@ -75,8 +75,9 @@ class Architecture:
 
     def __post_init__(self):
         if not 1 <= self.roi_levels <= len(self.strides):
-            raise ExperimentError(f"architecture: roi_levels is {self.roi_levels}; valid: 1 to {len(self.strides)}, "
-                                  "the number of strides")
+            raise ExperimentError(
+                f"architecture: roi_levels is {self.roi_levels}; valid: 1 to {len(self.strides)}, the number of strides"
+            )
 
     @classmethod
     def from_mapping(cls, overrides: dict) -> "Architecture":

@@ -82,9 +82,14 @@ def draw_partition(dataset, arrays, count):
         crop.mask(partition)
         for axis in (picture, cam, partition):
             crop.box(axis)
-    _legend(figure, [Patch(facecolor=colour, edgecolor="#444444", linewidth=0.4, label=side)
-                     for side, colour in style.SIDE_COLOURS.items()]
-            + [Line2D([], [], color="black", linewidth=0.9, label="outline of the true mask")])  # fmt: skip
+    _legend(
+        figure,
+        [
+            Patch(facecolor=colour, edgecolor="#444444", linewidth=0.4, label=side)
+            for side, colour in style.SIDE_COLOURS.items()
+        ]
+        + [Line2D([], [], color="black", linewidth=0.9, label="outline of the true mask")],
+    )
     _colour_bar(figure)
     return figure, (
         f"{_listed(arrays, chosen)} CAM of the object's category, scaled to [0, 1]; partition into foreground, "
@@ -104,18 +109,24 @@ def draw_keys(dataset, arrays, count):
         crop.show(picture, faded=False)
         for axis, first in ((easy, 0), (hard, 2)):
             crop.show(axis)
-            crop.cells(axis, key_colours(arrays["candidates"][index, first : first + 2],
-                                         arrays["keys"][index, first : first + 2]))  # fmt: skip
+            crop.cells(
+                axis,
+                key_colours(arrays["candidates"][index, first : first + 2], arrays["keys"][index, first : first + 2]),
+            )
             crop.frame_cells(axis, arrays["keys"][index, first : first + 2].any(0))
             crop.mask(axis)
         for axis in (picture, easy, hard):
             crop.box(axis)
     sides = list(style.SIDE_COLOURS.values())[:2]
-    _legend(figure, [
-        Patch(facecolor=_on_grey(colour, opacity), edgecolor="#444444", linewidth=0.4, label=f"{name}, {what}")
-        for colour, name in zip(sides, ("positive", "negative"), strict=True)
-        for opacity, what in ((1, "sampled"), (CANDIDATE, "candidate"))
-    ] + [Line2D([], [], color="black", linewidth=0.9, label="outline of the true mask")])  # fmt: skip
+    _legend(
+        figure,
+        [
+            Patch(facecolor=_on_grey(colour, opacity), edgecolor="#444444", linewidth=0.4, label=f"{name}, {what}")
+            for colour, name in zip(sides, ("positive", "negative"), strict=True)
+            for opacity, what in ((1, "sampled"), (CANDIDATE, "candidate"))
+        ]
+        + [Line2D([], [], color="black", linewidth=0.9, label="outline of the true mask")],
+    )
     share = arrays["kept"].mean()
     return figure, (
         f"{_listed(arrays, chosen, 'that take part in the loss')} Candidate and sampled keys on the {_size(arrays)} "
@@ -177,8 +188,9 @@ class Crop:
         x1, y1, x2, y2 = self.frame
         colour, line = style.GROUP_COLOURS[self.group], style.GROUP_LINES[self.group]
         for stroke, width, dashes in (("white", 1.8, "-"), (colour, 1.1, line)):
-            axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=stroke, linewidth=width,
-                                     linestyle=dashes))  # fmt: skip
+            axis.add_patch(
+                Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=stroke, linewidth=width, linestyle=dashes)
+            )
 
     def frame_cells(self, axis, cells):
         """Draw a black frame around each marked cell [S, S], thinner around smaller cells."""
@@ -226,8 +238,10 @@ def _blocks(dataset, arrays, chosen, titles):
     """
     ground_truth = examples.load_ground_truth(dataset)
     rows = max(map(len, chosen.values()))
-    headings = [(f"{group}: partition from {_source(arrays, indices)}", style.GROUP_COLOURS[group])
-                for group, indices in chosen.items()]  # fmt: skip
+    headings = [
+        (f"{group}: partition from {_source(arrays, indices)}", style.GROUP_COLOURS[group])
+        for group, indices in chosen.items()
+    ]
     figure, axes = panels.grid(titles, [1.0] * (2 * rows), across=2, headings=headings)
     drawn = []
     for block, (group, indices) in enumerate(chosen.items()):
@@ -261,8 +275,10 @@ def _source(arrays, indices):
 
 
 def _sources(arrays):
-    words = [f"for {group} objects from {_source(arrays, members)}"
-             for group, members in (("base", ~arrays["is_novel"]), ("novel", arrays["is_novel"]))]  # fmt: skip
+    words = [
+        f"for {group} objects from {_source(arrays, members)}"
+        for group, members in (("base", ~arrays["is_novel"]), ("novel", arrays["is_novel"]))
+    ]
     return " and ".join(words)
 
 
@@ -285,8 +301,16 @@ def _on_grey(colour, opacity):
 
 
 def _legend(figure, handles):
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), borderpad=0, borderaxespad=0.2,
-                  handlelength=1.2, handleheight=0.9, columnspacing=1.2)  # fmt: skip
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        ncols=len(handles),
+        borderpad=0,
+        borderaxespad=0.2,
+        handlelength=1.2,
+        handleheight=0.9,
+        columnspacing=1.2,
+    )
 
 
 def _colour_bar(figure):

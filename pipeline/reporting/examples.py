@@ -151,7 +151,9 @@ def rule(shows, count, skip=0):
     """The rule of `select_images` in words."""
     what = " and ".join(f"a {group}" for group in shows)
     each = "each covering" if len(shows) > 1 else "covering"
-    which = f"The first {count} validation images by image id" if not skip else (
-        f"Validation images {skip + 1} to {skip + count} by image id of those"
+    which = (
+        f"The first {count} validation images by image id"
+        if not skip
+        else (f"Validation images {skip + 1} to {skip + count} by image id of those")
     )
     return f"{which} that show {what} object, {each} at least {MIN_AREA:.0%} of it"

@@ -97,9 +97,7 @@ class Request:
                 f"figures.{self.name}: its runs have the directions {', '.join(sorted(directions))}; "
                 "base and novel mean one thing only within one direction"
             )
-        return dict(
-            zip(("base", "novel"), base_and_novel(self.declared.directions[directions.pop()]), strict=True)
-        )
+        return dict(zip(("base", "novel"), base_and_novel(self.declared.directions[directions.pop()]), strict=True))
 
 
 def build_figure(name):
@@ -123,8 +121,13 @@ def build_figure(name):
         origin = data_label(declared, dataset)
         if origin:
             _write_above(figure, f"Data: {origin}")
-        caption = " ".join([f"{entry['title']} on {dataset}{f' ({origin})' if origin else ''}.", caption,
-                            *entry.get("note", "").splitlines()])  # fmt: skip
+        caption = " ".join(
+            [
+                f"{entry['title']} on {dataset}{f' ({origin})' if origin else ''}.",
+                caption,
+                *entry.get("note", "").splitlines(),
+            ]
+        )
         for extension in style.EXTENSIONS:
             metadata = style.metadata(extension, entry["title"], caption, dataset)
             with replacing(paths.figure(dataset, name, extension)) as path:
@@ -150,8 +153,9 @@ def _write_above(figure, text):
     figure.set_layout_engine("none")
     for legend in figure.legends:  # else it would move with the edge of what is saved
         legend.set_bbox_to_anchor((0, 0, 1, 1), transform=figure.transFigure)
-    figure.text(0, 1 + 0.03 / figure.get_figheight(), text, ha="left", va="bottom", fontsize=6, style="italic",
-                color="#555555")  # fmt: skip
+    figure.text(
+        0, 1 + 0.03 / figure.get_figheight(), text, ha="left", va="bottom", fontsize=6, style="italic", color="#555555"
+    )
 
 
 def saved_caption(name, dataset):
@@ -251,9 +255,7 @@ def _rounded_up(last):
 
 
 def _legend(figure, series):
-    handles = [
-        plt.Line2D([], [], color=s.colour, linestyle=s.line, linewidth=1.6, label=s.label) for s in series
-    ]
+    handles = [plt.Line2D([], [], color=s.colour, linestyle=s.line, linewidth=1.6, label=s.label) for s in series]
     style.legend(figure, handles, style.PAGE_WIDTH, handlelength=1.8)
 
 
@@ -331,21 +333,42 @@ def _category_bars(axis, group, values, series, counts):
         axis.bar(at, np.nan_to_num(heights), width, color=one.colour, edgecolor="white", linewidth=0.3)
         for x, height in zip(at, heights, strict=True):
             if height < 0.01 * top:  # else it would look like no bar
-                axis.annotate(f"{height:.1f}", (x, height), (0, 1), textcoords="offset points", ha="center", fontsize=5,
-                              color=one.colour)  # fmt: skip
+                axis.annotate(
+                    f"{height:.1f}",
+                    (x, height),
+                    (0, 1),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=5,
+                    color=one.colour,
+                )
     nowhere = values.isna().all(axis=1).to_numpy()
-    gaps = [x + (k - (len(series) - 1) / 2) * width for k, one in enumerate(series)
-            for x in np.flatnonzero(values[one.run.name].isna().to_numpy() & ~nowhere)]  # fmt: skip
+    gaps = [
+        x + (k - (len(series) - 1) / 2) * width
+        for k, one in enumerate(series)
+        for x in np.flatnonzero(values[one.run.name].isna().to_numpy() & ~nowhere)
+    ]
     for x in (*np.flatnonzero(nowhere), *gaps):
-        axis.annotate("undefined", (x, 0), (0, 3), textcoords="offset points", rotation=90, ha="center", va="bottom",
-                      fontsize=5.5, style="italic", color="#555555")  # fmt: skip
+        axis.annotate(
+            "undefined",
+            (x, 0),
+            (0, 3),
+            textcoords="offset points",
+            rotation=90,
+            ha="center",
+            va="bottom",
+            fontsize=5.5,
+            style="italic",
+            color="#555555",
+        )
     axis.set_title(f"{group} categories", color=style.GROUP_COLOURS[group], fontweight="bold")
     # Short rows of a tall stack keep the bar width of the full ones, and one category is no broad bar.
     in_row = axis.get_subplotspec().get_gridspec().ncols > 1
     axis.set_xlim(-0.6, max(2, len(values) if in_row else CATEGORIES_A_ROW) - 0.4)
     labels = [f"{shortened(name, panels.LONGEST_TEXT)}\n{_count_in_words(*counts[name])}" for name in values.index]
-    axis.set_xticks(range(len(values)), labels, rotation=35, ha="right", rotation_mode="anchor", fontsize=6,
-                    linespacing=0.95)  # fmt: skip
+    axis.set_xticks(
+        range(len(values)), labels, rotation=35, ha="right", rotation_mode="anchor", fontsize=6, linespacing=0.95
+    )
     axis.tick_params(axis="x", length=0)
     axis.spines["bottom"].set(color=style.GROUP_COLOURS[group], linewidth=1.2)
     axis.grid(axis="y")
@@ -370,12 +393,28 @@ def base_novel_gap(request):
         if len(known) == 2:
             (base, _), (novel, _) = ends.values()
             axis.plot([novel, base], [y, y], color="#bbbbbb", linewidth=2, zorder=1)
-            axis.annotate(f"{base - novel:.1f}", ((base + novel) / 2, y), (0, 2.5), textcoords="offset points",
-                          ha="center", va="bottom", fontsize=6.5)  # fmt: skip
+            axis.annotate(
+                f"{base - novel:.1f}",
+                ((base + novel) / 2, y),
+                (0, 2.5),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=6.5,
+            )
         for group in [group for group in ends if group not in known]:
-            axis.annotate(f"{group} undefined", (1, y), (-2, 2.5), xycoords=("axes fraction", "data"),
-                          textcoords="offset points", ha="right", va="bottom", fontsize=6, style="italic",
-                          color=style.GROUP_COLOURS[group])  # fmt: skip
+            axis.annotate(
+                f"{group} undefined",
+                (1, y),
+                (-2, 2.5),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                fontsize=6,
+                style="italic",
+                color=style.GROUP_COLOURS[group],
+            )
         for group, marker in (("base", "o"), ("novel", "D")):
             if group in known:
                 value, deviation = known[group]
@@ -398,9 +437,7 @@ def base_novel_gap(request):
     axis.spines["left"].set_visible(False)
     axis.grid(axis="x")
     handles = [
-        plt.Line2D(
-            [], [], color=style.GROUP_COLOURS[group], marker=marker, linestyle="", markersize=5, label=group
-        )
+        plt.Line2D([], [], color=style.GROUP_COLOURS[group], marker=marker, linestyle="", markersize=5, label=group)
         for group, marker in (("novel", "D"), ("base", "o"))
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, handletextpad=0.2)

@@ -112,8 +112,7 @@ def result(dataset, run):
                     raise _malformed(
                         path,
                         run,
-                        f"field {field} of seed {seed['seed']}: {value!r}; "
-                        "valid: null or a percentage in [0, 100]",
+                        f"field {field} of seed {seed['seed']}: {value!r}; valid: null or a percentage in [0, 100]",
                     )
     except KeyError as error:
         raise _malformed(path, run, f"field {error.args[0]!r} is missing") from None
@@ -150,9 +149,9 @@ def losses(dataset, run):
             frame = pd.DataFrame(lines).set_index("iter").sort_index()
         except (ValueError, KeyError, TypeError, AttributeError):
             raise _malformed(path, run, "a line is not a JSON object with `iter`") from None
-        curves[int(path.stem.removeprefix("seed"))] = frame[
-            [c for c in frame if c.startswith("loss")]
-        ].dropna(how="all")
+        curves[int(path.stem.removeprefix("seed"))] = frame[[c for c in frame if c.startswith("loss")]].dropna(
+            how="all"
+        )
     return curves or None
 
 

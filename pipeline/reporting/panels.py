@@ -106,8 +106,16 @@ def grid(titles, aspects, across=1, headings=(), legend_lines=1, notes=0):
         above += height + between
     for block, (heading, colour) in enumerate(headings):
         first, last = (axes[block, column].get_position() for column in (0, -1))
-        figure.text((first.x0 + last.x1) / 2, 1 - 0.5 * LINE / total, heading, color=colour, fontweight="bold",
-                    fontsize=plt.rcParams["axes.titlesize"], ha="center", va="center")  # fmt: skip
+        figure.text(
+            (first.x0 + last.x1) / 2,
+            1 - 0.5 * LINE / total,
+            heading,
+            color=colour,
+            fontweight="bold",
+            fontsize=plt.rcParams["axes.titlesize"],
+            ha="center",
+            va="center",
+        )
     return figure, axes
 
 
@@ -121,15 +129,34 @@ def note(axis, words):
     length = sum(len(text) for text, _ in words)
     at = -length / 2
     for text, colour in words:
-        axis.annotate(text, (0.5, 0), ((at + len(text) / 2) * 0.55 * 5.2, -2), xycoords="axes fraction",
-                      textcoords="offset points", ha="center", va="top", fontsize=5.2, color=colour)  # fmt: skip
+        axis.annotate(
+            text,
+            (0.5, 0),
+            ((at + len(text) / 2) * 0.55 * 5.2, -2),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=5.2,
+            color=colour,
+        )
         at += len(text)
 
 
 def say(axis, text):
     """Write a few words in the middle of a panel that has nothing else to show."""
-    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", fontsize=6.5, style="italic",
-              color="#333333", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2})  # fmt: skip
+    axis.text(
+        0.5,
+        0.5,
+        text,
+        transform=axis.transAxes,
+        ha="center",
+        va="center",
+        fontsize=6.5,
+        style="italic",
+        color="#333333",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
+    )
 
 
 def read_image(dataset, image):
@@ -164,8 +191,11 @@ def show(axis, picture, extent=None):
     if width >= shown_width:
         axis.imshow(picture, interpolation="antialiased", extent=extent)
     else:
-        axis.imshow(enlarged(picture, int(np.ceil(shown_width / width))), interpolation="none",
-                    extent=extent or (-0.5, width - 0.5, height - 0.5, -0.5))  # fmt: skip
+        axis.imshow(
+            enlarged(picture, int(np.ceil(shown_width / width))),
+            interpolation="none",
+            extent=extent or (-0.5, width - 0.5, height - 0.5, -0.5),
+        )
 
 
 def enlarged(picture, factor):
@@ -246,8 +276,9 @@ def _filled(x, y, values):
     """The closed lines [P, 2] around where `values` [H, W] at `x` and `y` exceed one half."""
     generator = contour_generator(x, y, values, fill_type=FillType.OuterOffset)
     areas = zip(*generator.filled(0.5, np.inf), strict=True)
-    return [points[start:stop] for points, offsets in areas
-            for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]  # fmt: skip
+    return [
+        points[start:stop] for points, offsets in areas for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
+    ]
 
 
 def _write_texts(axis, size, instances):
@@ -265,9 +296,19 @@ def _write_texts(axis, size, instances):
         depth = cv2.distanceTransform(own.astype(np.uint8), cv2.DIST_L2, 3)
         inside_y, inside_x = np.unravel_index(depth.argmax(), size)
         middle, centre = (left + right - wide) / 2, (top + bottom - tall) / 2
-        places = [(middle, top - tall), (middle, bottom), (left, top - tall), (right - wide, top - tall),
-                  (left, bottom), (right - wide, bottom), (inside_x - wide / 2, inside_y - tall / 2), (right, centre),
-                  (left - wide, centre), (middle, top + tall), (middle, bottom - 2 * tall)]  # fmt: skip
+        places = [
+            (middle, top - tall),
+            (middle, bottom),
+            (left, top - tall),
+            (right - wide, top - tall),
+            (left, bottom),
+            (right - wide, bottom),
+            (inside_x - wide / 2, inside_y - tall / 2),
+            (right, centre),
+            (left - wide, centre),
+            (middle, top + tall),
+            (middle, bottom - 2 * tall),
+        ]
         places = [(min(max(x, 0), max(width - wide, 0)), min(max(y, 0), max(height - tall, 0))) for x, y in places]
         others = covered - own
 
@@ -278,9 +319,16 @@ def _write_texts(axis, size, instances):
 
         x, y = min(places, key=cost)
         taken.append((x, y, wide))
-        axis.text(x + wide / 2 - 0.5, y + tall / 2 - 0.5, text, fontsize=TEXT_SIZE, ha="center", va="center",
-                  clip_on=True, bbox={"facecolor": "white", "edgecolor": instance.colour, "linewidth": 0.5, "pad": 0.6,
-                                      "alpha": 0.85})  # fmt: skip
+        axis.text(
+            x + wide / 2 - 0.5,
+            y + tall / 2 - 0.5,
+            text,
+            fontsize=TEXT_SIZE,
+            ha="center",
+            va="center",
+            clip_on=True,
+            bbox={"facecolor": "white", "edgecolor": instance.colour, "linewidth": 0.5, "pad": 0.6, "alpha": 0.85},
+        )
 
 
 def _footprint(instance, size):

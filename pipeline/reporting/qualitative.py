@@ -54,23 +54,37 @@ def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS
         truth = _true_objects(ground_truth, image_id, group_of)
         shades = _shades(truth)
         masked = row[-len(methods) - 1 :]
-        panels.draw_instances(masked[0], picture, [_instance(o, shade, o["name"] if o["mask"] is not None else
-                                                             f"{o['name']}, no mask")
-                                                   for o, shade in zip(truth, shades, strict=True)])  # fmt: skip
+        panels.draw_instances(
+            masked[0],
+            picture,
+            [
+                _instance(o, shade, o["name"] if o["mask"] is not None else f"{o['name']}, no mask")
+                for o, shade in zip(truth, shades, strict=True)
+            ],
+        )
         for axis, (_, records) in zip(masked[1:], methods, strict=True):
             found = _predicted(records.get(image_id, []), ground_truth, group_of, min_score, picture, dataset)
             matches = overlaps(truth, found)
-            panels.draw_instances(axis, picture, [_instance(o, shade, f"{o['name']} {o['score']:.2f}")
-                                                  for o, shade in zip(found, _shades(found, matches, shades),
-                                                                      strict=True)])  # fmt: skip
+            panels.draw_instances(
+                axis,
+                picture,
+                [
+                    _instance(o, shade, f"{o['name']} {o['score']:.2f}")
+                    for o, shade in zip(found, _shades(found, matches, shades), strict=True)
+                ],
+            )
             if not found:
                 panels.say(axis, NO_PREDICTION)
             panels.note(axis, _fit_in_words(truth, matches))
     handles = [
-        Patch(facecolor=to_rgba(colour, panels.FILL), edgecolor=colour, linestyle=style.GROUP_LINES[group],
-              label=f"{group} (trained with {TRAINED_WITH[group]})")
+        Patch(
+            facecolor=to_rgba(colour, panels.FILL),
+            edgecolor=colour,
+            linestyle=style.GROUP_LINES[group],
+            label=f"{group} (trained with {TRAINED_WITH[group]})",
+        )
         for group, colour in style.GROUP_COLOURS.items()
-    ]  # fmt: skip
+    ]
     figure.legend(handles=handles, loc="lower center", ncols=2, borderpad=0, borderaxespad=0.2)
     if drawn:
         shapes.add_legend(figure, groups)
@@ -81,9 +95,7 @@ def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS
     )
 
 
-def draw_novel_results(
-    dataset, groups, label, records, count, min_score, across, skip=0, drawn=False
-):
+def draw_novel_results(dataset, groups, label, records, count, min_score, across, skip=0, drawn=False):
     """Draw what one run predicts for the novel categories on a grid of images, each object with category and score.
 
     Args:
@@ -95,8 +107,11 @@ def draw_novel_results(
     Returns, Raises: as `draw_strip`.
     """
     ground_truth, image_ids, pictures, rule = _examples(dataset, groups, count, ("novel",), skip)
-    novel = {category: group for category, group in examples.group_by_category_id(ground_truth, groups).items()
-             if group == "novel"}  # fmt: skip
+    novel = {
+        category: group
+        for category, group in examples.group_by_category_id(ground_truth, groups).items()
+        if group == "novel"
+    }
     aspects = [picture.shape[0] / picture.shape[1] for picture in pictures]
     figure, axes = panels.grid([""], aspects, across, legend_lines=0, notes=1)
     for (axis,), image_id, picture in zip(axes, image_ids, pictures, strict=True):
@@ -104,8 +119,11 @@ def draw_novel_results(
         truth = _true_objects(ground_truth, image_id, novel)
         found = _predicted(records.get(image_id, []), ground_truth, novel, min_score, picture, dataset)
         colours = itertools.cycle(style.CYCLE_NOVEL)
-        panels.draw_instances(axis, picture, [_instance(o, colour, f"{o['name']} {o['score']:.2f}")
-                                              for o, colour in zip(found, colours, strict=False)])  # fmt: skip
+        panels.draw_instances(
+            axis,
+            picture,
+            [_instance(o, colour, f"{o['name']} {o['score']:.2f}") for o, colour in zip(found, colours, strict=False)],
+        )
         if not found:
             panels.say(axis, NO_PREDICTION)
         panels.note(axis, _fit_in_words(truth, overlaps(truth, found)))

@@ -325,9 +325,7 @@ def free_section(run, chosen, results):
     """The run that follows params.yaml beside its pinned twin, which differs in the knob file alone."""
     columns = ("method", "backbone", "schedule", "direction")
     pinned = [other for other in chosen.values() if other.pinned and not other.overrides]
-    twins = [
-        other.name for other in pinned if all(getattr(other, name) == getattr(run, name) for name in columns)
-    ]
+    twins = [other.name for other in pinned if all(getattr(other, name) == getattr(run, name) for name in columns)]
     shown = [name for name in (run.name, *twins[:1]) if name in results]
     frame = pd.DataFrame({"Run": shown})
     for metric in METRICS:

@@ -132,9 +132,13 @@ def draw(dataset, measured, printed, entry):
         if not comparable:
             handles += right.get_legend_handles_labels()[0]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=1.8)
-    where = "" if comparable else (
-        " Each panel has a scale of its own, of the same number of points: heights are not comparable between "
-        f"{dataset} and COCO, at most the order of the values is."
+    where = (
+        ""
+        if comparable
+        else (
+            " Each panel has a scale of its own, of the same number of points: heights are not comparable between "
+            f"{dataset} and COCO, at most the order of the values is."
+        )
     )
     known = any(not math.isnan(point.deviation) for point in measured)
     bars = "one standard deviation over the seeds" if known else "none, one seed each"
@@ -152,8 +156,18 @@ def _curve(axis, points, colour, marker, line, label):
     for point in points:
         face = colour if point.printed else "white"
         bar = None if math.isnan(point.deviation) else point.deviation
-        axis.errorbar(point.value, point.ap, yerr=bar, fmt=marker, color=colour, markerfacecolor=face, markersize=4,
-                      elinewidth=0.9, capsize=2, zorder=2)  # fmt: skip
+        axis.errorbar(
+            point.value,
+            point.ap,
+            yerr=bar,
+            fmt=marker,
+            color=colour,
+            markerfacecolor=face,
+            markersize=4,
+            elinewidth=0.9,
+            capsize=2,
+            zorder=2,
+        )
     axis.plot([], [], linestyle=line, marker=marker, color=colour, linewidth=1, markersize=4, label=label)
     if not all(point.printed for point in points):
         axis.plot([], [], marker, color=colour, markerfacecolor="white", markersize=4, label="not in the paper")
@@ -161,8 +175,10 @@ def _curve(axis, points, colour, marker, line, label):
 
 def _bounds(points):
     deviations = [0 if math.isnan(point.deviation) else point.deviation for point in points]
-    return (min(point.ap - d for point, d in zip(points, deviations, strict=True)),
-            max(point.ap + d for point, d in zip(points, deviations, strict=True)))  # fmt: skip
+    return (
+        min(point.ap - d for point, d in zip(points, deviations, strict=True)),
+        max(point.ap + d for point, d in zip(points, deviations, strict=True)),
+    )
 
 
 def _span(points):

@@ -30,8 +30,9 @@ def add_legend(figure, groups):
         left = index * step
         axis = figure.add_axes((left / width, -(ROW - 0.03) / height, SIDE / width, SIDE / height))
         draw(axis, generated.LOOKS[name])
-        axis.text(1.12, 0.5, name, transform=axis.transAxes, va="center", fontsize=size,
-                  color=style.GROUP_COLOURS[group])  # fmt: skip
+        axis.text(
+            1.12, 0.5, name, transform=axis.transAxes, va="center", fontsize=size, color=style.GROUP_COLOURS[group]
+        )
 
 
 def draw(axis, look):

@@ -99,8 +99,14 @@ def _lines(row, table, declared, dataset):
     printed = published.row(table["published"], row["published"]) if "published" in row else {"results": {}}
     for name in row.get("runs", []):
         run = declared.runs[name]
-        line = {"row": row["label"], "backbone": declared.backbones[run.backbone]["label"], "schedule": run.schedule,
-                "run": name, "dataset": dataset, "direction": run.direction}  # fmt: skip
+        line = {
+            "row": row["label"],
+            "backbone": declared.backbones[run.backbone]["label"],
+            "schedule": run.schedule,
+            "run": name,
+            "dataset": dataset,
+            "direction": run.direction,
+        }
         line |= _published(printed["results"], run.direction)
         if (result := measured.result(dataset, run)) is None:
             line["state"] = measured.state(dataset, run)
@@ -118,8 +124,14 @@ def _lines(row, table, declared, dataset):
         for direction in printed["results"]:
             values = _published(printed["results"], direction)
             if any(value is not None for value in values.values()):
-                yield {"row": row["label"], "backbone": printed["backbone"], "schedule": printed["schedule"],
-                       "direction": direction, "state": "cited", **values}  # fmt: skip
+                yield {
+                    "row": row["label"],
+                    "backbone": printed["backbone"],
+                    "schedule": printed["schedule"],
+                    "direction": direction,
+                    "state": "cited",
+                    **values,
+                }
 
 
 def undefined_text(result):
@@ -137,9 +149,13 @@ def comparability(declared, dataset):
         return ""
     entry = declared.dataset(dataset)
     what = "images drawn by a program" if entry["kind"] == "generated" else "not the COCO 2017 of the paper"
-    scale = "" if entry["profile"] == "full" else (
-        f"; backbones and schedules are those of the scaled-down profile {entry['profile']}, which only bear the names "
-        "of the paper's"
+    scale = (
+        ""
+        if entry["profile"] == "full"
+        else (
+            f"; backbones and schedules are those of the scaled-down profile {entry['profile']}, which only bear the "
+            "names of the paper's"
+        )
     )
     return (
         f"Measured numbers are on the dataset {dataset} ({what}{scale}), published ones on COCO val2017: "
@@ -207,9 +223,9 @@ def notes(frame):
     if len(rows) > 1 and not any(best(frame, metric).any() for metric in METRICS):
         single = rows["mAP_std"].isna() & rows["mAP"].notna()
         found.append(
-            "No value is marked as the best: " + ("one seed tells no spread." if single.any() else
-                                                 "none lies beyond the spread of the seeds.")
-        )  # fmt: skip
+            "No value is marked as the best: "
+            + ("one seed tells no spread." if single.any() else "none lies beyond the spread of the seeds.")
+        )
     if hidden := [metric for metric in METRICS if metric not in shown_metrics(frame)]:
         found.append(f"Not shown, as undefined for every row: {', '.join(hidden)}.")
     reasons = {}
@@ -331,8 +347,9 @@ def markdown(table_id, frame, declared, dataset):
 def html(frame):
     """Render the cells as an HTML table; every text is escaped, whoever declared it."""
     texts = ["row", "backbone", "schedule", "direction", "state"]
-    escaped = frame.assign(**{name: frame[name].map(lambda text: escape_html(str(text)), na_action="ignore")
-                              for name in texts})  # fmt: skip
+    escaped = frame.assign(
+        **{name: frame[name].map(lambda text: escape_html(str(text)), na_action="ignore") for name in texts}
+    )
     return display_frame(escaped, "<strong>{}</strong>".format).to_html(index=False, escape=False, border=0)
 
 

@@ -57,7 +57,9 @@ def test_a_damaged_checkpoint_is_trained_again_or_refused(tmp_path, monkeypatch,
 
     published.write_bytes(damaged)
     assert outcome(lambda: runs.require_trained(Job()) and weights(checkpoint.of_run(Job())), whole) in (
-        "noticed", "harmless")  # fmt: skip
+        "noticed",
+        "harmless",
+    )
     if kind == "other":
         with pytest.raises(ExperimentError, match=r"seed0/checkpoint.pth: trained with other .* run `dvc repro -s"):
             runs.require_trained(Job())
@@ -115,8 +117,17 @@ def write_results(run, ap=12.345678901234567, predictions=None):
     group = {metric: ap for metric in measured.METRICS}
     scores = {kind: {name: group for name in measured.GROUPS} for kind in measured.KINDS}
     scores["per_category"] = {kind: {"cat": {"AP": ap}} for kind in measured.KINDS}
-    results_file.write(DATASET, run, {"run": run, "dataset": DATASET, "direction": "nonvoc2voc", "seeds": [0],
-                                      "per_seed": [{"seed": 0, "predictions": predictions, **scores}]})  # fmt: skip
+    results_file.write(
+        DATASET,
+        run,
+        {
+            "run": run,
+            "dataset": DATASET,
+            "direction": "nonvoc2voc",
+            "seeds": [0],
+            "per_seed": [{"seed": 0, "predictions": predictions, **scores}],
+        },
+    )
 
 
 @pytest.mark.parametrize("kind, seed", CASES)

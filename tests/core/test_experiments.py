@@ -182,8 +182,15 @@ def test_unknown_dataset(tmp_path, monkeypatch):
 
 
 PAPER = {
-    "table1": 14, "table2": 3, "table3": 3, "table4": 4, "table5": 4, "table6": 3, "table7": 2, "oracle": 2,
-}  # fmt: skip
+    "table1": 14,
+    "table2": 3,
+    "table3": 3,
+    "table4": 4,
+    "table5": 4,
+    "table6": 3,
+    "table7": 2,
+    "oracle": 2,
+}
 
 
 @pytest.mark.parametrize("table", PAPER)

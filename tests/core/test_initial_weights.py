@@ -75,8 +75,10 @@ MISTAKES = {
     "empty": (lambda weights: {}, "tensors of the backbone are missing, such as 'conv1.weight'"),
     "one key less": (without("layer2.0.conv1.weight"), "1 of .* missing, such as 'layer2.0.conv1.weight'"),
     "no statistics": (without("bn1.running_mean"), "missing, such as 'bn1.running_mean'"),
-    "NaN": (with_value("conv1.weight", lambda t: t.index_fill_(0, torch.tensor([1]), float("nan"))),
-            "'conv1.weight' holds a value that is not finite"),
+    "NaN": (
+        with_value("conv1.weight", lambda t: t.index_fill_(0, torch.tensor([1]), float("nan"))),
+        "'conv1.weight' holds a value that is not finite",
+    ),
     "infinite": (with_value("bn1.running_var", lambda t: t + float("inf")), "'bn1.running_var' holds a value"),
     "shape": (with_value("conv1.weight", lambda t: t[:, :1]), r"'conv1.weight' is \(24, 1, 7, 7\), expected \(24, 3,"),
     "stranger": (lambda weights: weights | {"layer9.weight": torch.zeros(1)}, "'layer9.weight' is no tensor"),
@@ -85,7 +87,7 @@ MISTAKES = {
     "a list inside": (lambda weights: {"state_dict": [1, 2]}, "missing, such as"),
     "text": (lambda weights: b"<html>not found</html>", "cannot be read as weights"),
     "nothing": (lambda weights: b"", "cannot be read as weights"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -136,7 +138,7 @@ BAD_PROFILES = {
     "cosinee": ("training", {"lr_policy": "cosinee"}, "lr_policy is 'cosinee'; valid: .*; did you mean 'cosine'"),
     "no policy": ("training", {"lr_policy": None}, "lr_policy is None; valid: step, cosine"),
     "warm-up": ("training", {"warmup_iterations": -1}, "warmup_iterations is -1; valid: a whole number, at least 0"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("mistake", BAD_PROFILES)

@@ -168,8 +168,13 @@ def test_a_training_of_several_processes_has_as_many_gpus(dvc, monkeypatch, tmp_
     assert dict(gpus.given)["train@cam_r50_1x_nonvoc2voc"] == 2 and len(gpus.free) == 3
 
 
-@pytest.mark.parametrize(("line", "message"), [("processes: 4", "current has 4 processes, this machine 2 GPUs"),
-                                               ("nodes: 2", "current has 2 nodes; more than 1 needs")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("processes: 4", "current has 4 processes, this machine 2 GPUs"),
+        ("nodes: 2", "current has 2 nodes; more than 1 needs"),
+    ],
+)
 def test_a_training_this_machine_is_too_small_for_is_refused(dvc, monkeypatch, tmp_path, line, message):
     (tmp_path / "machine.yaml").write_text(f"runs: {{current: {{{line}}}}}\n")
     Gpus(monkeypatch, "0", "1")
@@ -240,9 +245,11 @@ def test_ctrl_c_lets_a_stage_save_its_state_once_and_starts_nothing_more(dvc, mo
 
 def test_what_a_launch_runs_ends_with_it(tmp_path):
     """SIGKILL of the launch: `dvc` is told; its stage is tied to it by pipeline.cli."""
-    code = (f"import sys\nfrom pipeline.processes import Children\n"
-            f"Children().run([sys.executable, '-c', 'import time; print(\"begun\", flush=True); time.sleep(60)'],"
-            f" stdout=open({str(tmp_path / 'log')!r}, 'w'))")  # fmt: skip
+    code = (
+        f"import sys\nfrom pipeline.processes import Children\n"
+        f"Children().run([sys.executable, '-c', 'import time; print(\"begun\", flush=True); time.sleep(60)'],"
+        f" stdout=open({str(tmp_path / 'log')!r}, 'w'))"
+    )
     launched = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT)
     begun(tmp_path / "log")
     [child] = psutil.Process(launched.pid).children()

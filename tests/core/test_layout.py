@@ -14,8 +14,19 @@ from pipeline import experiments, paths
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
 # command lines that are no node of the graph
-COMMANDS = {"verify", "import_checkpoint", "doctor", "select", "launch", "plan", "track", "snapshot", "compare", "show",
-            "ui"}  # fmt: skip
+COMMANDS = {
+    "verify",
+    "import_checkpoint",
+    "doctor",
+    "select",
+    "launch",
+    "plan",
+    "track",
+    "snapshot",
+    "compare",
+    "show",
+    "ui",
+}
 
 # Lower layers never import higher ones. A module belongs to the longest prefix.
 LAYERS = [
@@ -61,8 +72,12 @@ def modules():
 
 
 def layer(module):
-    known = [(prefix, level) for level, names in enumerate(LAYERS) for prefix in names
-             if module == prefix or module.startswith(prefix + ".")]  # fmt: skip
+    known = [
+        (prefix, level)
+        for level, names in enumerate(LAYERS)
+        for prefix in names
+        if module == prefix or module.startswith(prefix + ".")
+    ]
     return max(known)[1] if known else None
 
 

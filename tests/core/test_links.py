@@ -30,10 +30,11 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
     good = ["there.md", "there.md#a-b-c-d", "there.md#twice-1", "#here", "https://example.org/x.md", "mailto:a@b"]
     bad = ["gone.md", "there.md#nowhere", "#gone", "gone.png", "inner.png", "name.md", "html.md"]
     page.write_text(
-        "# Here\n\n" + " ".join(f"[text]({link})" for link in good + bad[:3])
+        "# Here\n\n"
+        + " ".join(f"[text]({link})" for link in good + bad[:3])
         + f"\n![picture]({bad[3]}) [![picture]({bad[4]})](there.md)\n\n[name]: {bad[5]}\n\n<a href='{bad[6]}'>x</a>\n"
         "\n`[code](code.md)`\n\n```\n[code](block.md)\n```\n"
-    )  # fmt: skip
+    )
     assert sorted(broken(page, lambda path: path.exists())) == sorted(bad)
 
 

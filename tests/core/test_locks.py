@@ -48,8 +48,12 @@ HOLDER = "import sys, time; from pipeline import locks\nwith locks.hold(sys.argv
 
 def test_a_wait_names_who_holds_the_lock_and_ends_with_it(tmp_path, monkeypatch, messages):
     monkeypatch.setattr(locks, "PATIENCE", 0.05)
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "a.lock")], cwd=paths.ROOT,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "a.lock")],
+        cwd=paths.ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     holder.stdout.readline()
     try:
         lock = locks.lock_file(tmp_path / "a.lock")

@@ -26,15 +26,21 @@ def quoted(text):
 
 def shell(script, folder=ROOT, **options):
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True,
-                          env=os.environ | {"PATH": path, **options.pop("environment", {})}, **options)  # fmt: skip
+    return subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": path, **options.pop("environment", {})},
+        **options,
+    )
 
 
 def reading(code, arguments=""):
     """A command of the project, as words of a shell."""
     body = textwrap.indent(code, "    ")
     script = f"from pipeline.cli import command\n@command\ndef main():\n{body}\nmain()"
-    return f"{sys.executable} -c \"{script}\" {arguments}"
+    return f'{sys.executable} -c "{script}" {arguments}'
 
 
 def test_too_few_open_files():
@@ -47,8 +53,10 @@ def test_too_few_open_files():
 
 def test_a_limit_on_the_size_of_files_is_looked_at_and_raised(tmp_path):
     (command,) = quoted(REMEDY[errno.EFBIG])
-    step = reading("from pathlib import Path; from pipeline import files; files.write_text(Path('%s'), 'x' * 9000)"
-                   % (tmp_path / "x"))  # fmt: skip
+    step = reading(
+        "from pathlib import Path; from pipeline import files; files.write_text(Path('%s'), 'x' * 9000)"
+        % (tmp_path / "x")
+    )
     failed = shell(f"ulimit -Sf 4; {command}; {step}")
     assert failed.returncode == 1 and failed.stdout == "4\n" and f"`{command}`" in failed.stderr
     assert shell(f"ulimit -Sf 4; {command} unlimited; {step}").returncode == 0
@@ -131,8 +139,9 @@ def test_a_bad_machine_file_is_removed_or_written_anew(tmp_path):
 def test_another_launch_is_ended_as_printed(tmp_path, monkeypatch):
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
     holding = "import time\nfrom pipeline import launch\nwith launch._alone():\n    print('held', flush=True)\n"
-    other = subprocess.Popen([sys.executable, "-c", f"{holding}    time.sleep(60)"], cwd=ROOT, stdout=subprocess.PIPE,
-                             text=True)  # fmt: skip
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"{holding}    time.sleep(60)"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert other.stdout.readline() == "held\n"
     with pytest.raises(ExperimentError, match="a launch runs in this working copy already") as caught, launch._alone():
         pass
@@ -191,8 +200,9 @@ def problem(folder, change):
 
 def test_an_environment_that_is_incomplete(checkout):
     folder, venv = checkout
-    said = problem(folder, f"sys.prefix = '{venv}'\n"
-                   "importlib.util.find_spec = lambda name: None if name == 'dvc' else find(name)")  # fmt: skip
+    said = problem(
+        folder, f"sys.prefix = '{venv}'\nimportlib.util.find_spec = lambda name: None if name == 'dvc' else find(name)"
+    )
     assert "the environment is incomplete" in said
     (command,) = quoted(said)
     assert shell(command, folder).returncode == 0 and (venv / "installed").exists()
@@ -202,9 +212,12 @@ def test_operators_that_are_not_compiled(checkout):
     """Both packages go, in an environment of its own, before the set-up."""
     folder, venv = checkout
     subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", venv], check=True)
-    said = problem(folder, "class Bare: submodule_search_locations = []\n"
-                   f"importlib.util.find_spec = lambda *_: Bare\nsys.prefix = '{venv}'\n"
-                   f"sys.executable = '{venv}/bin/python'")  # fmt: skip
+    said = problem(
+        folder,
+        "class Bare: submodule_search_locations = []\n"
+        f"importlib.util.find_spec = lambda *_: Bare\nsys.prefix = '{venv}'\n"
+        f"sys.executable = '{venv}/bin/python'",
+    )
     assert "without its compiled operators" in said
     (command,) = quoted(said)
     assert command.startswith(f"{venv}/bin/python -m pip uninstall -y mmcv mmcv-full; rm -f {venv}/.stamp")
@@ -269,8 +282,9 @@ def test_the_port_that_doctor_names_is_free(monkeypatch):
     real = socket.create_server
     with real(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr(doctor.socket, "create_server",
-                            lambda address: real((address[0], port if address[1] == 5000 else 0)))  # fmt: skip
+        monkeypatch.setattr(
+            doctor.socket, "create_server", lambda address: real((address[0], port if address[1] == 5000 else 0))
+        )
         with pytest.raises(doctor.Problem) as found:
             doctor.check_port()
     (command,) = quoted(found.value.finding[1])

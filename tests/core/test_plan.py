@@ -82,12 +82,15 @@ def test_a_plan_in_a_file_has_whole_lines(capsys):
     assert "…" not in shown
 
 
-@pytest.mark.parametrize("numbers, message", [
-    ({"gpus": 0}, "--gpus 0; valid: 1 or more"),
-    ({"gpus": 1, "images_per_second": -1}, "--images-per-second -1; valid: a number above 0"),
-    ({"gpus": 1, "images_per_second": 0}, "--images-per-second 0; valid"),
-    ({"gpus": 1, "images_per_second": float("nan")}, "--images-per-second nan; valid"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        ({"gpus": 0}, "--gpus 0; valid: 1 or more"),
+        ({"gpus": 1, "images_per_second": -1}, "--images-per-second -1; valid: a number above 0"),
+        ({"gpus": 1, "images_per_second": 0}, "--images-per-second 0; valid"),
+        ({"gpus": 1, "images_per_second": float("nan")}, "--images-per-second nan; valid"),
+    ],
+)
 def test_numbers_that_cannot_be_are_refused(numbers, message):
     with pytest.raises(ExperimentError, match=message):
         plan.show("generated", **numbers)

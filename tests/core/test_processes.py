@@ -30,10 +30,13 @@ main()
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_that_meets_a_destructor_is_neither_lost_nor_a_traceback(number):
-    done = subprocess.run([sys.executable, "-c", PROGRAM.format(number=int(number))], cwd=paths.ROOT, text=True,
-                          capture_output=True, timeout=60,
-                          preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # fmt: skip  # as no nohup does
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(number=int(number))],
+        cwd=paths.ROOT,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )  # as no nohup does
     assert done.returncode == 128 + number and "went on" not in done.stdout
-    assert done.stderr.splitlines() == [
-        f"error: stopped by {number.name}; the same command goes on from what is saved"
-    ]
+    assert done.stderr.splitlines() == [f"error: stopped by {number.name}; the same command goes on from what is saved"]

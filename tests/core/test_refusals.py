@@ -20,12 +20,21 @@ from pipeline.errors import REMEDY, ExperimentError, Interrupted, Refused, first
 def run(code, **options):
     """A command of the project whose main() has these lines, in a process of its own."""
     lines = "\n".join(f"    {line}" for line in code.splitlines())
-    script = ("import errno, os, signal, sys, time\nfrom pathlib import Path\nfrom pipeline import files\n"
-              f"from pipeline.cli import command\n@command\ndef main():\n{lines}\nmain()")  # fmt: skip
+    script = (
+        "import errno, os, signal, sys, time\nfrom pathlib import Path\nfrom pipeline import files\n"
+        f"from pipeline.cli import command\n@command\ndef main():\n{lines}\nmain()"
+    )
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKELEVEL", "DVC_STAGE")}
-    return subprocess.Popen([sys.executable, "-c", script], cwd=paths.ROOT, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=paths.ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
 
 
 @pytest.mark.parametrize("number", REMEDY, ids=errno.errorcode.get)
@@ -40,8 +49,15 @@ def test_a_refusal_is_one_line_with_path_and_remedy(number, capsys):
     assert said == f"error: /data/x.json: {os.strerror(number)}; {REMEDY[number]}\n"
 
 
-@pytest.mark.parametrize("error", [ValueError("ours"), OSError(errno.EINVAL, "Invalid argument"), OSError("text alone"),
-                                   RuntimeError("shape mismatch")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("ours"),
+        OSError(errno.EINVAL, "Invalid argument"),
+        OSError("text alone"),
+        RuntimeError("shape mismatch"),
+    ],
+)
 def test_a_mistake_of_ours_stays_a_traceback(error):
     assert refusal(error) is None
     with pytest.raises(type(error)):
@@ -133,18 +149,32 @@ def test_a_signal_is_one_line_and_its_exit_code(name):
 
 def test_ctrl_c_while_libraries_load_is_no_traceback():
     code = "import pipeline; print('begun', flush=True); import time; time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=paths.ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1] == "error: stopped by SIGINT\n"
 
 
 def test_nohup_is_respected():
-    ignoring = subprocess.run(["nohup", sys.executable, "-c", "import os, signal\nfrom pipeline.cli import command\n"
-                               "command(lambda: (os.kill(os.getpid(), signal.SIGHUP), print('goes on')))()"],
-                              cwd=paths.ROOT, capture_output=True, text=True)  # fmt: skip
+    ignoring = subprocess.run(
+        [
+            "nohup",
+            sys.executable,
+            "-c",
+            "import os, signal\nfrom pipeline.cli import command\n"
+            "command(lambda: (os.kill(os.getpid(), signal.SIGHUP), print('goes on')))()",
+        ],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert ignoring.returncode == 0 and "goes on" in ignoring.stdout
 
 
@@ -157,11 +187,18 @@ def test_a_reader_that_has_enough_ends_a_command_in_silence():
 
 def test_a_command_of_dvc_ends_with_dvc(tmp_path):
     """The process between is killed, as `dvc` may be."""
-    inner = ("import time\nfrom pathlib import Path\nfrom pipeline.cli import command\n"
-             f"command(lambda: (Path({str(tmp_path / 'begun')!r}).touch(), time.sleep(60)))()\n")  # fmt: skip
+    inner = (
+        "import time\nfrom pathlib import Path\nfrom pipeline.cli import command\n"
+        f"command(lambda: (Path({str(tmp_path / 'begun')!r}).touch(), time.sleep(60)))()\n"
+    )
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
-    dvc = subprocess.Popen([sys.executable, "-c", outer], cwd=paths.ROOT, stderr=subprocess.PIPE, text=True,
-                           env=os.environ | {"DVC_STAGE": "train@x"})  # fmt: skip
+    dvc = subprocess.Popen(
+        [sys.executable, "-c", outer],
+        cwd=paths.ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"DVC_STAGE": "train@x"},
+    )
     while not (tmp_path / "begun").exists():
         assert dvc.poll() is None
         time.sleep(0.02)
@@ -176,8 +213,11 @@ def test_an_interrupted_training_tells_the_signal():
     assert exit_.value.code == 130
 
 
-NUMBERS = {"OMP_NUM_THREADS": lambda: machine.use_device(), "CONTRASTMASK_WORKERS": machine.data_workers,
-           "CONTRASTMASK_TEST_BATCH": machine.test_batch}  # fmt: skip
+NUMBERS = {
+    "OMP_NUM_THREADS": lambda: machine.use_device(),
+    "CONTRASTMASK_WORKERS": machine.data_workers,
+    "CONTRASTMASK_TEST_BATCH": machine.test_batch,
+}
 
 
 @pytest.mark.parametrize("variable", NUMBERS)

@@ -27,8 +27,11 @@ def resolved(name, recipe="pinned", seed=0):
 def leaves(value, path=""):
     """Path -> value of nested dictionaries; lists of numbers and names are values."""
     if not isinstance(value, dict):
-        return {path: [list(item) if isinstance(item, tuple) else item for item in value]
-                if isinstance(value, (list, tuple)) else value}  # fmt: skip
+        return {
+            path: [list(item) if isinstance(item, tuple) else item for item in value]
+            if isinstance(value, (list, tuple))
+            else value
+        }
     found = {}
     for key, item in value.items():
         found |= leaves(item, f"{path}.{key}" if path else key)
@@ -53,18 +56,22 @@ def expected(section, name, recipe):
     def chosen(value):
         if not isinstance(value, dict):
             return value
-        return next(chosen(value[key]) for key in (recipe, wanted, run.schedule, run.backbone, run.method)
-                    if key in value)  # fmt: skip
+        return next(
+            chosen(value[key]) for key in (recipe, wanted, run.schedule, run.backbone, run.method) if key in value
+        )
 
     values = {path: chosen(value) for path, value in SOURCES[section].items()}
     if section == "cl_head":
         values |= SOURCES["rows"].get(name, {})
     if section == "data" and name in SOURCES["rows"] and SOURCES["rows"][name].get("supervision") == "oracle":
         values["train.steps"] = [
-            after for step in values["train.steps"] for after in
-            {"LoadPartialAnnotations": (step, "LoadPriorMasks"), "FormatPartialBundle": (step, "FormatPriorMasks")}
-            .get(step, (step,))
-        ]  # fmt: skip
+            after
+            for step in values["train.steps"]
+            for after in {
+                "LoadPartialAnnotations": (step, "LoadPriorMasks"),
+                "FormatPartialBundle": (step, "FormatPriorMasks"),
+            }.get(step, (step,))
+        ]
         values["train.Collect.keys"] = [*values["train.Collect.keys"], "gt_prior_masks"]
         values["train.LoadPriorMasks.dataset"] = "coco2017"
         values["train.LoadPriorMasks.poly2mask"] = values["train.LoadPartialAnnotations.poly2mask"]
@@ -72,8 +79,11 @@ def expected(section, name, recipe):
 
 
 def compare(got, wanted):
-    differing = {path: (got.get(path, "absent"), wanted.get(path, "absent")) for path in got.keys() | wanted.keys()
-                 if got.get(path, "absent") != wanted.get(path, "absent")}  # fmt: skip
+    differing = {
+        path: (got.get(path, "absent"), wanted.get(path, "absent"))
+        for path in got.keys() | wanted.keys()
+        if got.get(path, "absent") != wanted.get(path, "absent")
+    }
     assert not differing, "(resolved, source) by path"
 
 
@@ -101,7 +111,7 @@ def test_the_runner_gets_the_schedule_of_the_sources(name):
     got = given["lr_config"] | given["optimizer_config"] | {"max_iters": given["runner"]["max_iters"]}
     got["hooks"] = [hook["type"] for hook in given["custom_hooks"]]
     compare(got, expected("runner", name, "pinned"))
-    hook, = given["custom_hooks"]
+    (hook,) = given["custom_hooks"]
     assert (hook["seed"], hook["iters_per_epoch"]) == (0, 10)
     assert given["optimizer"] == resolved(name).optimisation["optimizer"]
     assert given["log_config"]["interval"] == 50
@@ -120,8 +130,14 @@ def test_seeds_change_the_seed_alone_and_every_row_starts_from_weights(name):
     first, second = (asdict(resolved(name, seed=seed)) for seed in (0, 1))
     assert {key for key in first if first[key] != second[key]} == {"seed"} and second["seed"] == 1
     assert first["initial_weights"] is True
-    assert first["method"] == {"mask_rcnn": {"cam": False, "cl_head": False}, "cam": {"cam": True, "cl_head": False},
-                               "contrastmask": {"cam": True, "cl_head": True}}[DECLARED.run(name).method]  # fmt: skip
+    assert (
+        first["method"]
+        == {
+            "mask_rcnn": {"cam": False, "cl_head": False},
+            "cam": {"cam": True, "cl_head": False},
+            "contrastmask": {"cam": True, "cl_head": True},
+        }[DECLARED.run(name).method]
+    )
 
 
 def test_initial_weights_are_those_of_the_sources():

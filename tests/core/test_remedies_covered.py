@@ -9,14 +9,38 @@ from ruamel.yaml import YAML
 from tools.pins import ROOT
 
 TABLE = YAML(typ="safe").load(ROOT / "tests" / "core" / "remedies.yaml")
-PROGRAMS = ("cd", "chmod", "cp", "df", "dmesg", "dvc", "fuser", "git", "kill", "ls", "make", "mlflow", "mv", "python",
-            "quota", "rm", "scancel", "source", "ulimit", "unset")  # fmt: skip
+PROGRAMS = (
+    "cd",
+    "chmod",
+    "cp",
+    "df",
+    "dmesg",
+    "dvc",
+    "fuser",
+    "git",
+    "kill",
+    "ls",
+    "make",
+    "mlflow",
+    "mv",
+    "python",
+    "quota",
+    "rm",
+    "scancel",
+    "source",
+    "ulimit",
+    "unset",
+)
 COMMAND = re.compile(rf"(?:{{}})?(?:{'|'.join(PROGRAMS)}|{{}}=?)(?=[ ;]|$)")
-ALONE = re.compile(r"dvc repro|python -m (?:stages|mlflow)|git (?:init|add|checkout|config|update-index|-C) "
-                   r"|make (?:setup|ui|reproduce)|rm -f |\{\} -m pip |.*\{\}python -m ")  # fmt: skip
-TELLS = ("ask|bring|choose|clone|correct|declare|delete|end|enlarge|evaluate|fetch|free|give|install|let|lower|make"
-         "|mend|mount|move|name|open|press|put|raise|remove|repeat|replace|restore|run|save|set|start|take|track|try"
-         "|undo|unset|use|wait|write")  # fmt: skip
+ALONE = re.compile(
+    r"dvc repro|python -m (?:stages|mlflow)|git (?:init|add|checkout|config|update-index|-C) "
+    r"|make (?:setup|ui|reproduce)|rm -f |\{\} -m pip |.*\{\}python -m "
+)
+TELLS = (
+    "ask|bring|choose|clone|correct|declare|delete|end|enlarge|evaluate|fetch|free|give|install|let|lower|make"
+    "|mend|mount|move|name|open|press|put|raise|remove|repeat|replace|restore|run|save|set|start|take|track|try"
+    "|undo|unset|use|wait|write"
+)
 ADVICE = re.compile(rf"(?:^|[;:,] |\b(?:or|and|then|them) |\()(?:or |then |and )?(?:{TELLS})\b")
 ERRORS = ("Error", "Problem", "Refused", "Interrupted")  # how the names of those end that are shown to users
 
@@ -32,8 +56,10 @@ def printed():
                 if id(node) in inner:
                     continue
                 if isinstance(node, ast.JoinedStr):
-                    yield path.relative_to(ROOT).as_posix(), "".join(
-                        part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)  # fmt: skip
+                    yield (
+                        path.relative_to(ROOT).as_posix(),
+                        "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values),
+                    )
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield path.relative_to(ROOT).as_posix(), node.value
 

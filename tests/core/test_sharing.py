@@ -34,8 +34,12 @@ SHARED = {"seed": 3, "iterations": 20}
 def listening(number):
     """Addresses at which a process and those that it started accept connections."""
     starter = psutil.Process(number)
-    return {connection.laddr.ip for process in [starter, *starter.children(recursive=True)]
-            for connection in process.net_connections("inet") if connection.status == psutil.CONN_LISTEN}  # fmt: skip
+    return {
+        connection.laddr.ip
+        for process in [starter, *starter.children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
 
 
 def content(scratch):
@@ -74,8 +78,13 @@ def test_a_killed_training_of_two_processes_ends_with_the_same_weights(whole, tw
     # what starts the processes is killed alone; the next attempt waits for those it left, or goes on
     (scratch / distributed.JOB).write_text(shared.to_json())
     command = [*distributed._torchrun(1, 2, tmp_path), "-m", "pipeline.worker", str(scratch)]
-    starter = subprocess.Popen(command, cwd=paths.ROOT, env=os.environ | distributed.among_themselves(tmp_path),
-                               start_new_session=True, stderr=subprocess.DEVNULL)  # fmt: skip
+    starter = subprocess.Popen(
+        command,
+        cwd=paths.ROOT,
+        env=os.environ | distributed.among_themselves(tmp_path),
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
     while len(training.states_of(scratch)) < 2:
         assert starter.poll() is None
         time.sleep(0.02)
@@ -108,8 +117,12 @@ def to_the_starter(_):
 
 
 def to_one_process(scratch):
-    found = subprocess.run(["pgrep", "-f", f"^{sys.executable} -u -m pipeline.worker {scratch}"],
-                           capture_output=True, text=True, check=True)  # fmt: skip
+    found = subprocess.run(
+        ["pgrep", "-f", f"^{sys.executable} -u -m pipeline.worker {scratch}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     _, second, *_data_workers = found.stdout.split()
     os.kill(int(second), signal.SIGTERM)
 
@@ -157,11 +170,13 @@ def test_the_error_of_a_process_is_told_in_its_own_words(two):
 def test_a_process_that_crashes_is_no_interruption(two, tmp_path, monkeypatch):
     """torchrun ends the others with SIGTERM, and they say so."""
     command = tmp_path / "command.py"
-    command.write_text("import pathlib, sys\n"
-                       "scratch = pathlib.Path(sys.argv[-1])\n"
-                       "(scratch / 'stopped.0').write_text('stopped by SIGTERM')\n"
-                       "(scratch / 'crashed.1').write_text('CUDA out of memory')\n"
-                       "sys.exit(1)\n")  # fmt: skip
+    command.write_text(
+        "import pathlib, sys\n"
+        "scratch = pathlib.Path(sys.argv[-1])\n"
+        "(scratch / 'stopped.0').write_text('stopped by SIGTERM')\n"
+        "(scratch / 'crashed.1').write_text('CUDA out of memory')\n"
+        "sys.exit(1)\n"
+    )
     monkeypatch.setattr(distributed, "_torchrun", lambda *_: [sys.executable, str(command)])
     with pytest.raises(ExperimentError, match="a process of 1 x 2 ended with code 1, see above") as failed:
         training.train(job(seed=8))
@@ -207,8 +222,12 @@ def compared(tmp_path_factory):
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     for world in (1, 2):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-        subprocess.run([*command, TWO_PROCESSES, str(folder / f"{world}.pth")], check=True, timeout=300,
-                       env=os.environ | {"PYTHONPATH": root})  # fmt: skip
+        subprocess.run(
+            [*command, TWO_PROCESSES, str(folder / f"{world}.pth")],
+            check=True,
+            timeout=300,
+            env=os.environ | {"PYTHONPATH": root},
+        )
     return [torch.load(folder / f"{world}.pth", weights_only=True) for world in (1, 2)]
 
 

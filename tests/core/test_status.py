@@ -38,9 +38,13 @@ def test_an_attempt_that_runs_tells_how_far_it_is():
 
 @pytest.mark.parametrize(
     ("error", "line"),
-    [(ExperimentError("loss is nan"), "loss is nan"), (ValueError("a\nb"), "ValueError: a"), (KeyError(), "KeyError"),
-     (OSError(28, "No space left on device", "/x"), "/x: No space left on device; free some space")],
-)  # fmt: skip
+    [
+        (ExperimentError("loss is nan"), "loss is nan"),
+        (ValueError("a\nb"), "ValueError: a"),
+        (KeyError(), "KeyError"),
+        (OSError(28, "No space left on device", "/x"), "/x: No space left on device; free some space"),
+    ],
+)
 def test_a_failure_keeps_its_own_first_line(error, line):
     with pytest.raises(type(error)):
         with status.attempt("toy", "ours", "train"):
@@ -56,9 +60,21 @@ def test_ctrl_c_is_no_failure():
     assert status.read("toy", "ours").describe() == "interrupted (evaluate)"
 
 
-DAMAGED = [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}", b'{"state": 3}', b'{"state": "running", "stage": "train"}',
-           b'{"state": "running", "stage": "train", "fingerprint": 7}', b"[" * 100000, b"\0" * 512,
-           b'{"iteration": "x", "of": 1, "seconds": 1}', b'{"iteration": 1, "of": 0, "seconds": NaN}']  # fmt: skip
+DAMAGED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b"{}",
+    b'{"state": 3}',
+    b'{"state": "running", "stage": "train"}',
+    b'{"state": "running", "stage": "train", "fingerprint": 7}',
+    b"[" * 100000,
+    b"\0" * 512,
+    b'{"iteration": "x", "of": 1, "seconds": 1}',
+    b'{"iteration": 1, "of": 0, "seconds": NaN}',
+]
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))

@@ -117,7 +117,9 @@ def test_links_lead_to_the_training_of_a_fingerprint(job):
             pass
     _, runs = stored()
     expected = {
-        run.data.tags["fingerprint"]: f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        run.data.tags[
+            "fingerprint"
+        ]: f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
         for run in runs
     }
     assert tracking.run_links("generated") == {job.name: expected}

@@ -23,6 +23,7 @@ from .conftest import empty
 
 pytestmark = pytest.mark.slow
 
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
@@ -153,8 +154,9 @@ def test_steps_in_several_iterations_resume_at_a_step(workspace, kill_after):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_trains_near_full_precision(workspace, precision):
     """On a CPU fp16 runs without loss scaling, which is CUDA's; what is cast is the same."""
-    lower, full = (read_log(training.train(job(iterations=2, precision=name)) / "log.jsonl")
-                   for name in (precision, "fp32"))  # fmt: skip
+    lower, full = (
+        read_log(training.train(job(iterations=2, precision=name)) / "log.jsonl") for name in (precision, "fp32")
+    )
     assert lower[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.05)
     assert lower[0]["loss"] != full[0]["loss"]
 

@@ -12,8 +12,19 @@ PIECE = 1 << 14  # bytes; of an answer that drips
 
 # Names for the scripts of `Faults`, each of one request.
 STATUSES = {"busy": 503, "too many": 429, "bad gateway": 502, "broken": 500, "missing": 404, "forbidden": 403}
-BODIES = ("drop", "nothing", "stall", "no ranges", "wrong range", "says more", "says less", "wrong bytes", "extra",
-          "short", "login page")  # fmt: skip
+BODIES = (
+    "drop",
+    "nothing",
+    "stall",
+    "no ranges",
+    "wrong range",
+    "says more",
+    "says less",
+    "wrong bytes",
+    "extra",
+    "short",
+    "login page",
+)
 SILENT = ("hang up", "garbage", "silent")
 FAULTS = (*STATUSES, *BODIES, *SILENT)
 FINAL = ("missing", "forbidden", "wrong bytes", "extra")  # no attempt mends these
@@ -37,8 +48,20 @@ class Faults:
         seed: of what is random about the faults of a script.
     """
 
-    def __init__(self, ranges=True, unavailable=0, drop_after=(), extra=b"", stall=0, shorten=0, status=None,
-                 before=None, drip=None, script=None, seed=0):  # fmt: skip
+    def __init__(
+        self,
+        ranges=True,
+        unavailable=0,
+        drop_after=(),
+        extra=b"",
+        stall=0,
+        shorten=0,
+        status=None,
+        before=None,
+        drip=None,
+        script=None,
+        seed=0,
+    ):
         self.ranges, self.unavailable, self.drop_after = ranges, unavailable, list(drop_after)
         self.extra, self.stall, self.shorten, self.status = extra, stall, shorten, status
         self.before, self.drip = before, drip or {}

@@ -54,9 +54,7 @@ def test_what_is_wrong_is_said_in_one_line(edited, change, message):
     assert text.startswith(f"{path}: ") and message in text and "\n" not in text
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b'{"images": [', b"\xff\xd8\xff\xe0 a picture", b"[" * 100_000]
-)
+@pytest.mark.parametrize("content", [b"", b"{", b'{"images": [', b"\xff\xd8\xff\xe0 a picture", b"[" * 100_000])
 def test_not_json(tmp_path, content):
     path = tmp_path / "instances.json"
     path.write_bytes(content)
@@ -77,9 +75,7 @@ def test_missing_and_empty_images(generated_root, train_annotations, tmp_path):
     folder = tmp_path / "train2017"
     folder.mkdir()
     for name in names:
-        (folder / name).write_bytes(
-            (generated_root / "train2017" / name).read_bytes()
-        )
+        (folder / name).write_bytes((generated_root / "train2017" / name).read_bytes())
     assert len(listed_image_sizes(train_annotations, names, folder)) == 12
     (folder / "000000000003.png").write_bytes(b"")
     with pytest.raises(

@@ -118,17 +118,23 @@ WRONG = b"x" + CONTENT[1:]
 @pytest.mark.parametrize(
     "content, kept, message",
     [
-        (WRONG, ["zips/train2017.zip.rejected"],
-         f"train2017.zip: expected sha256 {ARCHIVE.checksums['sha256']}, got {hashlib.sha256(WRONG).hexdigest()}; "
-         "kept as train2017.zip.rejected; either the file is damaged or pipeline/experiments.yaml declares a wrong "
-         "value for zips/train2017.zip: run `python -m stages.download` again, which fetches another one, or correct "
-         "the entry and run it again, and it takes the one kept"),
-        (CONTENT + b"more", [],
-         "the server sends more than the expected 1048576 bytes; run `python -m stages.download` again, or correct "
-         "bytes of the entry in pipeline/experiments.yaml"),
+        (
+            WRONG,
+            ["zips/train2017.zip.rejected"],
+            f"train2017.zip: expected sha256 {ARCHIVE.checksums['sha256']}, got {hashlib.sha256(WRONG).hexdigest()}; "
+            "kept as train2017.zip.rejected; either the file is damaged or pipeline/experiments.yaml declares a wrong "
+            "value for zips/train2017.zip: run `python -m stages.download` again, which fetches another one, or "
+            "correct the entry and run it again, and it takes the one kept",
+        ),
+        (
+            CONTENT + b"more",
+            [],
+            "the server sends more than the expected 1048576 bytes; run `python -m stages.download` again, or correct "
+            "bytes of the entry in pipeline/experiments.yaml",
+        ),
     ],
     ids=["wrong bytes", "too long"],
-)  # fmt: skip
+)
 def test_a_wrong_file_never_gets_the_name(tmp_path, content, kept, message):
     with pytest.raises(ExperimentError) as caught:
         download(tmp_path, content=content)
@@ -198,18 +204,13 @@ def test_a_file_that_was_brought_is_verified_and_kept(tmp_path):
 def test_local_archives_are_used_in_place(tmp_path, prefix):
     source, elsewhere = tmp_path / "mirror of coco", tmp_path / "downloads"
     put_part(source, CONTENT).rename(source / ARCHIVE.name)
-    assert (
-        obtain_one(f"{prefix}{source}".replace(" ", "%20" if prefix else " "), elsewhere)
-        == source / ARCHIVE.name
-    )
+    assert obtain_one(f"{prefix}{source}".replace(" ", "%20" if prefix else " "), elsewhere) == source / ARCHIVE.name
     assert not elsewhere.exists()
     (source / ARCHIVE.name).write_bytes(WRONG)
     with pytest.raises(ExperimentError, match="the file is damaged or .*: replace the file or correct the entry"):
         obtain_one(str(source), elsewhere)
     assert (source / ARCHIVE.name).exists()
-    with pytest.raises(
-        ExperimentError, match="archive .*nowhere.* is missing; put it there or change base_url"
-    ):
+    with pytest.raises(ExperimentError, match="archive .*nowhere.* is missing; put it there or change base_url"):
         obtain_one(str(tmp_path / "nowhere"), elsewhere)
 
 
@@ -379,17 +380,13 @@ def damaged_archives():
     middle = content.index(b"train2017/2.jpg") + 500
     yield (
         "flipped bits",
-        content[:middle]
-        + bytes(byte ^ 255 for byte in content[middle : middle + 40])
-        + content[middle + 40 :],
+        content[:middle] + bytes(byte ^ 255 for byte in content[middle : middle + 40]) + content[middle + 40 :],
     )
     yield "cut", content[: len(content) // 2]
     yield "empty", b""
 
 
-@pytest.mark.parametrize(
-    "content", [c for _, c in damaged_archives()], ids=[name for name, _ in damaged_archives()]
-)
+@pytest.mark.parametrize("content", [c for _, c in damaged_archives()], ids=[name for name, _ in damaged_archives()])
 def test_a_damaged_archive_leaves_nothing(tmp_path, content):
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(ExperimentError, match="damaged archive .*; bring a whole one and declare"):

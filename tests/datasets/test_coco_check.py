@@ -44,10 +44,18 @@ def small():
     """Two images with a base and a novel object each."""
     images = [{"id": n, "file_name": f"{n}.jpg", "width": WIDTH, "height": HEIGHT} for n in (1, 2)]
     annotations = [
-        {"id": 10 * n + k, "image_id": n, "category_id": category, "bbox": list(BOX), "area": 350.5, "iscrowd": 0,
-         "segmentation": [list(OUTLINE)]}
-        for n in (1, 2) for k, category in enumerate((ZEBRA, CAT))
-    ]  # fmt: skip
+        {
+            "id": 10 * n + k,
+            "image_id": n,
+            "category_id": category,
+            "bbox": list(BOX),
+            "area": 350.5,
+            "iscrowd": 0,
+            "segmentation": [list(OUTLINE)],
+        }
+        for n in (1, 2)
+        for k, category in enumerate((ZEBRA, CAT))
+    ]
     return {"images": images, "annotations": annotations, "categories": [c._asdict() for c in CATEGORIES]}
 
 
@@ -68,8 +76,12 @@ def written(tmp_path):
 def check(path, masks=None):
     """Check a file; gives the checker and what consumers got."""
     checker, got = coco_check.Checker(path, masks), {"images": [], "annotations": []}
-    read_instances(path, lambda entries, _: got["images"].extend(entries),
-                   lambda entries, _: got["annotations"].extend(entries), checker)  # fmt: skip
+    read_instances(
+        path,
+        lambda entries, _: got["images"].extend(entries),
+        lambda entries, _: got["annotations"].extend(entries),
+        checker,
+    )
     return checker, got
 
 
@@ -165,8 +177,10 @@ REFUSED = {
     "objects": (first(segmentation=[{"x": 1}]), 'a polygon is {"x": 1}, valid: a list of numbers'),
     "text": (first(segmentation="10 5 30 5"), 'segmentation is "10 5 30 5", valid: a list of polygons, or run lengths'),
     "number": (first(segmentation=7), "segmentation is 7, valid"),
-    "outside": (lambda c: (polygon(70, 50, 80, 50, 80, 60)(c), first(bbox=[50, 30, 30, 30])(c))[2:],
-                "its mask reaches from (70, 50) to (80, 60), the image is 60x40"),
+    "outside": (
+        lambda c: (polygon(70, 50, 80, 50, 80, 60)(c), first(bbox=[50, 30, 30, 30])(c))[2:],
+        "its mask reaches from (70, 50) to (80, 60), the image is 60x40",
+    ),
     "beside its box": (first(bbox=[50, 30, 8, 8]), "its mask reaches from (10, 5) to (35, 25), bbox is [50, 30, 8, 8]"),
     "normalised": (normalised, "coordinates look normalised to 0..1, valid: pixels"),
     "normalised boxes": (normalised_boxes, "coordinates look normalised to 0..1, valid: pixels"),
@@ -178,8 +192,10 @@ REFUSED = {
     "decimals": (other_counts(lambda c: c.append(0.0)), "valid: a list of whole numbers, or a text"),
     "text in counts": (other_counts(lambda c: c.append("0")), "valid: a list of whole numbers, or a text"),
     "true in counts": (other_counts(lambda c: c.append(True)), "valid: a list of whole numbers, or a text"),
-    "width first": (run_lengths(size=[WIDTH, HEIGHT]),
-                    "size of its run lengths is [60, 40], valid: [height, width] = [40, 60]"),
+    "width first": (
+        run_lengths(size=[WIDTH, HEIGHT]),
+        "size of its run lengths is [60, 40], valid: [height, width] = [40, 60]",
+    ),
     "size of text": (run_lengths(size=["40", "60"]), 'size of its run lengths is ["40", "60"]'),
     "no size": (first(segmentation={"counts": runs()["counts"]}), "size of its run lengths is null"),
     "no counts": (first(segmentation={"size": [HEIGHT, WIDTH]}), "counts is null, valid: a list of whole numbers"),
@@ -236,7 +252,7 @@ REFUSED = {
     "annotation is null": (lambda c: c["annotations"].append(None), "annotations[4] is null, valid: an object"),
     "category id text": (lambda c: c["categories"][0].update(id="1"), 'category "person" has the id "1"'),
     "NaN in info": (lambda c: c.update(info={"version": math.nan}), "info, licenses or categories holds NaN"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -327,21 +343,26 @@ MENDED = {
     "empty mask": (first(segmentation=[]), "annotations", 0, {"segmentation": ...}),
     "null mask": (first(segmentation=None), "annotations", 0, {"segmentation": ...}),
     "empty part": (first(segmentation=[OUTLINE, []]), "annotations", 0, {"segmentation": [OUTLINE]}),
-    "part of two points": (first(segmentation=[[1, 2, 3, 4], OUTLINE]), "annotations", 0,
-                           {"segmentation": [OUTLINE]}),
+    "part of two points": (first(segmentation=[[1, 2, 3, 4], OUTLINE]), "annotations", 0, {"segmentation": [OUTLINE]}),
     "decimal size": (image(width=60.0, height=40.0), "images", 1, {"width": 60, "height": 40}),
     "decimal references": (first(image_id=1.0, category_id=24.0), "annotations", 0, {"image_id": 1, "category_id": 24}),
     "decimal category": (lambda c: c["categories"][2].update(id=3.0), "categories", 2, {"id": 3}),
     "order of categories": (lambda c: c["categories"].reverse(), "categories", 0, {"id": 1, "name": "person"}),
     "text ids": (text_ids, "annotations", 2, {"image_id": 2}),
     "the image of a text id": (text_ids, "images", 1, {"id": 2, "source_id": "b"}),
-    "128 bits": (lambda c: [i.update(id=2**127 + i["id"]) for i in c["images"]]
-                 and [a.update(image_id=2**127 + a["image_id"]) for a in c["annotations"]][9:],
-                 "images", 1, {"id": 2, "source_id": 2**127 + 2}),
+    "128 bits": (
+        lambda c: (
+            [i.update(id=2**127 + i["id"]) for i in c["images"]]
+            and [a.update(image_id=2**127 + a["image_id"]) for a in c["annotations"]][9:]
+        ),
+        "images",
+        1,
+        {"id": 2, "source_id": 2**127 + 2},
+    ),
     "negative id": (first(id=-1), "annotations", 0, {"id": 1, "source_id": -1}),
     "UUID": (first(id="5f0c-11"), "annotations", 1, {"id": 2, "source_id": 11}),
     "decimal id": (first(id=1.5), "annotations", 0, {"id": 1, "source_id": 1.5}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change, section, position, expected", MENDED.values(), ids=MENDED)
@@ -366,22 +387,36 @@ def test_what_is_not_mended_keeps_its_bytes(written):
 
 
 def test_other_entries_of_a_mended_file_keep_their_values(written):
-    path = written(lambda c: (c["annotations"][0].update(number=2**90, small=1e-7, text="\u00e9 1e-5"),
-                              c["annotations"][1].pop("iscrowd"), c.update(info={"year": 2017}))[9:])  # fmt: skip
+    path = written(
+        lambda c: (
+            c["annotations"][0].update(number=2**90, small=1e-7, text="\u00e9 1e-5"),
+            c["annotations"][1].pop("iscrowd"),
+            c.update(info={"year": 2017}),
+        )[9:]
+    )
     source = json.loads(path.read_text())
     source["annotations"][1]["iscrowd"] = 0
     assert published(path)[1] == source
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda text: text.replace(b'"area": 350.5', b'"area": 350.5, "area": 7', 1), "'area' stands twice in an object"),
-    (lambda text: text.replace(b'"width": 60', b'"width": 60,"width": 61', 1), "'width' stands twice in an object"),
-    (lambda text: text.replace(b'"images"', b'"annotations": [], "images"'), "'annotations' stands twice"),
-    (lambda text: text.replace(b'"id": 1,', b'"id": 1, "id": 1,', 1), "'id' stands twice in an object"),
-    (lambda text: text[:-200], "not a JSON file"),
-    (lambda text: text.decode().encode("utf-16"), "not UTF-8"),
-    (lambda text: text.replace(b"350.5", b"1e999", 1).replace(b"[10, 5, 25, 20]", b"[10, 5, 1e999, 20]", 1), "bbox is"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda text: text.replace(b'"area": 350.5', b'"area": 350.5, "area": 7', 1),
+            "'area' stands twice in an object",
+        ),
+        (lambda text: text.replace(b'"width": 60', b'"width": 60,"width": 61', 1), "'width' stands twice in an object"),
+        (lambda text: text.replace(b'"images"', b'"annotations": [], "images"'), "'annotations' stands twice"),
+        (lambda text: text.replace(b'"id": 1,', b'"id": 1, "id": 1,', 1), "'id' stands twice in an object"),
+        (lambda text: text[:-200], "not a JSON file"),
+        (lambda text: text.decode().encode("utf-16"), "not UTF-8"),
+        (
+            lambda text: text.replace(b"350.5", b"1e999", 1).replace(b"[10, 5, 25, 20]", b"[10, 5, 1e999, 20]", 1),
+            "bbox is",
+        ),
+    ],
+)
 def test_text_that_is_not_good_json(written, change, message):
     path = written()
     path.write_bytes(change(path.read_bytes()))
@@ -416,10 +451,12 @@ WARNED = {
     "box of no size": (first(bbox=[10, 5, 0, 20]), "boxes below one pixel or of negative size"),
     "negative box": (first(bbox=[35, 25, -25, -20]), "boxes below one pixel or of negative size"),
     "other box": (first(bbox=[10, 5, 45, 35]), "boxes that differ from the extent of their mask"),
-    "beyond the image": (lambda c: (polygon(40, 5, 75, 5, 75, 25)(c), first(bbox=[40, 5, 35, 20])(c))[2:],
-                         "masks that reach beyond the image"),
+    "beyond the image": (
+        lambda c: (polygon(40, 5, 75, 5, 75, 25)(c), first(bbox=[40, 5, 35, 20])(c))[2:],
+        "masks that reach beyond the image",
+    ),
     "no mask": (without("annotations", "segmentation"), "objects without a mask"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change, kind", WARNED.values(), ids=WARNED)
@@ -520,8 +557,9 @@ def test_an_exif_orientation_is_reported_and_ignored(written, tmp_path, orientat
 
 
 def test_only_headers_of_pictures_are_read(written, tmp_path, monkeypatch):
-    checker, _ = check(written(lambda content: [image.update(file_name=f"{image['id']}.png")
-                                                for image in content["images"]][2:]))  # fmt: skip
+    checker, _ = check(
+        written(lambda content: [image.update(file_name=f"{image['id']}.png") for image in content["images"]][2:])
+    )
     picture(tmp_path / "1.png", (WIDTH, HEIGHT), 6)
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "2.png")
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
@@ -620,13 +658,16 @@ def base_only(**fields):
     return change
 
 
-@pytest.mark.parametrize("change, message", [
-    (everything_tiny, "nothing to train on: of 2 images 2 are smaller than 32 pixels on a side"),
-    (lambda c: c["annotations"].clear(), "nothing to train on: of 2 images 0 are smaller"),
-    (everywhere("ignore", 1), "the others show no object that training uses (skipped: 0 crowd, 4 ignore"),
-    (base_only(iscrowd=1), "no base mask left to train on: 2 objects are of base categories, skipped: 2 crowd"),
-    (base_only(segmentation={"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}), "masks with a pixel: 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (everything_tiny, "nothing to train on: of 2 images 2 are smaller than 32 pixels on a side"),
+        (lambda c: c["annotations"].clear(), "nothing to train on: of 2 images 0 are smaller"),
+        (everywhere("ignore", 1), "the others show no object that training uses (skipped: 0 crowd, 4 ignore"),
+        (base_only(iscrowd=1), "no base mask left to train on: 2 objects are of base categories, skipped: 2 crowd"),
+        (base_only(segmentation={"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}), "masks with a pixel: 0"),
+    ],
+)
 def test_a_split_that_leaves_nothing_to_train_on_says_which_filter(written, tmp_path, change, message):
     with pytest.raises(ExperimentError) as caught:
         split(written(change), NONVOC2VOC, tmp_path / "out")

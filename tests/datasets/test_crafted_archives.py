@@ -116,13 +116,18 @@ def test_a_bomb_is_refused_by_what_it_declares(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
+    "kind",
+    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
     ids=["stored", "deflated", "bzip2", "lzma"],
-)  # fmt: skip
+)
 def test_every_image_ending_and_folder_is_unpacked(tmp_path, kind):
     names = ["1.JPG", "2.jpeg", "3.webp", "4.bmp", "5.Tiff", "6.PNG", "deep/er/7.jpg", "\u00e9.png", "a b.jpg"]
-    content = packed(*((f"train2017/{name}", name.encode()) for name in names), ("train2017/labels.txt", b""),
-                     (info("train2017/deep/", stat.S_IFDIR | 0o755), b""), compression=kind)  # fmt: skip
+    content = packed(
+        *((f"train2017/{name}", name.encode()) for name in names),
+        ("train2017/labels.txt", b""),
+        (info("train2017/deep/", stat.S_IFDIR | 0o755), b""),
+        compression=kind,
+    )
     (tmp_path / "a.zip").write_bytes(content)
     unpack(tmp_path / "a.zip", WANTED, tmp_path / "images")
     folder = tmp_path / "images" / "train2017"
@@ -162,12 +167,15 @@ def test_an_archive_that_is_no_file_is_refused_without_waiting(tmp_path, kind):
 
 
 SAMPLE = packed(
-    (IMAGE, bytes(range(200))), ("train2017/deep/2.png", b"two" * 50), ("note.txt", b"three"),
+    (IMAGE, bytes(range(200))),
+    ("train2017/deep/2.png", b"two" * 50),
+    ("note.txt", b"three"),
     compression=zipfile.ZIP_DEFLATED,
-)  # fmt: skip
+)
 EDIT = st.tuples(st.integers(0, len(SAMPLE) - 1), st.integers(0, 255))
-NAME = st.lists(st.sampled_from(["..", ".", "", "train2017", "a", "A", "x.jpg", "x.JPG", "\\", "~", "C:"]), min_size=1,
-                max_size=5).map("/".join)  # fmt: skip
+NAME = st.lists(
+    st.sampled_from(["..", ".", "", "train2017", "a", "A", "x.jpg", "x.JPG", "\\", "~", "C:"]), min_size=1, max_size=5
+).map("/".join)
 MODES = (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 
 

@@ -99,11 +99,7 @@ def test_an_image_does_not_depend_on_how_many_are_drawn(generated_root, tmp_path
 
 
 def test_seed_and_subset_change_the_image():
-    images = [
-        generated.draw({**SPEC, "seed": seed}, subset, 0)[0]
-        for seed in (0, 1)
-        for subset in generated.SUBSETS
-    ]
+    images = [generated.draw({**SPEC, "seed": seed}, subset, 0)[0] for seed in (0, 1) for subset in generated.SUBSETS]
     assert len({image.tobytes() for image in images}) == 4
 
 

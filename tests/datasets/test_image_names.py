@@ -130,15 +130,22 @@ def small(folder, names, listed):
             images.append({"id": number, "file_name": file_name, "width": 8, "height": 6, "note": "caf\u00e9"})
         box = {"bbox": [1, 1, 3, 3], "area": 9.0, "segmentation": [[1, 1, 4, 1, 4, 4, 1, 4]], "iscrowd": 0}
         content = {
-            "info": {"year": 2026}, "images": images, "categories": [category._asdict() for category in CATEGORIES],
+            "info": {"year": 2026},
+            "images": images,
+            "categories": [category._asdict() for category in CATEGORIES],
             "annotations": [{"id": 1, "image_id": 0, "category_id": 1, **box}],
-        }  # fmt: skip
+        }
         (folder / "annotations").mkdir(exist_ok=True)
         (folder / "annotations" / f"instances_{subset}.json").write_text(json.dumps(content))
 
 
-ENTRY = {"kind": "coco", "profile": "smoke", "root_env": "COCO_ROOT", "base_url": "http://127.0.0.1:9",
-         "archives": {"a.zip": {"bytes": 5, "md5": "0" * 32}}}  # fmt: skip
+ENTRY = {
+    "kind": "coco",
+    "profile": "smoke",
+    "root_env": "COCO_ROOT",
+    "base_url": "http://127.0.0.1:9",
+    "archives": {"a.zip": {"bytes": 5, "md5": "0" * 32}},
+}
 
 
 @pytest.mark.parametrize("how", ["folder", "archive"])
@@ -155,8 +162,10 @@ def test_annotations_are_handed_on_with_the_names_on_disk(tmp_path, monkeypatch,
         monkeypatch.delenv("COCO_ROOT", raising=False)
         packed = shutil.make_archive(tmp_path / "mirror" / "a", "zip", tmp_path / "coco")
         content = open(packed, "rb").read()
-        entry |= {"base_url": str(tmp_path / "mirror"),
-                  "archives": {"a.zip": {"bytes": len(content), "md5": hashlib.md5(content).hexdigest()}}}  # fmt: skip
+        entry |= {
+            "base_url": str(tmp_path / "mirror"),
+            "archives": {"a.zip": {"bytes": len(content), "md5": hashlib.md5(content).hexdigest()}},
+        }
     prepare("mini", entry, images_root=tmp_path / "images", out_dir=tmp_path / "out")
     for subset in ("train2017", "val2017"):
         source = json.loads((tmp_path / "coco" / "annotations" / f"instances_{subset}.json").read_text())
@@ -168,8 +177,10 @@ def test_annotations_are_handed_on_with_the_names_on_disk(tmp_path, monkeypatch,
             image["file_name"] = name
         assert written == source, "nothing else is changed"
     assert sorted(path.name for path in (tmp_path / "out" / "annotations").iterdir()) == [
-        "findings.md", "instances_train2017.json", "instances_val2017.json"
-    ]  # fmt: skip
+        "findings.md",
+        "instances_train2017.json",
+        "instances_val2017.json",
+    ]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -46,8 +46,8 @@ def encoded(mask, kind):
 
 
 def ring(size=(100, 120)):
-    rows, columns = np.mgrid[:size[0], :size[1]]
-    radius = ((rows - 48) / 30)**2 + ((columns - 61) / 40)**2
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    radius = ((rows - 48) / 30) ** 2 + ((columns - 61) / 40) ** 2
     return (radius < 1) & (radius > 0.3)
 
 
@@ -82,14 +82,15 @@ def test_run_length_encodings_are_cropped_like_their_bitmap(kind):
     mask = ring()
     masks, bitmap = polygon_masks(encoded(mask, kind)), BitmapMasks([mask.astype(np.uint8)], 100, 120)
     whole = [30, 20, 30 + CELLS, 20 + CELLS]  # a cell is a pixel: no rounding at all
-    np.testing.assert_array_equal(crops(masks, whole)[0], mask[20:20 + CELLS, 30:30 + CELLS])
+    np.testing.assert_array_equal(crops(masks, whole)[0], mask[20 : 20 + CELLS, 30 : 30 + CELLS])
     for box in ([15.0, 12.0, 105.0, 82.0], [40.3, 22.2, 120, 55.5]):
         got, expected = crops(masks, box)[0], crops(bitmap, box)[0]
         assert (got & expected).sum() / (got | expected).sum() > 0.9
     flipped = crops(masks.flip(), [120 - 58, 20, 120 - 30, 48])[0]
     np.testing.assert_array_equal(flipped, mask[20:48, 30:58][:, ::-1])
-    assert crops(masks.rescale((1000, 200)), [60, 40, 60 + 2 * CELLS, 40 + 2 * CELLS])[0].sum() == \
-        mask[20:48, 30:58].sum()
+    assert (
+        crops(masks.rescale((1000, 200)), [60, 40, 60 + 2 * CELLS, 40 + 2 * CELLS])[0].sum() == mask[20:48, 30:58].sum()
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -131,10 +132,14 @@ def test_samples_of_a_file_with_every_kind_of_annotation(edited, generated_root,
 
     split(edited(vary), NONVOC2VOC, tmp_path / "split")
     assert '"counts"' in (tmp_path / "split" / "train.json").read_text()
-    sets = [PartialCocoDataset(ann_file=str(tmp_path / "split" / "train.json"),
-                               img_prefix=str(generated_root / "train2017"),
-                               pipeline=train_pipeline(scales, size_divisor=32, poly2mask=poly2mask))
-            for poly2mask in (True, False)]  # fmt: skip
+    sets = [
+        PartialCocoDataset(
+            ann_file=str(tmp_path / "split" / "train.json"),
+            img_prefix=str(generated_root / "train2017"),
+            pipeline=train_pipeline(scales, size_divisor=32, poly2mask=poly2mask),
+        )
+        for poly2mask in (True, False)
+    ]
     for index in range(len(sets[0])):
         bitmaps, polygons = (dataset[index, 3] for dataset in sets)
         for key in ("img", "gt_bboxes", "gt_labels", "gt_is_novel"):
@@ -148,8 +153,9 @@ def test_samples_of_a_file_with_every_kind_of_annotation(edited, generated_root,
 @pytest.mark.parametrize("poly2mask", [True, False])
 def test_the_prior_of_the_oracle_has_the_format_of_the_masks(nonvoc2voc, generated_root, complete, poly2mask):  # noqa: F811
     steps = oracle.with_prior_masks(train_pipeline(poly2mask=poly2mask), "toy")
-    dataset = PartialCocoDataset(ann_file=str(nonvoc2voc / "train.json"), img_prefix=str(generated_root / "train2017"),
-                                 pipeline=steps)
+    dataset = PartialCocoDataset(
+        ann_file=str(nonvoc2voc / "train.json"), img_prefix=str(generated_root / "train2017"), pipeline=steps
+    )
     for index in range(4):
         sample = dataset[index, 5]
         masks, priors = sample["gt_masks"].data, sample["gt_prior_masks"].data

@@ -56,8 +56,11 @@ def test_both_ways_of_loading_serve_the_same_samples(tmp_path):
 
 
 def test_the_figure_of_growth_is_drawn_from_its_table(tmp_path, monkeypatch, capsys):
-    rows = [f"{part},{scale},{100 * scale},{700 * scale},{8 * scale},{100 * scale**0.5}"
-            for part in growth.PARTS for scale in (0.25, 0.5, 1)]  # fmt: skip
+    rows = [
+        f"{part},{scale},{100 * scale},{700 * scale},{8 * scale},{100 * scale**0.5}"
+        for part in growth.PARTS
+        for scale in (0.25, 0.5, 1)
+    ]
     (tmp_path / "growth.csv").write_text("\n".join([",".join(growth.COLUMNS), *rows]) + "\n")
     monkeypatch.setattr(sys, "argv", ["growth", "--draw", "--out", str(tmp_path)])
     growth.main()

@@ -64,7 +64,12 @@ def test_an_object_without_a_mask_is_an_error(nonvoc2voc, generated_root, comple
 
 
 def test_only_oracle_supervision_gets_them():
-    used = {name: str(config.resolve(name, "generated", 0).data["train"]) for name in (
-        "contrastmask_r50_1x_voc2nonvoc", "contrastmask_oracle_voc2nonvoc", "mask_rcnn_r50_1x_nonvoc2voc",
-    )}  # fmt: skip
+    used = {
+        name: str(config.resolve(name, "generated", 0).data["train"])
+        for name in (
+            "contrastmask_r50_1x_voc2nonvoc",
+            "contrastmask_oracle_voc2nonvoc",
+            "mask_rcnn_r50_1x_nonvoc2voc",
+        )
+    }
     assert [name for name, steps in used.items() if "gt_prior_masks" in steps] == ["contrastmask_oracle_voc2nonvoc"]

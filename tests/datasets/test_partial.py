@@ -36,14 +36,28 @@ PIPELINES = {
 def everything(dataset):
     """All that a data set tells, comparable and with the types of its values."""
     parsed = [dataset.get_ann_info(index) for index in range(len(dataset))]
-    arrays = [(a["bboxes"].tobytes(), a["labels"].tobytes(), a["bboxes_ignore"].tobytes(), a["bboxes"].dtype,
-               a["labels"].dtype, a["bboxes_ignore"].dtype) for a in parsed]  # fmt: skip
+    arrays = [
+        (
+            a["bboxes"].tobytes(),
+            a["labels"].tobytes(),
+            a["bboxes_ignore"].tobytes(),
+            a["bboxes"].dtype,
+            a["labels"].dtype,
+            a["bboxes_ignore"].dtype,
+        )
+        for a in parsed
+    ]
     return {
         "infos": repr(list(dataset.data_infos)),
-        "order": list(dataset.img_ids), "classes": dataset.CLASSES, "labels": dataset.cat2label,
-        "categories": list(dataset.cat_ids), "flags": getattr(dataset, "flag", np.zeros(0)).tolist(),
-        "arrays": arrays, "masks": repr([a["masks"] for a in parsed]), "others": [a["seg_map"] for a in parsed],
-    }  # fmt: skip
+        "order": list(dataset.img_ids),
+        "classes": dataset.CLASSES,
+        "labels": dataset.cat2label,
+        "categories": list(dataset.cat_ids),
+        "flags": getattr(dataset, "flag", np.zeros(0)).tolist(),
+        "arrays": arrays,
+        "masks": repr([a["masks"] for a in parsed]),
+        "others": [a["seg_map"] for a in parsed],
+    }
 
 
 def oddities(content):
@@ -67,9 +81,16 @@ def oddities(content):
     content["images"].reverse()
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"classes": ["zebra", "cat"]}, {"filter_empty_gt": False}, {"test_mode": True},
-], ids=["default", "classes", "empty", "test"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"classes": ["zebra", "cat"]},
+        {"filter_empty_gt": False},
+        {"test_mode": True},
+    ],
+    ids=["default", "classes", "empty", "test"],
+)
 def test_it_is_cocodataset(edited, options):
     path = edited(oddities)
     for annotations_first in (False, True):
@@ -201,9 +222,7 @@ def test_noise_in_novel_masks_changes_no_sample(dataset, edited, generated_root,
         np.testing.assert_array_equal(clean["gt_masks"].data.masks, other["gt_masks"].data.masks)
 
 
-def test_crowd_and_invalid_objects_are_skipped_and_only_crowd_keeps_the_image(
-    edited, generated_root, tmp_path
-):
+def test_crowd_and_invalid_objects_are_skipped_and_only_crowd_keeps_the_image(edited, generated_root, tmp_path):
     def spoil(content):
         by_image = {}
         for annotation in content["annotations"]:
@@ -233,9 +252,11 @@ def test_boxes_only_direction(train_annotations, generated_root, tmp_path):
 
 def test_a_list_of_classes_sets_the_labels(nonvoc2voc, generated_root):
     dataset = PartialCocoDataset(
-        ann_file=str(nonvoc2voc / "train.json"), img_prefix=str(generated_root / "train2017"),
-        pipeline=train_pipeline(), classes=["cat", "zebra"],
-    )  # fmt: skip
+        ann_file=str(nonvoc2voc / "train.json"),
+        img_prefix=str(generated_root / "train2017"),
+        pipeline=train_pipeline(),
+        classes=["cat", "zebra"],
+    )
     samples = [dataset[index] for index in range(len(dataset))]
     for sample in samples:
         assert torch.equal(sample["gt_is_novel"].data, sample["gt_labels"].data == 0)
@@ -300,15 +321,17 @@ def test_a_broken_image_is_named(nonvoc2voc, generated_root, tmp_path, kind, mes
     damage(path, kind)
     for mode, steps in (("train", train_pipeline()), ("test", inference_steps())):
         dataset = build_dataset(
-            dict(type="PartialCocoDataset" if mode == "train" else "PackedCocoDataset",
-                 ann_file=str(tmp_path / "train.json"), img_prefix=str(tmp_path), pipeline=steps,
-                 test_mode=mode == "test")
-        )  # fmt: skip
+            dict(
+                type="PartialCocoDataset" if mode == "train" else "PackedCocoDataset",
+                ann_file=str(tmp_path / "train.json"),
+                img_prefix=str(tmp_path),
+                pipeline=steps,
+                test_mode=mode == "test",
+            )
+        )
         with pytest.raises(ExperimentError) as caught:
             dataset[0]
-        assert (
-            str(path) in str(caught.value) and message in str(caught.value) and "\n" not in str(caught.value)
-        )
+        assert str(path) in str(caught.value) and message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -325,8 +348,15 @@ def test_pixels_are_read_as_they_are_stored(nonvoc2voc, tmp_path, orientation, e
     (tmp_path / "train.json").write_text(json.dumps(content))
     both = {"PartialCocoDataset": train_pipeline(flip_ratio=0.0), "PackedCocoDataset": inference_steps()}
     for kind, steps in both.items():
-        dataset = build_dataset(dict(type=kind, ann_file=str(tmp_path / "train.json"), img_prefix=str(tmp_path),
-                                     pipeline=steps, test_mode=kind == "PackedCocoDataset"))  # fmt: skip
+        dataset = build_dataset(
+            dict(
+                type=kind,
+                ann_file=str(tmp_path / "train.json"),
+                img_prefix=str(tmp_path),
+                pipeline=steps,
+                test_mode=kind == "PackedCocoDataset",
+            )
+        )
         image = dataset[0]["img"]
         image = image[0] if isinstance(image, list) else image.data
         assert np.array_equal((image[0] > 0).numpy(), pixels[..., 0] > 0)
@@ -334,6 +364,7 @@ def test_pixels_are_read_as_they_are_stored(nonvoc2voc, tmp_path, orientation, e
 
 def test_polygons_are_loaded_from_run_lengths_too(edited, generated_root, tmp_path):
     """The 3x schedule asks for polygons, whatever the file has."""
+
     def run_lengths(content):
         for annotation in content["annotations"]:
             encoded = rle.merge(rle.frPyObjects(annotation["segmentation"], 128, 128))
@@ -360,9 +391,14 @@ def test_inference_steps_keep_the_size_or_resize(generated_root):
     annotations = generated_root / "annotations" / "instances_val2017.json"
     for steps, shape in ((inference_steps(), (128, 128)), (inference_steps([200, 150], 32), (160, 160))):
         dataset = build_dataset(
-            dict(type="PackedCocoDataset", ann_file=str(annotations), img_prefix=str(generated_root / "val2017"),
-                 pipeline=steps, test_mode=True)
-        )  # fmt: skip
+            dict(
+                type="PackedCocoDataset",
+                ann_file=str(annotations),
+                img_prefix=str(generated_root / "val2017"),
+                pipeline=steps,
+                test_mode=True,
+            )
+        )
         sample = dataset[0]
         assert sample["img"][0].shape == (3, *shape)
         meta = sample["img_metas"][0].data

@@ -53,8 +53,7 @@ def zips(generated_root):
 
 def coco_entry(zips, base_url="http://127.0.0.1:9", **extra):
     declared = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in zips.items()
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in zips.items()
     }
     return {"kind": "coco", "profile": "full", "base_url": base_url, "archives": declared, **extra}
 
@@ -72,9 +71,7 @@ def test_generated_is_drawn_once_and_again_for_another_spec(tmp_path, monkeypatc
     run(GENERATED, tmp_path)
     drawn = []
     draw_all = generated.generate
-    monkeypatch.setattr(
-        generated, "generate", lambda spec, *folders: drawn.append(spec) or draw_all(spec, *folders)
-    )
+    monkeypatch.setattr(generated, "generate", lambda spec, *folders: drawn.append(spec) or draw_all(spec, *folders))
     before = tree(tmp_path)
     shutil.rmtree(tmp_path / "out")  # as DVC does before a stage
     run(GENERATED, tmp_path)

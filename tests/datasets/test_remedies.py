@@ -37,10 +37,15 @@ class Copy(Clone):
         self.mirror = folder.parent / f"{folder.name}-mirror"
         archives = packed(generated_root, self.mirror)
         self.entries = {
-            "mini": {"kind": "coco", "profile": "embedded", "root_env": "COCO_ROOT", "base_url": self.mirror.as_uri(),
-                     "archives": archives},
+            "mini": {
+                "kind": "coco",
+                "profile": "embedded",
+                "root_env": "COCO_ROOT",
+                "base_url": self.mirror.as_uri(),
+                "archives": archives,
+            },
             "drawn": DRAWN,
-        }  # fmt: skip
+        }
         super().__init__(folder, {("datasets",): self.entries})
         self.environment.pop("COCO_ROOT", None)
         params = folder / "params.yaml"
@@ -52,8 +57,12 @@ class Copy(Clone):
         return self.folder / "data" / name / "images"
 
     def look(self, name):
-        ensure_images(name, self.entries[name], images_root=self.images(name),
-                      manifest=self.folder / "data" / name / "manifest.json")  # fmt: skip
+        ensure_images(
+            name,
+            self.entries[name],
+            images_root=self.images(name),
+            manifest=self.folder / "data" / name / "manifest.json",
+        )
 
     def load(self, name, file):
         """What a data worker does with an image."""
@@ -64,8 +73,9 @@ class Copy(Clone):
     def obey(self, text):
         """Run the command that a message prints."""
         [command] = set(re.findall(r"`([^`]*python -m stages\.[^`]*)`", text))
-        result = subprocess.run(command, shell=True, cwd=self.folder, env=self.environment, capture_output=True,
-                                text=True)  # fmt: skip
+        result = subprocess.run(
+            command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
         assert result.returncode == 0, result.stderr
         return result.stderr
 
@@ -202,8 +212,13 @@ def test_an_entry_of_the_annotations_is_taken_out_or_corrected(tmp_path, generat
     image.write_bytes(whole[:100])
     failing("restore the file there|take them out of the annotations")
     first = right["images"][0]["id"]
-    passing(right | {"images": right["images"][1:],
-                     "annotations": [each for each in right["annotations"] if each["image_id"] != first]})  # fmt: skip
+    passing(
+        right
+        | {
+            "images": right["images"][1:],
+            "annotations": [each for each in right["annotations"] if each["image_id"] != first],
+        }
+    )
     image.write_bytes(whole)
     for change, said in (({"file_name": "elsewhere.png"}, "correct file_name"), ({"width": 7}, ".")):
         wrong = json.loads(json.dumps(right))

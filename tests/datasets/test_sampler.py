@@ -16,10 +16,7 @@ def epoch_batches(flags, batch_size, world_size, epoch, seed=3):
     """Batches of one epoch by rank."""
     length = IterationBatchSampler(flags, batch_size, seed, 0, 0, 0, world_size).iterations_per_epoch
     span = epoch * length, (epoch + 1) * length
-    return [
-        list(IterationBatchSampler(flags, batch_size, seed, *span, rank, world_size))
-        for rank in range(world_size)
-    ]
+    return [list(IterationBatchSampler(flags, batch_size, seed, *span, rank, world_size)) for rank in range(world_size)]
 
 
 @settings(max_examples=60, deadline=None)

@@ -50,9 +50,7 @@ def test_noise_in_novel_masks_changes_no_byte(train_annotations, edited, tmp_pat
             if direction["novel"] == "all" or (names[annotation["category_id"]] in VOC) == (
                 direction["novel"] == "voc"
             ):
-                annotation["segmentation"] = [
-                    [noise.uniform(0, 128) for _ in range(2 * noise.randrange(3, 9))]
-                ]
+                annotation["segmentation"] = [[noise.uniform(0, 128) for _ in range(2 * noise.randrange(3, 9))]]
                 annotation["area"] = noise.uniform(-5, 1e5)
                 annotation["mask_quality"] = noise.random()  # some field a file of another origin may have
 
@@ -137,9 +135,7 @@ def test_summary(nonvoc2voc, train_annotations):
     assert summary["categories"]["novel"] == {name: i for i, name in names.items() if name in VOC}
     assert len(summary["categories"]["base"]) == 60
     assert summary["instances"] == {"base": len(source["annotations"]) - len(novel), "novel": len(novel)}
-    assert summary["images"] == {
-        "total": 12, "with_base": 12, "with_novel": 12, "with_both": 12, "without_objects": 0
-    }  # fmt: skip
+    assert summary["images"] == {"total": 12, "with_base": 12, "with_novel": 12, "with_both": 12, "without_objects": 0}
     assert set(summary["not_used_in_training"].values()) == {0}
 
 
@@ -165,8 +161,12 @@ def test_crowd_and_invalid_objects_stay_and_are_counted(edited, tmp_path):
     assert sorted("segmentation" in a for a in crowds) == [False, True]
     summary = load(tmp_path / "out", "split.json")
     assert summary["not_used_in_training"] == {
-        "crowd": 2, "ignore": 1, "outside_image": 1, "too_small": 1, "other_category": 0
-    }  # fmt: skip
+        "crowd": 2,
+        "ignore": 1,
+        "outside_image": 1,
+        "too_small": 1,
+        "other_category": 0,
+    }
     assert sum(summary["instances"].values()) == len(source["annotations"]) - 5
 
 
@@ -185,9 +185,7 @@ def test_a_base_object_without_mask_is_refused(edited, tmp_path):
         names = category_names(content)
         del next(a for a in content["annotations"] if names[a["category_id"]] not in VOC)["segmentation"]
 
-    with pytest.raises(
-        ExperimentError, match="is of a base category and has no segmentation; use a file with masks"
-    ):
+    with pytest.raises(ExperimentError, match="is of a base category and has no segmentation; use a file with masks"):
         split(edited(spoil), NONVOC2VOC, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir()), "nothing half-written"
 

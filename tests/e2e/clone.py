@@ -14,10 +14,15 @@ from pipeline import paths
 TINY = {
     ("datasets", "generated"): {"train_images": 24, "val_images": 6},
     ("profiles", "embedded", "initial_weights"): {"iterations": 6},
-    ("profiles", "embedded", "training"): {"batch_size": 2, "images_per_gpu": 2, "warmup_iterations": 2,
-                                           "log_interval": 2, "checkpoint_interval": 4},
+    ("profiles", "embedded", "training"): {
+        "batch_size": 2,
+        "images_per_gpu": 2,
+        "warmup_iterations": 2,
+        "log_interval": 2,
+        "checkpoint_interval": 4,
+    },
     ("profiles", "embedded", "schedules", "1x"): {"iterations": 6},
-}  # fmt: skip
+}
 
 
 class Clone:
@@ -32,10 +37,13 @@ class Clone:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
         self.environment = inherited | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
-            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
-            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
-        }  # fmt: skip
+            "OMP_NUM_THREADS": "1",
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@localhost",
+        }
         listing = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
         files = subprocess.run(listing, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
         for name in filter(None, files):

@@ -103,13 +103,17 @@ def test_an_experiment_retrains_what_follows_the_knobs(clone):
         assert re.search(row, compared)
     assert status(clone) == "" and "stages:" in (clone.folder / "dvc.lock").read_text()
 
-    found = clone.run("python", "-c", (
-        "import json, mlflow; from pipeline import tracking; client, experiment = tracking.connect('generated');"
-        "runs = client.search_runs([experiment], \"tags.run = 'current'\");"
-        "print(json.dumps([[r.info.status, r.data.params['sigma'], r.data.tags['dvc_experiment'],"
-        " 'novel/mask/AP' in r.data.metrics,"
-        " len(client.get_metric_history(r.info.run_id, 'train/loss'))] for r in runs]))"
-    ))  # fmt: skip
+    found = clone.run(
+        "python",
+        "-c",
+        (
+            "import json, mlflow; from pipeline import tracking; client, experiment = tracking.connect('generated');"
+            "runs = client.search_runs([experiment], \"tags.run = 'current'\");"
+            "print(json.dumps([[r.info.status, r.data.params['sigma'], r.data.tags['dvc_experiment'],"
+            " 'novel/mask/AP' in r.data.metrics,"
+            " len(client.get_metric_history(r.info.run_id, 'train/loss'))] for r in runs]))"
+        ),
+    )
     found = sorted(json.loads(found.stdout.splitlines()[-1]), key=lambda run: run[1])
     assert found == [["FINISHED", "0.2", "lower-sigma", True, 3], ["FINISHED", "0.3", "", True, 3]]
 
@@ -207,8 +211,14 @@ def test_the_page_of_mlflow_opens_on_the_port_that_is_printed(clone, make):
         failed = clone.run("python", "-m", "stages.ui", "--port", str(port), check=False)
     (command,) = re.findall("`(.*)`", failed.stderr)
     other = int(command.removeprefix("make ui PORT="))
-    server = subprocess.Popen(command.split(), cwd=clone.folder, env=clone.environment, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    server = subprocess.Popen(
+        command.split(),
+        cwd=clone.folder,
+        env=clone.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         for _ in range(600):
             assert server.poll() is None

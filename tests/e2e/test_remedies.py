@@ -120,10 +120,15 @@ def test_a_checkpoint_of_another_run(clone):
     assert mend(clone, trained, "trained with other code, settings or data") == f"dvc repro -s -f train@{RUN}"
 
 
-@pytest.mark.parametrize("path", [
-    lambda: paths.split_train(DATASET, DIRECTION), lambda: paths.manifest(DATASET),
-    lambda: paths.initial_weights(DATASET, "r50"),
-], ids=["split", "manifest", "initial weights"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        lambda: paths.split_train(DATASET, DIRECTION),
+        lambda: paths.manifest(DATASET),
+        lambda: paths.initial_weights(DATASET, "r50"),
+    ],
+    ids=["split", "manifest", "initial weights"],
+)
 def test_what_a_training_starts_from_is_missing(clone, path):
     path().unlink()
     assert mend(clone, lambda: config.fingerprint(job()), "no such file") == f"dvc repro train@{RUN}"
@@ -140,8 +145,9 @@ def test_damaged_initial_weights(clone):
 
 
 def test_initial_weights_of_another_model(clone):
-    training.save_atomically(checkpoint.content_of({"backbone.other": torch.zeros(1)}, {}),
-                             paths.initial_weights(DATASET, "r50"))  # fmt: skip
+    training.save_atomically(
+        checkpoint.content_of({"backbone.other": torch.zeros(1)}, {}), paths.initial_weights(DATASET, "r50")
+    )
     assert mend(clone, load_initial_weights, "has no place in the model") == "dvc repro -s -f pretrain@r50"
 
 
@@ -188,9 +194,11 @@ def test_what_the_page_lacks_is_made_as_it_says(clone):
     """The commands beside a table and a figure; the inputs of both are as they were, so nothing else is made."""
     for file, section in (
         (paths.table(DATASET, "table2", "md"), report.table_section("table2", experiments.load(), DATASET)),
-        (paths.figure(DATASET, "supp_fig1_partition", "png"),
-         report.figure_section("supp_fig1_partition", experiments.load(), DATASET)),
-    ):  # fmt: skip
+        (
+            paths.figure(DATASET, "supp_fig1_partition", "png"),
+            report.figure_section("supp_fig1_partition", experiments.load(), DATASET),
+        ),
+    ):
         command = section["command"]
         assert command.startswith("dvc repro ")
         clone.run(*command.split()[:2], "-s", *command.split()[2:])  # the other runs of table2 are not trained here
@@ -251,19 +259,24 @@ def edit(path, change):
 
 def partial(pipeline=()):
     path = paths.split_train(DATASET, DIRECTION)
-    return PartialCocoDataset(ann_file=str(path), img_prefix=str(paths.images_root(DATASET) / "train2017"),
-                              pipeline=list(pipeline))  # fmt: skip
+    return PartialCocoDataset(
+        ann_file=str(path), img_prefix=str(paths.images_root(DATASET) / "train2017"), pipeline=list(pipeline)
+    )
 
 
 def test_a_split_with_masks_of_novel_objects(clone):
-    edit(paths.split_train(DATASET, DIRECTION),
-         lambda annotations: annotations[0].update(novel=True, segmentation=[[0, 0, 9, 0, 9, 9]]))  # fmt: skip
+    edit(
+        paths.split_train(DATASET, DIRECTION),
+        lambda annotations: annotations[0].update(novel=True, segmentation=[[0, 0, 9, 0, 9, 9]]),
+    )
     assert mend(clone, partial, "is novel and has a mask") == f"dvc repro -s -f split@{DIRECTION}"
 
 
 def test_a_split_of_other_boxes_than_the_complete_annotations(clone):
-    edit(paths.split_train(DATASET, DIRECTION),
-         lambda annotations: [each.update(bbox=[1.5, 1.5, 20.25, 20.25]) for each in annotations])  # fmt: skip
+    edit(
+        paths.split_train(DATASET, DIRECTION),
+        lambda annotations: [each.update(bbox=[1.5, 1.5, 20.25, 20.25]) for each in annotations],
+    )
 
     def step():
         steps = oracle.with_prior_masks(job().data["train"], DATASET)

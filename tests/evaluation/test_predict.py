@@ -121,8 +121,9 @@ def test_images_of_a_size_make_batches(job, saved, uninterrupted, tmp_path, monk
 
     def noted(*args, **kwargs):
         detector = build_detector(*args, **kwargs)
-        detector.register_forward_pre_hook(lambda _, args, kwargs: shapes.append(tuple(kwargs["img"][0].shape)),
-                                           with_kwargs=True)  # fmt: skip
+        detector.register_forward_pre_hook(
+            lambda _, args, kwargs: shapes.append(tuple(kwargs["img"][0].shape)), with_kwargs=True
+        )
         return detector
 
     monkeypatch.setattr(evaluation, "build_detector", noted)
@@ -135,8 +136,10 @@ def test_images_of_a_size_make_batches(job, saved, uninterrupted, tmp_path, monk
     assert [r["category_id"] for r in together] == [r["category_id"] for r in alone]
     for key, tolerance in (("score", 1e-5), ("bbox", 1e-3)):
         np.testing.assert_allclose([r[key] for r in together], [r[key] for r in alone], atol=tolerance)
-    overlaps = [rle.iou([a["segmentation"]], [b["segmentation"]], [0])[0, 0] if a["segmentation"] != b["segmentation"]
-                else 1 for a, b in zip(alone, together, strict=True)]  # fmt: skip
+    overlaps = [
+        rle.iou([a["segmentation"]], [b["segmentation"]], [0])[0, 0] if a["segmentation"] != b["segmentation"] else 1
+        for a, b in zip(alone, together, strict=True)
+    ]
     assert min(overlaps) > 0.98
 
 

@@ -41,8 +41,10 @@ def load(truth):
 
 def plain(truth, records):
     """What restricted pycocotools runs give: {iou type: {group: 12 numbers}}."""
-    return {iou_type: eval_scale.reference(load(truth), json.loads(json.dumps(records)), iou_type, GROUPS)
-            for iou_type in scoring_engines.IOU_TYPES}  # fmt: skip
+    return {
+        iou_type: eval_scale.reference(load(truth), json.loads(json.dumps(records)), iou_type, GROUPS)
+        for iou_type in scoring_engines.IOU_TYPES
+    }
 
 
 def assert_equal(truth, records, tmp_path):
@@ -66,8 +68,9 @@ def ties(truth, records):
 
 def crowds(truth, records):
     for annotation in truth["annotations"][::3]:
-        height, width = next((each["height"], each["width"]) for each in truth["images"]
-                             if each["id"] == annotation["image_id"])  # fmt: skip
+        height, width = next(
+            (each["height"], each["width"]) for each in truth["images"] if each["id"] == annotation["image_id"]
+        )
         shape = annotation["segmentation"]
         if annotation["iscrowd"] == 0:
             pixels = rle.decode(rle.merge(rle.frPyObjects(shape, height, width))).ravel(order="F")
@@ -126,14 +129,25 @@ def odd_fields(truth, records):
         image |= {"license": "none", "file_name": 7}
 
 
-CHANGES = (ties, crowds, few_categories, images_without, one_category, areas_on_the_limit, unordered, empty_masks,
-           unknown_category, odd_fields)  # fmt: skip
+CHANGES = (
+    ties,
+    crowds,
+    few_categories,
+    images_without,
+    one_category,
+    areas_on_the_limit,
+    unordered,
+    empty_masks,
+    unknown_category,
+    odd_fields,
+)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_groups_equal_restricted_runs(engine, tmp_path, change):
-    truth, records = drawn(tmp_path, images=4 if change is one_category else 12,
-                           detections=150 if change is one_category else 60)  # fmt: skip
+    truth, records = drawn(
+        tmp_path, images=4 if change is one_category else 12, detections=150 if change is one_category else 60
+    )
     change(truth, records)
     expected = assert_equal(truth, records, tmp_path)
     assert expected["segm"]["all"][0] > 0.01
@@ -196,10 +210,15 @@ def boolean_iscrowd(truth, records):
 
 # What one engine or the other does not take, or takes for something else: the numbers are those of the plain file.
 EQUIVALENT = {
-    "ids from 0": renumbered_from_zero, "other ids of objects": other_object_ids, "no ids": without_object_ids,
-    "text ids": image_ids(lambda number: f"{number:012d}"), "negative": image_ids(lambda number: number - 1000),
-    "128 bits": image_ids(lambda number: 2**127 + number), "no iscrowd": without_iscrowd, "true": boolean_iscrowd,
-}  # fmt: skip
+    "ids from 0": renumbered_from_zero,
+    "other ids of objects": other_object_ids,
+    "no ids": without_object_ids,
+    "text ids": image_ids(lambda number: f"{number:012d}"),
+    "negative": image_ids(lambda number: number - 1000),
+    "128 bits": image_ids(lambda number: 2**127 + number),
+    "no iscrowd": without_iscrowd,
+    "true": boolean_iscrowd,
+}
 
 
 @pytest.mark.parametrize("change", EQUIVALENT.values(), ids=EQUIVALENT)
@@ -223,8 +242,11 @@ def test_what_does_not_matter_changes_no_number(engine, tmp_path, change):
 
 def hand_made(objects):
     """A ground truth and detections that find all of it perfectly: (category, polygons or None) for each object."""
-    truth = {"images": [{"id": 5, "width": 100, "height": 80}], "annotations": [],
-             "categories": [{"id": number, "name": name} for number, name in ((1, "person"), (2, "car"), (3, "cat"))]}
+    truth = {
+        "images": [{"id": 5, "width": 100, "height": 80}],
+        "annotations": [],
+        "categories": [{"id": number, "name": name} for number, name in ((1, "person"), (2, "car"), (3, "cat"))],
+    }
     records = []
     for number, (category, mask) in enumerate(objects):
         x = 45 * number + 5
@@ -234,8 +256,15 @@ def hand_made(objects):
         truth["annotations"].append(annotation | {"segmentation": corners if mask is None else mask})
         if mask == "absent":
             del truth["annotations"][-1]["segmentation"]
-        records.append({"image_id": 5, "category_id": category, "bbox": [x, 10, 40, 40], "score": 0.9,
-                        "segmentation": {"size": [80, 100], "counts": runs["counts"].decode()}})  # fmt: skip
+        records.append(
+            {
+                "image_id": 5,
+                "category_id": category,
+                "bbox": [x, 10, 40, 40],
+                "score": 0.9,
+                "segmentation": {"size": [80, 100], "counts": runs["counts"].decode()},
+            }
+        )
     return truth, records
 
 
@@ -252,8 +281,12 @@ def test_mask_ap_of_categories_without_masks_is_undefined(engine, tmp_path, miss
     scores = scoring.score(*source, {"base": [1], "novel": [2], "mixed": [1, 2], "none": [3]})
     assert scores["undefined"] == {"segm": {"car": "1 of 1 validation objects have no mask"}}
     assert [scores["segm"][group]["mAP"] for group in ("base", "novel", "mixed", "all", "none")] == [
-        pytest.approx(100), None, pytest.approx(100), pytest.approx(100), None
-    ]  # fmt: skip
+        pytest.approx(100),
+        None,
+        pytest.approx(100),
+        pytest.approx(100),
+        None,
+    ]
     assert all(scores["bbox"][group]["mAP"] == pytest.approx(100) for group in ("base", "novel", "mixed", "all"))
     assert scores["per_category"]["segm"]["car"] == {"AP": None, "AP50": None}
     assert scores["per_category"]["bbox"]["car"]["AP"] == pytest.approx(100)
@@ -286,8 +319,14 @@ def test_a_box_that_is_none_is_refused_by_both_engines(engine, tmp_path, box):
 @st.composite
 def valid_files(draw):
     """A ground truth and detections of a few squares: any ids, crowds, objects without masks, perhaps nothing found."""
-    numbers = draw(st.lists(st.one_of(st.integers(-3, 3), st.text("ab0", min_size=1, max_size=3), st.just(2**90)),
-                            min_size=1, max_size=3, unique_by=repr))  # fmt: skip
+    numbers = draw(
+        st.lists(
+            st.one_of(st.integers(-3, 3), st.text("ab0", min_size=1, max_size=3), st.just(2**90)),
+            min_size=1,
+            max_size=3,
+            unique_by=repr,
+        )
+    )
     images = [{"id": number, "width": 64, "height": 48} for number in numbers]
     side = st.integers(2, 30)
 
@@ -299,9 +338,14 @@ def valid_files(draw):
     first = draw(st.sampled_from([0, 1, -2]))
     for index in range(draw(st.integers(0, 6))):
         box, polygons = square()
-        annotation = {"id": first + index, "image_id": draw(st.sampled_from(numbers)), "bbox": box,
-                      "area": box[2] * box[3], "category_id": draw(st.integers(1, 2)),
-                      "iscrowd": draw(st.sampled_from([0, 0, 0, 1]))}
+        annotation = {
+            "id": first + index,
+            "image_id": draw(st.sampled_from(numbers)),
+            "bbox": box,
+            "area": box[2] * box[3],
+            "category_id": draw(st.integers(1, 2)),
+            "iscrowd": draw(st.sampled_from([0, 0, 0, 1])),
+        }
         if draw(st.integers(0, 9)):
             annotation["segmentation"] = polygons
         if not annotation["iscrowd"] and draw(st.booleans()):
@@ -315,11 +359,20 @@ def valid_files(draw):
             x, y, width, height = box
             polygons = [[x, y, x + width, y, x + width, y + height, x, y + height]]
         runs = rle.merge(rle.frPyObjects(polygons, 48, 64))
-        records.append({"image_id": draw(st.sampled_from(numbers)), "category_id": draw(st.integers(1, 2)), "bbox": box,
-                        "score": draw(st.sampled_from([0.1, 0.5, 0.5, 0.9])),
-                        "segmentation": {"size": [48, 64], "counts": runs["counts"].decode()}})  # fmt: skip
-    return {"images": images, "annotations": annotations,
-            "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}, records  # fmt: skip
+        records.append(
+            {
+                "image_id": draw(st.sampled_from(numbers)),
+                "category_id": draw(st.integers(1, 2)),
+                "bbox": box,
+                "score": draw(st.sampled_from([0.1, 0.5, 0.5, 0.9])),
+                "segmentation": {"size": [48, 64], "counts": runs["counts"].decode()},
+            }
+        )
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+    }, records
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

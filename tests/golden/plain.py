@@ -96,12 +96,20 @@ def partitions(rng, rois):
     masks, cams = blobs(rng, rois), smooth_maps(rng, rois)
     is_novel = np.arange(rois) % 2 == 1
     cams_norm = normalised(cams)[:, 0]
-    out = {"masks": masks, "cams": cams, "is_novel": is_novel, "cams_norm": cams_norm,
-           "sigmas": np.array([0.1, 0.3, 0.6], np.float32), "edges": np.stack([edge_map(mask) for mask in masks]),
-           "eval_query_pos": cams_norm > np.float32(0.92), "eval_query_neg": cams_norm < np.float32(0.08)}
+    out = {
+        "masks": masks,
+        "cams": cams,
+        "is_novel": is_novel,
+        "cams_norm": cams_norm,
+        "sigmas": np.array([0.1, 0.3, 0.6], np.float32),
+        "edges": np.stack([edge_map(mask) for mask in masks]),
+        "eval_query_pos": cams_norm > np.float32(0.92),
+        "eval_query_neg": cams_norm < np.float32(0.08),
+    }
     grid = np.stack(np.mgrid[:28, :28], axis=-1)
-    out["edge_dilated"] = np.stack([
-        ((grid[:, :, None] - np.argwhere(edge)) ** 2).sum(-1).min(-1, initial=99) < 4 for edge in out["edges"]])
+    out["edge_dilated"] = np.stack(
+        [((grid[:, :, None] - np.argwhere(edge)) ** 2).sum(-1).min(-1, initial=99) < 4 for edge in out["edges"]]
+    )
     for prefix, delta in (("u10", 0.1), ("u20", 0.2)):
         both = [key_sets(*row, delta) for row in zip(masks, cams_norm, is_novel, strict=True)]
         queries, keys = (np.stack([np.stack(row[part]) for row in both], axis=1) for part in (0, 1))
@@ -147,8 +155,14 @@ def four_terms(query_pos, query_neg, sets, easy, hard):
 
 
 def loss(rng, rois, channels=24):
-    shapes = {"query_pos": (rois, 1, channels), "query_neg": (rois, 1, channels), "easy_pos": (31, channels),
-              "easy_neg": (47, channels), "hard_pos": (19, channels), "hard_neg": (23, channels)}
+    shapes = {
+        "query_pos": (rois, 1, channels),
+        "query_neg": (rois, 1, channels),
+        "easy_pos": (31, channels),
+        "easy_neg": (47, channels),
+        "hard_pos": (19, channels),
+        "hard_neg": (23, channels),
+    }
     data = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     leaf = {name: torch.from_numpy(values).double().requires_grad_() for name, values in data.items()}
     pairs = np.array([[0.4, 0.6], [0.3, 0.7], [0.9, 0.2]], np.float32)
@@ -163,13 +177,17 @@ def loss(rng, rois, channels=24):
     out["total_weight1"] = 0.1 * out["terms"].sum(1)
     out["total_weight025_first_pair"] = 0.25 * out["total_weight1"][0]
     for name, tensor in leaf.items():
-        out[f"grad_{name}"] = np.stack([0.1 * torch.autograd.grad(four.sum(), tensor, retain_graph=True)[0].numpy()
-                                        for four in found])
+        out[f"grad_{name}"] = np.stack(
+            [0.1 * torch.autograd.grad(four.sum(), tensor, retain_graph=True)[0].numpy() for four in found]
+        )
     equal = leaf["easy_pos"].detach().clone()
     equal[0] = leaf["query_pos"][0, 0].detach()
-    cases = {"one_key": {name: leaf[name][:1] for name in SETS},
-             "key_equals_query": {"query_pos": leaf["query_pos"][:1].expand(rois, -1, -1), "easy_pos": equal},
-             "empty_easy_pos": {"easy_pos": leaf["easy_pos"][:0]}, "empty_hard_neg": {"hard_neg": leaf["hard_neg"][:0]}}
+    cases = {
+        "one_key": {name: leaf[name][:1] for name in SETS},
+        "key_equals_query": {"query_pos": leaf["query_pos"][:1].expand(rois, -1, -1), "easy_pos": equal},
+        "empty_easy_pos": {"easy_pos": leaf["easy_pos"][:0]},
+        "empty_hard_neg": {"hard_neg": leaf["hard_neg"][:0]},
+    }
     for case, changed in cases.items():
         four = terms(pairs[0], **changed).detach().numpy()
         out |= {f"{case}_terms": four, f"{case}_total": 0.1 * four.sum()}
@@ -192,8 +210,14 @@ def enhance_(rng, rois):
     out = attention(x)
     zero = torch.from_numpy(rng.normal(size=(1, 8, 4, 4)).astype(np.float32)).double()
     zero[0, :, 1, 2] = 0
-    return {"x": x.detach().numpy(), "out": out.detach().numpy(), "upstream": upstream.numpy(), "zero_x": zero.numpy(),
-            "grad_x": torch.autograd.grad((out * upstream).sum(), x)[0].numpy(), "zero_out": attention(zero).numpy()}
+    return {
+        "x": x.detach().numpy(),
+        "out": out.detach().numpy(),
+        "upstream": upstream.numpy(),
+        "zero_x": zero.numpy(),
+        "grad_x": torch.autograd.grad((out * upstream).sum(), x)[0].numpy(),
+        "zero_out": attention(zero).numpy(),
+    }
 
 
 def resized(maps, size):
@@ -220,8 +244,11 @@ class Layers:
         features = self.conv(x, "cls_convs.0.conv")
         for layer in range(2):
             x = self.conv(x, f"reg_convs.{layer}.conv")
-        return (F.linear(features.mean((2, 3)), self["fc_cls.weight"], self["fc_cls.bias"]),
-                F.linear(x.mean((2, 3)), self["fc_reg.weight"], self["fc_reg.bias"]), features)
+        return (
+            F.linear(features.mean((2, 3)), self["fc_cls.weight"], self["fc_cls.bias"]),
+            F.linear(x.mean((2, 3)), self["fc_reg.weight"], self["fc_reg.bias"]),
+            features,
+        )
 
     def cams(self, features, labels):
         return torch.einsum("rchw,rc->rhw", features, self["fc_cls.weight"].detach()[labels])[:, None]
@@ -237,8 +264,11 @@ class Layers:
         for layer in range(2):
             rows = rows @ self[f"projector.{layer}.conv.weight"].flatten(1).T
             mean, var = (self[f"projector.{layer}.bn.running_{name}"] for name in ("mean", "var"))
-            rows = F.relu(F.batch_norm(rows, mean, var, self[f"projector.{layer}.bn.weight"],
-                                       self[f"projector.{layer}.bn.bias"], training))
+            rows = F.relu(
+                F.batch_norm(
+                    rows, mean, var, self[f"projector.{layer}.bn.weight"], self[f"projector.{layer}.bn.bias"], training
+                )
+            )
         return F.linear(rows, self["projector.2.weight"], self["projector.2.bias"])
 
     def mask(self, x, cam14, encoded):
@@ -280,18 +310,31 @@ def cam(rng, rois):
     cam7 = layers.cams(features, labels)
     cam14 = resized(cam7, 14)
     cam28 = resized(cam14, 28)
-    return {"roi_feats": x.numpy(), "conv_feats": features.numpy(), "fc_cls_weight": layers["fc_cls.weight"].numpy(),
-            "fc_cls_bias": layers["fc_cls.bias"].numpy(), "cls_score": scores.numpy(), "bbox_pred": deltas.numpy(),
-            "cam_all": torch.einsum("rchw,kc->rkhw", features, layers["fc_cls.weight"]).numpy(),
-            "labels": labels.numpy(), "cam7": cam7.numpy(), "cam14": cam14.numpy(), "cam28": cam28.numpy(),
-            "cam14_norm": normalised(cam14.numpy()), "cam28_norm": normalised(cam28.numpy())[:, 0]}
+    return {
+        "roi_feats": x.numpy(),
+        "conv_feats": features.numpy(),
+        "fc_cls_weight": layers["fc_cls.weight"].numpy(),
+        "fc_cls_bias": layers["fc_cls.bias"].numpy(),
+        "cls_score": scores.numpy(),
+        "bbox_pred": deltas.numpy(),
+        "cam_all": torch.einsum("rchw,kc->rkhw", features, layers["fc_cls.weight"]).numpy(),
+        "labels": labels.numpy(),
+        "cam7": cam7.numpy(),
+        "cam14": cam14.numpy(),
+        "cam28": cam28.numpy(),
+        "cam14_norm": normalised(cam14.numpy()),
+        "cam28_norm": normalised(cam28.numpy())[:, 0],
+    }
 
 
 def clhead_eval(_, rois):
     layers = Layers(part("roi_head.mask_head.contrastive_head.", thinner))
     encoded = layers.encoder(drawn("clhead/x", (rois, 32, 28, 28)).double())
-    return {"encoded": encoded.numpy(), "enhanced": attention(encoded).numpy(),
-            "projected": layers.projector(encoded, False).numpy()}
+    return {
+        "encoded": encoded.numpy(),
+        "enhanced": attention(encoded).numpy(),
+        "projected": layers.projector(encoded, False).numpy(),
+    }
 
 
 def contrast(cells, masks, cams, is_novel, easy=0.3, hard=0.7):
@@ -299,10 +342,13 @@ def contrast(cells, masks, cams, is_novel, easy=0.3, hard=0.7):
     both = [key_sets(*row, 0.1) for row in zip(masks, cams, is_novel, strict=True)]
     counts = np.array([[keys.sum() for keys in row[1]] for row in both]).T
     keeps = (counts >= 5).all(0)
-    queries = [torch.stack([cells[r][row[0][side].ravel()].mean(0) for r, row in enumerate(both) if keeps[r]])
-               for side in (0, 1)]
-    sets = [torch.cat([cells[r][row[1][which].ravel()] for r, row in enumerate(both) if keeps[r]])
-            for which in range(4)]
+    queries = [
+        torch.stack([cells[r][row[0][side].ravel()].mean(0) for r, row in enumerate(both) if keeps[r]])
+        for side in (0, 1)
+    ]
+    sets = [
+        torch.cat([cells[r][row[1][which].ravel()] for r, row in enumerate(both) if keeps[r]]) for which in range(4)
+    ]
     terms = four_terms(queries[0][:, None], queries[1][:, None], sets, easy, hard)
     return {"counts": counts.astype(np.int32), "keeps": keeps, "queries": queries, "sets": sets, "terms": terms}
 
@@ -311,14 +357,23 @@ def gradients(prefix, total, named, probe):
     """Norms and inner products by released name, sorted; no gradient is zero."""
     found = torch.autograd.grad(total, [tensor for _, tensor in named], retain_graph=True, allow_unused=True)
     found = [torch.zeros_like(tensor) if g is None else g for (_, tensor), g in zip(named, found, strict=True)]
-    return {f"{prefix}_l2": np.array([g.norm().item() for g in found]),
-            f"{prefix}_dot": np.array([(g * drawn(f"probe/{probe}{key}", tuple(g.shape)).double()).sum().item()
-                                       for (key, _), g in zip(named, found, strict=True)])}
+    return {
+        f"{prefix}_l2": np.array([g.norm().item() for g in found]),
+        f"{prefix}_dot": np.array(
+            [
+                (g * drawn(f"probe/{probe}{key}", tuple(g.shape)).double()).sum().item()
+                for (key, _), g in zip(named, found, strict=True)
+            ]
+        ),
+    }
 
 
 def trainable(layers, prefix=""):
-    named = sorted((key, value) for key, value in layers.values.items()
-                   if key.startswith(prefix) and not key.rsplit(".", 1)[-1].startswith(("running", "num_")))
+    named = sorted(
+        (key, value)
+        for key, value in layers.values.items()
+        if key.startswith(prefix) and not key.rsplit(".", 1)[-1].startswith(("running", "num_"))
+    )
     for _, value in named:
         value.requires_grad_()
     return named
@@ -334,17 +389,27 @@ def clhead_train(rng, rois):
     projected = layers.projector(encoded, True).view(rois, 784, 256)
     found = contrast(projected, masks, normalised(cams)[:, 0], is_novel)
     total = 0.1 * found["terms"].sum()
-    grad_x, = torch.autograd.grad(total, x, retain_graph=True)
-    out = {"masks": masks, "edges": np.stack([edge_map(mask) for mask in masks]), "cams": cams,
-           "is_novel": is_novel, "keeps": found["keeps"], "num_keys": found["counts"][:, found["keeps"]],
-           "loss_total": total.detach().numpy(), "query_pos": found["queries"][0].detach().numpy()[:, None],
-           "query_neg": found["queries"][1].detach().numpy()[:, None], "loss_terms": found["terms"].detach().numpy(),
-           "encoded_sub": encoded.detach().numpy()[:, ::16],
-           "enhanced_sub": attention(encoded.detach()).numpy()[:, ::16],
-           "projected_sub": projected.detach().numpy().reshape(rois, 28, 28, 256)[:, ::4, ::4],
-           "bn_running": np.stack([layers[f"projector.{n}.bn.running_{s}"].numpy() for n in (0, 1)
-                                   for s in ("mean", "var")]),
-           "grad_x_l2_per_roi": grad_x.flatten(1).norm(dim=1).numpy(), **gradients("grad", total, named, "")}
+    (grad_x,) = torch.autograd.grad(total, x, retain_graph=True)
+    out = {
+        "masks": masks,
+        "edges": np.stack([edge_map(mask) for mask in masks]),
+        "cams": cams,
+        "is_novel": is_novel,
+        "keeps": found["keeps"],
+        "num_keys": found["counts"][:, found["keeps"]],
+        "loss_total": total.detach().numpy(),
+        "query_pos": found["queries"][0].detach().numpy()[:, None],
+        "query_neg": found["queries"][1].detach().numpy()[:, None],
+        "loss_terms": found["terms"].detach().numpy(),
+        "encoded_sub": encoded.detach().numpy()[:, ::16],
+        "enhanced_sub": attention(encoded.detach()).numpy()[:, ::16],
+        "projected_sub": projected.detach().numpy().reshape(rois, 28, 28, 256)[:, ::4, ::4],
+        "bn_running": np.stack(
+            [layers[f"projector.{n}.bn.running_{s}"].numpy() for n in (0, 1) for s in ("mean", "var")]
+        ),
+        "grad_x_l2_per_roi": grad_x.flatten(1).norm(dim=1).numpy(),
+        **gradients("grad", total, named, ""),
+    }
     return out | {f"mean_{name}": keys.detach().mean(0).numpy() for name, keys in zip(SETS, found["sets"], strict=True)}
 
 
@@ -355,8 +420,14 @@ def maskhead_eval(rng, rois):
     cam14 = resized(torch.from_numpy(cam7).double(), 14)
     encoded = encoder.encoder(drawn("maskhead/cl", (rois, 256, 28, 28)).double())
     fused, joined, y, logits = layers.mask(drawn("maskhead/x", (rois, 256, 14, 14)).double(), cam14, encoded)
-    return {"cam7": cam7, "cam14": cam14.numpy(), "fuse_out_sub": fused.numpy()[:, ::16],
-            "convs_in_sub": joined.numpy()[:, ::16], "convs_out_sub": y.numpy()[:, ::16], "mask_logits": logits.numpy()}
+    return {
+        "cam7": cam7,
+        "cam14": cam14.numpy(),
+        "fuse_out_sub": fused.numpy()[:, ::16],
+        "convs_in_sub": joined.numpy()[:, ::16],
+        "convs_out_sub": y.numpy()[:, ::16],
+        "mask_logits": logits.numpy(),
+    }
 
 
 # Whole model
@@ -367,8 +438,10 @@ def pooled(pyramid, boxes, size):
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     levels = torch.floor(torch.log2(side / 56 + 1e-6)).clamp(0, 3).long()
     rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
-    rows = [roi_align(pyramid[level], rois[i:i + 1].float(), (size, size), 0.25 / 2**level, 0, "avg", True)
-            for i, level in enumerate(levels.tolist())]
+    rows = [
+        roi_align(pyramid[level], rois[i : i + 1].float(), (size, size), 0.25 / 2**level, 0, "avg", True)
+        for i, level in enumerate(levels.tolist())
+    ]
     return torch.cat(rows).double()
 
 
@@ -381,8 +454,9 @@ def mask_targets(masks, boxes, owners):
 def boxes_in(rng, count, size):
     height, width = size
     x1, y1 = rng.uniform(0, width - 90, count), rng.uniform(0, height - 90, count)
-    return torch.from_numpy(np.stack([x1, y1, x1 + rng.uniform(30, 85, count), y1 + rng.uniform(30, 85, count)],
-                                     axis=1).astype(np.float32))
+    return torch.from_numpy(
+        np.stack([x1, y1, x1 + rng.uniform(30, 85, count), y1 + rng.uniform(30, 85, count)], axis=1).astype(np.float32)
+    )
 
 
 def decode(boxes, deltas, size):
@@ -397,7 +471,7 @@ def decode(boxes, deltas, size):
 
 def pasted(logits, boxes, size):
     """Probability maps put into the image with bilinear sampling at pixel centres, cells outside a box being 0."""
-    rows, columns = np.mgrid[:size[0], :size[1]] + 0.5
+    rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
     out = []
     for (x1, y1, x2, y2), probability in zip(boxes.double().numpy(), logits.sigmoid()[:, 0], strict=True):
         grid = np.stack([(columns - x1) / (x2 - x1) * 2 - 1, (rows - y1) / (y2 - y1) * 2 - 1], axis=-1)
@@ -426,18 +500,29 @@ def whole_model(rng, rois, size):
     cls_score, bbox_pred, features = box.box(pooled(pyramid, boxes, 7))
     cams = box.cams(features, labels)
     logits = masks_of(boxes, cams)
-    out = {"image_sub": image[0, :, ::16, ::16].numpy(), "labels": labels.numpy(), "cls_score": cls_score.numpy(),
-           "rois": np.concatenate([np.zeros((rois, 1), np.float32), boxes.numpy()], axis=1),
-           "bbox_pred_sub": bbox_pred.numpy()[:, ::4], "cam": cams.numpy(),
-           "cam14_norm": normalised(resized(cams, 14).numpy()),
-           "mask_logits": logits.numpy(), "pasted": pasted(logits, boxes, size)}
+    out = {
+        "image_sub": image[0, :, ::16, ::16].numpy(),
+        "labels": labels.numpy(),
+        "cls_score": cls_score.numpy(),
+        "rois": np.concatenate([np.zeros((rois, 1), np.float32), boxes.numpy()], axis=1),
+        "bbox_pred_sub": bbox_pred.numpy()[:, ::4],
+        "cam": cams.numpy(),
+        "cam14_norm": normalised(resized(cams, 14).numpy()),
+        "mask_logits": logits.numpy(),
+        "pasted": pasted(logits, boxes, size),
+    }
     for name, maps in (("backbone", stages), ("fpn", pyramid), ("rpn_cls", scores), ("rpn_reg", deltas)):
-        out |= {f"{name}_mean": np.array([m.mean().item() for m in maps]),
-                f"{name}_std": np.array([m.std().item() for m in maps])}
+        out |= {
+            f"{name}_mean": np.array([m.mean().item() for m in maps]),
+            f"{name}_std": np.array([m.std().item() for m in maps]),
+        }
     for level, stride in enumerate((8, 4, 2, 1, 1)):
         out[f"fpn{level}_sub"] = pyramid[level][0, ::32, ::stride, ::stride].numpy()
-    return {"model_r50": out, "model_r50_test": detections(rng, pyramid, box, masks_of, size),
-            "mask_branch_train": mask_branch(rng, pyramid, box, mask, contrastive, rois, size)}
+    return {
+        "model_r50": out,
+        "model_r50_test": detections(rng, pyramid, box, masks_of, size),
+        "mask_branch_train": mask_branch(rng, pyramid, box, mask, contrastive, rois, size),
+    }
 
 
 def detections(rng, pyramid, box, masks_of, size, most=10):
@@ -454,16 +539,19 @@ def detections(rng, pyramid, box, masks_of, size, most=10):
     kept = torch.cat(kept)
     kept = kept[flat[kept].argsort(descending=True)][:most]
     cams = box.cams(features[kept // 80], classes[kept])
-    return {"proposals": torch.cat([proposals, torch.ones(len(proposals), 1)], dim=1).numpy(),
-            "det_bboxes": torch.cat([refined[kept], flat[kept, None]], dim=1).numpy(),
-            "det_labels": classes[kept].numpy(), "det_cams": cams.numpy(),
-            "mask_logits": masks_of(refined[kept].float(), cams).numpy()}
+    return {
+        "proposals": torch.cat([proposals, torch.ones(len(proposals), 1)], dim=1).numpy(),
+        "det_bboxes": torch.cat([refined[kept], flat[kept, None]], dim=1).numpy(),
+        "det_labels": classes[kept].numpy(),
+        "det_cams": cams.numpy(),
+        "mask_logits": masks_of(refined[kept].float(), cams).numpy(),
+    }
 
 
 def mask_branch(rng, pyramid, box, mask, contrastive, rois, size):
     """One image of three objects, one of which is novel and one fills its box; RoIs are the boxes and loose ones."""
     gt_boxes = torch.tensor([[20.0, 30, 110, 120], [120, 40, 210, 150], [60, 90, 140, 170]])
-    rows, columns = np.mgrid[:size[0], :size[1]]
+    rows, columns = np.mgrid[: size[0], : size[1]]
     gt_masks = np.zeros((3, *size), bool)
     for one, (x1, y1, x2, y2), whole in zip(gt_masks, gt_boxes.numpy(), (False, False, True), strict=True):
         inside = ((columns - (x1 + x2) / 2) / (x2 - x1)) ** 2 + ((rows - (y1 + y2) / 2) / (y2 - y1)) ** 2 < 0.2
@@ -486,18 +574,34 @@ def mask_branch(rng, pyramid, box, mask, contrastive, rois, size):
     in_loss = torch.from_numpy(is_gt & ~is_novel)
     loss_mask = F.binary_cross_entropy_with_logits(logits[in_loss, 0], torch.from_numpy(targets)[in_loss].double())
     cams28 = resized(cams14, 28).detach()
-    found = contrast(contrastive.projector(encoded, True).view(len(owners), 784, -1), targets,
-                     normalised(cams28.numpy())[:, 0].astype(np.float32), is_novel)
+    found = contrast(
+        contrastive.projector(encoded, True).view(len(owners), 784, -1),
+        targets,
+        normalised(cams28.numpy())[:, 0].astype(np.float32),
+        is_novel,
+    )
     total = 0.25 * 0.1 * found["terms"].sum()
-    out = {"gt_masks": gt_masks, "gt_bboxes": gt_boxes.numpy(), "gt_labels": gt_labels, "gt_is_novel": gt_is_novel,
-           "pos_bboxes": positive.numpy(), "neg_bboxes": boxes_in(rng, 4, size).numpy(),
-           "pos_assigned_gt_inds": owners, "pos_is_gt": is_gt, "mask_targets": targets,
-           "edges": np.stack([edge_map(target) for target in targets]),
-           "cams28": cams28.numpy(), "is_novel": is_novel, "keeps": found["keeps"],
-           "num_keys": phantom(found, targets, is_novel),
-           "mask_logits": logits.detach().numpy(), "loss_mask": loss_mask.detach().numpy(),
-           "loss_contrastive": total.detach().numpy(), "num_all": np.int32(len(owners)),
-           "num_base": np.int32(in_loss.sum())}
+    out = {
+        "gt_masks": gt_masks,
+        "gt_bboxes": gt_boxes.numpy(),
+        "gt_labels": gt_labels,
+        "gt_is_novel": gt_is_novel,
+        "pos_bboxes": positive.numpy(),
+        "neg_bboxes": boxes_in(rng, 4, size).numpy(),
+        "pos_assigned_gt_inds": owners,
+        "pos_is_gt": is_gt,
+        "mask_targets": targets,
+        "edges": np.stack([edge_map(target) for target in targets]),
+        "cams28": cams28.numpy(),
+        "is_novel": is_novel,
+        "keeps": found["keeps"],
+        "num_keys": phantom(found, targets, is_novel),
+        "mask_logits": logits.detach().numpy(),
+        "loss_mask": loss_mask.detach().numpy(),
+        "loss_contrastive": total.detach().numpy(),
+        "num_all": np.int32(len(owners)),
+        "num_base": np.int32(in_loss.sum()),
+    }
     for name, value in (("mask", loss_mask), ("contrastive", total)):
         reached = torch.autograd.grad(value, [tensor for _, tensor in named], retain_graph=True, allow_unused=True)
         out[f"{name}_has_grad"] = np.array([g is not None for g in reached])
@@ -516,5 +620,14 @@ def phantom(found, targets, is_novel):
     return counts
 
 
-MAKERS = {"edges": edges, "partitions": partitions, "sample_counts": sample_counts, "loss": loss, "enhance": enhance_,
-          "cam": cam, "clhead_eval": clhead_eval, "clhead_train": clhead_train, "maskhead_eval": maskhead_eval}
+MAKERS = {
+    "edges": edges,
+    "partitions": partitions,
+    "sample_counts": sample_counts,
+    "loss": loss,
+    "enhance": enhance_,
+    "cam": cam,
+    "clhead_eval": clhead_eval,
+    "clhead_train": clhead_train,
+    "maskhead_eval": maskhead_eval,
+}

@@ -28,8 +28,16 @@ INPUTS = {
     "maskhead_eval": {"cam7"},
     "model_r50": {"rois", "labels", "image_sub"},
     "model_r50_test": {"proposals"},
-    "mask_branch_train": {"gt_masks", "gt_bboxes", "gt_labels", "gt_is_novel", "pos_bboxes", "neg_bboxes",
-                          "pos_assigned_gt_inds", "pos_is_gt"},
+    "mask_branch_train": {
+        "gt_masks",
+        "gt_bboxes",
+        "gt_labels",
+        "gt_is_novel",
+        "pos_bboxes",
+        "neg_bboxes",
+        "pos_assigned_gt_inds",
+        "pos_is_gt",
+    },
 }
 # Compared with Eq. 1 and not with the file: with other queries in the file Eq. 1 gives other terms.
 OF_EQ1 = ("pinned ", "seed")
@@ -117,8 +125,13 @@ def test_the_pinned_loss_is_checked(tmp_path, monkeypatch):
     from pipeline.models.contrastmask import losses
 
     right = losses._term
-    monkeypatch.setattr(losses, "_term", lambda cosines, positives, negatives, tau, form, exchange: right(
-        cosines, positives, negatives, tau, replace(form, denominator="plain"), exchange))
+    monkeypatch.setattr(
+        losses,
+        "_term",
+        lambda cosines, positives, negatives, tau, form, exchange: right(
+            cosines, positives, negatives, tau, replace(form, denominator="plain"), exchange
+        ),
+    )
     shutil.copy(GOLDEN / "loss.npz", tmp_path)
     failed = [check.array for check in verify(tmp_path) if not check.ok]
     assert failed and all(array.startswith("pinned ") for array in failed)

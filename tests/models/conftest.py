@@ -15,15 +15,41 @@ METHODS = {
 
 # The embedded profile's proportions at a size that trains in seconds.
 SMALL = {
-    "neck_channels": 16, "strides": [4, 8, 16], "roi_levels": 3, "anchor_scales": [6], "anchor_ratios": [1.0],
-    "rpn_samples": 64, "rpn_pre_nms": 200, "rpn_test_pre_nms": 200, "rpn_post_nms": 100, "rcnn_samples": 24,
-    "rcnn_positive_fraction": 0.5, "sampling_ratio": 1, "box_shared_convs": 2, "box_cls_convs": 1, "box_reg_convs": 0,
-    "box_channels": 16, "box_reg_pooled": False, "box_loss_weight": 2.0, "mask_convs": 3, "mask_channels": 16,
-    "contrast_roi_size": 14, "contrast_channels": 16, "cam_scale": 12.0,
+    "neck_channels": 16,
+    "strides": [4, 8, 16],
+    "roi_levels": 3,
+    "anchor_scales": [6],
+    "anchor_ratios": [1.0],
+    "rpn_samples": 64,
+    "rpn_pre_nms": 200,
+    "rpn_test_pre_nms": 200,
+    "rpn_post_nms": 100,
+    "rcnn_samples": 24,
+    "rcnn_positive_fraction": 0.5,
+    "sampling_ratio": 1,
+    "box_shared_convs": 2,
+    "box_cls_convs": 1,
+    "box_reg_convs": 0,
+    "box_channels": 16,
+    "box_reg_pooled": False,
+    "box_loss_weight": 2.0,
+    "mask_convs": 3,
+    "mask_channels": 16,
+    "contrast_roi_size": 14,
+    "contrast_channels": 16,
+    "cam_scale": 12.0,
 }
 SMALL_BACKBONE = {
-    "type": "ResNet", "depth": 18, "base_channels": 8, "stem_channels": 8, "num_stages": 3, "out_indices": [0, 1, 2],
-    "strides": [1, 2, 2], "dilations": [1, 1, 1], "frozen_stages": -1, "norm_eval": False,
+    "type": "ResNet",
+    "depth": 18,
+    "base_channels": 8,
+    "stem_channels": 8,
+    "num_stages": 3,
+    "out_indices": [0, 1, 2],
+    "strides": [1, 2, 2],
+    "dilations": [1, 1, 1],
+    "frozen_stages": -1,
+    "norm_eval": False,
 }
 
 
@@ -60,17 +86,24 @@ def batch(images=2, size=128, objects=4, num_classes=6, seed=0, novel=(0,)):
         for _ in range(objects):
             width, height = rng.uniform(size / 4, size / 2, 2)
             x, y = rng.uniform(0, size - width), rng.uniform(0, size - height)
-            mask = ((rows - y - height / 2) / (height / 2))**2 + ((columns - x - width / 2) / (width / 2))**2 < 1
+            mask = ((rows - y - height / 2) / (height / 2)) ** 2 + ((columns - x - width / 2) / (width / 2)) ** 2 < 1
             label = int(rng.integers(num_classes))
             image[label % 3, mask] += 2
             boxes.append([x, y, x + width, y + height])
             labels.append(label)
             masks.append(mask & (label not in novel))
         data["img"].append(image)
-        data["img_metas"].append({
-            "img_shape": (size, size, 3), "ori_shape": (size, size, 3), "pad_shape": (size, size, 3), "flip": False,
-            "flip_direction": None, "scale_factor": np.ones(4, np.float32), "filename": "drawn",
-        })
+        data["img_metas"].append(
+            {
+                "img_shape": (size, size, 3),
+                "ori_shape": (size, size, 3),
+                "pad_shape": (size, size, 3),
+                "flip": False,
+                "flip_direction": None,
+                "scale_factor": np.ones(4, np.float32),
+                "filename": "drawn",
+            }
+        )
         data["gt_bboxes"].append(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
         data["gt_labels"].append(torch.tensor(labels, dtype=torch.long))
         data["gt_masks"].append(BitmapMasks(np.array(masks, np.uint8).reshape(-1, size, size), size, size))

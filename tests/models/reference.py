@@ -36,7 +36,7 @@ def split(roi, cells):
     edge = boundary(roi["mask"])
     easy, hard = [], []
     for y, x in cells:
-        nearest = min(((y - v)**2 + (x - u)**2 for v, u in edge), default=math.inf)
+        nearest = min(((y - v) ** 2 + (x - u) ** 2 for v, u in edge), default=math.inf)
         (hard if nearest <= 2 else easy).append((y, x))
     return easy, hard
 
@@ -87,16 +87,25 @@ def four_terms(rois, keys, queries, tau_easy, tau_hard, form="paper", pooled=Fal
     Args:
         keys: per RoI the four lists of cells that were drawn, None if the RoI takes no part.
     """
-    embedded = [None if sets is None else [[roi["embedding"][:, y, x].astype(np.float64) for y, x in cells]
-                                           for cells in sets] for roi, sets in zip(rois, keys, strict=True)]
+    embedded = [
+        None if sets is None else [[roi["embedding"][:, y, x].astype(np.float64) for y, x in cells] for cells in sets]
+        for roi, sets in zip(rois, keys, strict=True)
+    ]
     embedded = [sets for sets in embedded if sets is not None]
     if pooled:
         embedded = [[sum((sets[which] for sets in embedded), []) for which in range(4)]]
     terms = []
-    for query, positives, negatives, tau in ((0, 0, 1, tau_easy), (0, 2, 3, tau_hard), (1, 1, 0, tau_easy),
-                                             (1, 3, 2, tau_hard)):
-        losses = [info_nce(queries[query], sets[positives], sets[negatives], tau, form) for sets in embedded
-                  if sets[positives]]
+    for query, positives, negatives, tau in (
+        (0, 0, 1, tau_easy),
+        (0, 2, 3, tau_hard),
+        (1, 1, 0, tau_easy),
+        (1, 3, 2, tau_hard),
+    ):
+        losses = [
+            info_nce(queries[query], sets[positives], sets[negatives], tau, form)
+            for sets in embedded
+            if sets[positives]
+        ]
         terms.append(sum(losses) / len(losses) if losses else 0.0)
     return terms
 

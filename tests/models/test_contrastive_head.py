@@ -24,7 +24,7 @@ def rois(size=SIZE, channels=CHANNELS, seed=0):
     """Return features, masks of centred discs, their noisy CAMs and prior flags."""
     generator = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    masks = ((y - size / 2)**2 + (x - size / 2)**2 < (size / 3)**2).expand(ROIS, -1, -1).clone()
+    masks = ((y - size / 2) ** 2 + (x - size / 2) ** 2 < (size / 3) ** 2).expand(ROIS, -1, -1).clone()
     cams = (masks + 0.05 * torch.rand(ROIS, size, size, generator=generator)).clamp(max=1)
     features = torch.randn(ROIS, channels, size, size, generator=generator)
     return features, masks, cams, torch.ones(ROIS, dtype=torch.bool)
@@ -63,7 +63,7 @@ def test_own_queries_make_the_loss_a_mean_over_independent_rois():
     model = head(query_sharing=False, projector_norm="none")
     inputs = rois()
     together, _, _ = run(model, inputs)
-    alone = [run(model, tuple(t[n:n + 1] for t in inputs), NOVEL[n:n + 1])[0] for n in range(ROIS)]
+    alone = [run(model, tuple(t[n : n + 1] for t in inputs), NOVEL[n : n + 1])[0] for n in range(ROIS)]
     assert together.item() == pytest.approx(torch.stack(alone).mean().item(), rel=1e-5)
     shared, _, _ = run(head(query_sharing=True, projector_norm="none"), inputs)
     assert together.item() != pytest.approx(shared.item(), rel=1e-4)
@@ -79,8 +79,11 @@ def test_dropped_rois_enter_the_queries_only_if_all_do():
         assert statistics["dropped_base_rois"] == 1
         values[which] = loss.item()
     kept = [1, 2, 3, 4, 5]
-    without, _, _ = run(head(query_rois="all", projector_norm="none"),
-                        (features[kept], masks[kept], cams[kept], has_prior[kept]), NOVEL[kept])
+    without, _, _ = run(
+        head(query_rois="all", projector_norm="none"),
+        (features[kept], masks[kept], cams[kept], has_prior[kept]),
+        NOVEL[kept],
+    )
     assert values["kept"] == pytest.approx(without.item(), rel=1e-5)
     assert values["all"] != pytest.approx(without.item(), rel=1e-5)
 
@@ -123,8 +126,8 @@ def test_attention_equals_its_definition(size):
     expected = (cells @ torch.softmax(unit.transpose(1, 2) @ unit, -1).transpose(1, 2)).view_as(x)
     got = enhance(x)
     assert torch.allclose(got, expected, atol=1e-6)
-    ours, = torch.autograd.grad(got.square().sum(), x, retain_graph=True)
-    theirs, = torch.autograd.grad(expected.square().sum(), x)
+    (ours,) = torch.autograd.grad(got.square().sum(), x, retain_graph=True)
+    (theirs,) = torch.autograd.grad(expected.square().sum(), x)
     # F.normalize has a gradient of 1e12 at zero cells, which the ReLU before them would stop
     live = cells.detach().norm(dim=1, keepdim=True).view(3, 1, *size) > 0
     assert torch.allclose(ours * live, theirs * live, atol=1e-4)

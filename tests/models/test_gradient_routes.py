@@ -6,10 +6,17 @@ import torch
 from .conftest import batch, build, train_losses
 
 GROUPS = {
-    "backbone": "backbone.", "neck": "neck.", "rpn": "rpn_head.", "shared": "roi_head.bbox_head.shared_convs",
-    "cls_convs": "roi_head.bbox_head.cls_convs", "classifier": "roi_head.bbox_head.fc_cls",
-    "regressor": "roi_head.bbox_head.fc_reg", "mask_head": "roi_head.mask_head.", "encoder": "roi_head.cl_head.encoder",
-    "projector": "roi_head.cl_head.projector", "fusion": "roi_head.cl_head.fusion",
+    "backbone": "backbone.",
+    "neck": "neck.",
+    "rpn": "rpn_head.",
+    "shared": "roi_head.bbox_head.shared_convs",
+    "cls_convs": "roi_head.bbox_head.cls_convs",
+    "classifier": "roi_head.bbox_head.fc_cls",
+    "regressor": "roi_head.bbox_head.fc_reg",
+    "mask_head": "roi_head.mask_head.",
+    "encoder": "roi_head.cl_head.encoder",
+    "projector": "roi_head.cl_head.projector",
+    "fusion": "roi_head.cl_head.fusion",
 }
 MASK_ROUTE = {"backbone", "neck", "shared", "cls_convs", "mask_head", "encoder"}
 

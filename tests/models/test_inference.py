@@ -7,9 +7,14 @@ from mmdet.core import bbox2roi
 
 from .conftest import METHODS, batch, build
 
-PROPOSALS = torch.tensor([
-    [10.0, 10, 60, 60, 0.9], [30, 40, 100, 110, 0.8], [5, 70, 50, 120, 0.7], [60, 5, 120, 50, 0.6],
-])
+PROPOSALS = torch.tensor(
+    [
+        [10.0, 10, 60, 60, 0.9],
+        [30, 40, 100, 110, 0.8],
+        [5, 70, 50, 120, 0.7],
+        [60, 5, 120, 50, 0.6],
+    ]
+)
 
 
 def ready_model(method="contrastmask", **knobs):
@@ -33,10 +38,11 @@ def test_a_detection_gets_the_cam_of_its_proposal_and_class():
     head, data = model.roi_head, batch(images=1)
     x = pyramid(model, data)
     with torch.no_grad():
-        (boxes, labels, cams), = head.detect(x, [PROPOSALS], data["img_metas"], rescale=False)
+        ((boxes, labels, cams),) = head.detect(x, [PROPOSALS], data["img_metas"], rescale=False)
         box = head._bbox_forward(x, bbox2roi([PROPOSALS]))
-        decoded, scores = head.bbox_head.get_bboxes(bbox2roi([PROPOSALS]), box["cls_score"], box["bbox_pred"],
-                                                    (128, 128, 3), np.ones(4, np.float32))
+        decoded, scores = head.bbox_head.get_bboxes(
+            bbox2roi([PROPOSALS]), box["cls_score"], box["bbox_pred"], (128, 128, 3), np.ones(4, np.float32)
+        )
     everything = torch.einsum("kc,rchw->rkhw", head.bbox_head.fc_cls.weight, box["cam_features"])
     assert len(boxes) == 12
     for detection, label, cam in zip(boxes, labels, cams, strict=True):
@@ -61,7 +67,9 @@ def test_a_batch_gives_what_its_images_give_alone(method):
     model, data = ready_model(method), batch(images=2, seed=3)
     with torch.no_grad():
         together = model.simple_test(data["img"], data["img_metas"], rescale=True)
-        alone = [model.simple_test(data["img"][n:n + 1], data["img_metas"][n:n + 1], rescale=True)[0] for n in (0, 1)]
+        alone = [
+            model.simple_test(data["img"][n : n + 1], data["img_metas"][n : n + 1], rescale=True)[0] for n in (0, 1)
+        ]
     for (boxes, masks), (own_boxes, own_masks) in zip(together, alone, strict=True):
         for one, other in zip(boxes, own_boxes, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-3)
@@ -91,7 +99,7 @@ def test_rescaling_by_a_number_or_an_array(scale):
     model, data = ready_model(), batch(images=1)
     meta = {**data["img_metas"][0], "scale_factor": scale, "ori_shape": (64, 64, 3)}
     with torch.no_grad():
-        (boxes, masks), = model.simple_test(data["img"], [meta], rescale=True)
+        ((boxes, masks),) = model.simple_test(data["img"], [meta], rescale=True)
     assert max(b[:, :4].max() for b in boxes if len(b)) <= 64
     assert all(mask.shape == (64, 64) for of_class in masks for mask in of_class)
 
@@ -118,9 +126,9 @@ def test_augmented_views_are_merged(method):
     meta = data["img_metas"][0]
     flipped = {**meta, "flip": True, "flip_direction": "horizontal"}
     with torch.no_grad():
-        (boxes, masks), = model.aug_test([data["img"], data["img"].flip(3)], [[meta], [flipped]], rescale=True)
+        ((boxes, masks),) = model.aug_test([data["img"], data["img"].flip(3)], [[meta], [flipped]], rescale=True)
         model.roi_head.test_cfg.score_thr = 2.0
-        (none, no_masks), = model.aug_test([data["img"], data["img"].flip(3)], [[meta], [flipped]], rescale=True)
+        ((none, no_masks),) = model.aug_test([data["img"], data["img"].flip(3)], [[meta], [flipped]], rescale=True)
     assert sum(map(len, boxes)) == sum(map(len, masks)) > 0
     assert sum(map(len, none)) == sum(map(len, no_masks)) == 0
 

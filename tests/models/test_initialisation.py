@@ -20,8 +20,9 @@ STD = {"xavier": (math.sqrt(2 / (256 + 81)), math.sqrt(2 / (256 + 320))), "norma
 def initialised(part, recipe="released", **knobs):
     """A part of the full-size RoI head with fresh weights."""
     torch.manual_seed(0)
-    config = model_config(Knobs.preset(recipe, **knobs), METHODS["contrastmask"], Architecture(),
-                          SMALL_BACKBONE | {"depth": 50})["roi_head"][part]
+    config = model_config(
+        Knobs.preset(recipe, **knobs), METHODS["contrastmask"], Architecture(), SMALL_BACKBONE | {"depth": 50}
+    )["roi_head"][part]
     head = build_head(Config({"head": config}).head)
     head.init_weights()
     return head

@@ -18,18 +18,35 @@ def config(knobs=None, method="contrastmask", **architecture):
     return model_config(knobs or Knobs.preset("paper"), METHODS[method], architecture, SMALL_BACKBONE)
 
 
-@pytest.mark.parametrize(("knob", "value", "valid"), [
-    ("sigma", 0, "in (0, 1]"), ("sigma", 1.01, "in (0, 1]"), ("sigma", "abc", "in (0, 1]"),
-    ("sigma", True, "in (0, 1]"),
-    ("sigma", float("nan"), "in (0, 1]"), ("delta", 0.5, "in (0, 0.5)"), ("delta", 0, "in (0, 0.5)"),
-    ("tau_easy", 0, "recipe"), ("recipe", "published", "paper, released"), ("seeds", [], "different integers"),
-    ("seeds", [0, 0], "different integers"), ("seeds", [-1], "different integers"), ("seeds", 0, "different integers"),
-    ("seeds", [0, 0.0], "different integers"), ("seeds", [float("nan")], "different integers"),
-    ("min_keys", float("nan"), "an integer"), ("min_keys", float("inf"), "an integer"),
-    ("encoder_convs", 2.5, "an integer"), ("query_sharing", 1, "true, false"), ("cl_join", "add", "sum, concat"),
-    ("supervision", "recipe", "base, novel, all, oracle"), ("sigma", "recipe", "in (0, 1]"),
-    ("cl_loss_weight", -1, "at least 0"), ("cl_loss_weight", float("inf"), "at least 0"),
-])
+@pytest.mark.parametrize(
+    ("knob", "value", "valid"),
+    [
+        ("sigma", 0, "in (0, 1]"),
+        ("sigma", 1.01, "in (0, 1]"),
+        ("sigma", "abc", "in (0, 1]"),
+        ("sigma", True, "in (0, 1]"),
+        ("sigma", float("nan"), "in (0, 1]"),
+        ("delta", 0.5, "in (0, 0.5)"),
+        ("delta", 0, "in (0, 0.5)"),
+        ("tau_easy", 0, "recipe"),
+        ("recipe", "published", "paper, released"),
+        ("seeds", [], "different integers"),
+        ("seeds", [0, 0], "different integers"),
+        ("seeds", [-1], "different integers"),
+        ("seeds", 0, "different integers"),
+        ("seeds", [0, 0.0], "different integers"),
+        ("seeds", [float("nan")], "different integers"),
+        ("min_keys", float("nan"), "an integer"),
+        ("min_keys", float("inf"), "an integer"),
+        ("encoder_convs", 2.5, "an integer"),
+        ("query_sharing", 1, "true, false"),
+        ("cl_join", "add", "sum, concat"),
+        ("supervision", "recipe", "base, novel, all, oracle"),
+        ("sigma", "recipe", "in (0, 1]"),
+        ("cl_loss_weight", -1, "at least 0"),
+        ("cl_loss_weight", float("inf"), "at least 0"),
+    ],
+)
 def test_bad_values_are_named_with_the_valid_ones(knob, value, valid):
     with pytest.raises(ExperimentError) as error:
         Knobs.load({**PAPER, knob: value}, "my.yaml")
@@ -91,9 +108,20 @@ def test_the_table_of_differences_covers_the_model_and_is_complete():
         assert row["description"]
 
 
-OTHER = {"sigma": 0.2, "delta": 0.2, "tau_easy": 0.4, "tau_hard": 0.4, "cl_loss_weight": 0.5, "encoder_convs": 5,
-         "projector_layers": 2, "loss_scale": 0.2, "lambda_warmup_epochs": 2, "lambda_epoch_passes": 2, "min_keys": 3,
-         "cl_key_scale": 0.5}
+OTHER = {
+    "sigma": 0.2,
+    "delta": 0.2,
+    "tau_easy": 0.4,
+    "tau_hard": 0.4,
+    "cl_loss_weight": 0.5,
+    "encoder_convs": 5,
+    "projector_layers": 2,
+    "loss_scale": 0.2,
+    "lambda_warmup_epochs": 2,
+    "lambda_epoch_passes": 2,
+    "min_keys": 3,
+    "cl_key_scale": 0.5,
+}
 
 
 # mask_format is a matter of the data, see tests/core/test_released_configuration.py
@@ -123,11 +151,17 @@ def test_every_field_of_the_architecture_changes_the_model(field):
     assert config(knobs, **{field.name: other}) != config(knobs)
 
 
-@pytest.mark.parametrize(("overrides", "message"), [
-    ({"neck_chanels": 3}, "did you mean 'neck_channels'"), ({"strides": 4}, "strides is 4"),
-    ({"neck_channels": "many"}, "neck_channels is 'many'"), ({"neck_channels": 2.5}, "neck_channels is 2.5"),
-    ({"box_reg_pooled": 1}, "box_reg_pooled is 1"), ({"roi_levels": 9}, "valid: 1 to 5"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"neck_chanels": 3}, "did you mean 'neck_channels'"),
+        ({"strides": 4}, "strides is 4"),
+        ({"neck_channels": "many"}, "neck_channels is 'many'"),
+        ({"neck_channels": 2.5}, "neck_channels is 2.5"),
+        ({"box_reg_pooled": 1}, "box_reg_pooled is 1"),
+        ({"roi_levels": 9}, "valid: 1 to 5"),
+    ],
+)
 def test_bad_architectures_are_refused(overrides, message):
     with pytest.raises(ExperimentError, match=message):
         Architecture.from_mapping(overrides)

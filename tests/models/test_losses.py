@@ -34,9 +34,15 @@ def terms(cells, member, query, tau, **form):
     return losses.contrastive_terms(losses.similarities(*products, form.similarity), member, form)
 
 
-@pytest.mark.parametrize(("negatives", "tau", "expected"), [
-    (5, 0.3, -2.2698), (5, 0.7, -0.0634), (4000, 0.3, 1.6463), (4000, 0.7, 5.4397),
-])
+@pytest.mark.parametrize(
+    ("negatives", "tau", "expected"),
+    [
+        (5, 0.3, -2.2698),
+        (5, 0.7, -0.0634),
+        (4000, 0.3, 1.6463),
+        (4000, 0.7, 5.4397),
+    ],
+)
 def test_released_form_has_the_worked_values(negatives, tau, expected):
     cells, member = keys_of(5, negatives)
     loss = terms(cells, member, torch.tensor([1.0, 0.0]), tau, **RELEASED)[0]
@@ -73,8 +79,14 @@ def as_cells(row, size):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**31), pooled=st.booleans(), form=st.sampled_from(["paper", "released"]),
-       tau_easy=st.floats(0.2, 1.0), tau_hard=st.floats(0.2, 1.0), shared=st.booleans())
+@given(
+    seed=st.integers(0, 2**31),
+    pooled=st.booleans(),
+    form=st.sampled_from(["paper", "released"]),
+    tau_easy=st.floats(0.2, 1.0),
+    tau_hard=st.floats(0.2, 1.0),
+    shared=st.booleans(),
+)
 def test_the_batched_loss_agrees_with_the_equations(seed, pooled, form, tau_easy, tau_hard, shared):
     cases, masks, drawn, cells = random_case(seed)
     sides = torch.stack([masks, ~masks]).flatten(2)
@@ -82,14 +94,18 @@ def test_the_batched_loss_agrees_with_the_equations(seed, pooled, form, tau_easy
     similarity = "cosine" if form == "paper" else "centred"
     denominator = "temperature" if form == "paper" else "plain"
     if shared:
-        expected = reference.four_terms(cases, sets, reference.shared_queries(cases, 0.1), tau_easy, tau_hard, form,
-                                        pooled)
+        expected = reference.four_terms(
+            cases, sets, reference.shared_queries(cases, 0.1), tau_easy, tau_hard, form, pooled
+        )
     else:
-        own = [reference.four_terms([case], [four], reference.shared_queries([case], 0.1), tau_easy, tau_hard, form)
-               for case, four in zip(cases, sets, strict=True)]
+        own = [
+            reference.four_terms([case], [four], reference.shared_queries([case], 0.1), tau_easy, tau_hard, form)
+            for case, four in zip(cases, sets, strict=True)
+        ]
         present = drawn.any(-1)[[0, 2, 1, 3]].numpy()
-        expected = [np.mean([own[n][t] for n in range(3) if present[t, n]]) if present[t].any() else 0
-                    for t in range(4)]
+        expected = [
+            np.mean([own[n][t] for n in range(3) if present[t, n]]) if present[t].any() else 0 for t in range(4)
+        ]
     loss_form = losses.LossForm(tau_easy, tau_hard, similarity, denominator, "batch" if pooled and shared else "roi")
     contributes = sides.any(-1).t() if shared else None
     products = losses.compare_with_queries(cells, losses.query_weights(sides), contributes, False)
@@ -104,8 +120,11 @@ def test_products_have_the_gradient_of_their_formula(shared, detached):
     cells = torch.randn(3, 6, 4, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(3, 6, 2, dtype=torch.float64)
     contributes = torch.tensor([[True, False], [True, True], [True, True]]) if shared else None
-    factors = [torch.randn(1 if shared else 3, 2, 4, dtype=torch.float64), torch.randn(3, 6, 2, dtype=torch.float64),
-               torch.randn(3, 6, 1, dtype=torch.float64)]
+    factors = [
+        torch.randn(1 if shared else 3, 2, 4, dtype=torch.float64),
+        torch.randn(3, 6, 2, dtype=torch.float64),
+        torch.randn(3, 6, 1, dtype=torch.float64),
+    ]
 
     def formula(c):
         own = torch.einsum("rps,rpc->rsc", weights, c)
@@ -121,9 +140,9 @@ def test_products_have_the_gradient_of_their_formula(shared, detached):
     theirs = formula(cells)
     for got, expected in zip(ours, theirs, strict=True):
         assert torch.allclose(got, expected.to(got))
-    terms = list(zip(ours, theirs, factors, strict=True))[1 if detached else 0:]
-    gradient, = torch.autograd.grad(sum((o * f).sum() for o, _, f in terms), cells)
-    expected, = torch.autograd.grad(sum((t * f).sum() for _, t, f in terms), cells)
+    terms = list(zip(ours, theirs, factors, strict=True))[1 if detached else 0 :]
+    (gradient,) = torch.autograd.grad(sum((o * f).sum() for o, _, f in terms), cells)
+    (expected,) = torch.autograd.grad(sum((t * f).sum() for _, t, f in terms), cells)
     assert torch.allclose(gradient, expected, atol=1e-6)
 
 
@@ -136,8 +155,9 @@ def test_empty_sets_give_finite_losses_and_gradients(form):
         keys[empty] = False
         leaf = cells.clone().requires_grad_()
         products = losses.compare_with_queries(leaf, losses.query_weights(sides), sides.any(-1).t(), False)
-        loss = losses.contrastive_terms(losses.similarities(*products, form["similarity"]), keys,
-                                        losses.LossForm(0.3, 0.7, **form))
+        loss = losses.contrastive_terms(
+            losses.similarities(*products, form["similarity"]), keys, losses.LossForm(0.3, 0.7, **form)
+        )
         loss.sum().backward()
         assert torch.isfinite(loss).all()
         assert torch.isfinite(leaf.grad).all()

@@ -65,5 +65,3 @@ def test_oracle_supervision_takes_priors_of_either_format(masks, prior):
     chosen = data[masks] | {"gt_prior_masks": whole[prior]["gt_masks"]}
     losses = losses_of(chosen, supervision="oracle")
     assert torch.isfinite(losses["loss_contrastive"]) and losses["loss_contrastive"] > 0
-
-

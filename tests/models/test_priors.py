@@ -31,15 +31,25 @@ def ready_model(**knobs):
 
 def computed(model, data, generator=None):
     return priors.compute(
-        model, data["img"], data["gt_bboxes"][0], data["gt_labels"][0], data["gt_masks"][0], data["gt_is_novel"][0],
+        model,
+        data["img"],
+        data["gt_bboxes"][0],
+        data["gt_labels"][0],
+        data["gt_masks"][0],
+        data["gt_is_novel"][0],
         generator or sampling.step_generator(0, 0, 0, torch.device("cpu")),
-    )  # fmt: skip
+    )
 
 
-@pytest.mark.parametrize("knobs", [
-    {}, {"recipe": "released"}, {"supervision": "base", "min_keys": 1},
-    {"cam_normalise": "before_upsample", "min_keys": 1},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"recipe": "released"},
+        {"supervision": "base", "min_keys": 1},
+        {"cam_normalise": "before_upsample", "min_keys": 1},
+    ],
+)
 def test_training_computes_the_same_on_the_same_boxes(knobs, monkeypatch):
     model, data = ready_model(**knobs), batch(images=1, seed=1, novel=NOVEL)
     assert data["gt_is_novel"][0].tolist() == [False, True, True, False]
@@ -54,15 +64,23 @@ def test_training_computes_the_same_on_the_same_boxes(knobs, monkeypatch):
         return keys
 
     loss = model.roi_head.cl_head.loss
-    monkeypatch.setattr(model.roi_head.cl_head, "loss", lambda encoded, masks, cams, *rest: seen.update(cams=cams)
-                        or loss(encoded, masks, cams, *rest))  # fmt: skip
+    monkeypatch.setattr(
+        model.roi_head.cl_head,
+        "loss",
+        lambda encoded, masks, cams, *rest: seen.update(cams=cams) or loss(encoded, masks, cams, *rest),
+    )
     monkeypatch.setattr(sampling, "sample_keys", spy)
     with torch.no_grad():
         model.roi_head.set_progress(0, 0.0, 0, 0)
         model.roi_head.forward_train(
-            model.extract_feat(data["img"]), data["img_metas"], [torch.zeros(0, 5)],  # ground truth is all there is
-            data["gt_bboxes"], data["gt_labels"], gt_masks=data["gt_masks"], gt_is_novel=data["gt_is_novel"],
-        )  # fmt: skip
+            model.extract_feat(data["img"]),
+            data["img_metas"],
+            [torch.zeros(0, 5)],  # ground truth is all there is
+            data["gt_bboxes"],
+            data["gt_labels"],
+            gt_masks=data["gt_masks"],
+            gt_is_novel=data["gt_is_novel"],
+        )
     size = model.roi_head.cl_roi_size
     for name in ("sides", "candidates", "keys"):
         expected = seen[name].transpose(0, 1).unflatten(-1, (size, size)).numpy()
@@ -162,8 +180,9 @@ def test_a_run_without_weights_or_cl_head_is_named(trained):
 def test_sets_are_ordered_as_the_figures_read_them():
     mask = torch.zeros(1, 14, 14, dtype=torch.bool)
     mask[:, 3:11, 3:11] = True
-    rule = PartitionRule(delta=0.1, key_scale=1, threshold="strict", tiny_mask_fallback=True, hard_easy_rule="paper",
-                         min_keys=5)  # fmt: skip
+    rule = PartitionRule(
+        delta=0.1, key_scale=1, threshold="strict", tiny_mask_fallback=True, hard_easy_rule="paper", min_keys=5
+    )
     sets = partition(mask, torch.zeros(1, 14, 14), torch.tensor([True]), torch.tensor([True]), rule)
     easy_positive, easy_negative, hard_positive, hard_negative = sets.candidates.view(4, 14, 14)
     assert easy_positive[7, 7] and easy_negative[0, 0] and hard_positive[3, 7] and hard_negative[2, 7]

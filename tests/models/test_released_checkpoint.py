@@ -18,8 +18,10 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 @pytest.fixture(scope="module")
 def state():
     shapes = json.loads((GOLDEN / "state_dict_keys_r50.json").read_text())
-    return {key: torch.zeros(shape, dtype=torch.long if key.endswith("tracked") else torch.float32) + index
-            for index, (key, shape) in enumerate(shapes.items())}
+    return {
+        key: torch.zeros(shape, dtype=torch.long if key.endswith("tracked") else torch.float32) + index
+        for index, (key, shape) in enumerate(shapes.items())
+    }
 
 
 def saved(content, folder):
@@ -56,13 +58,21 @@ def test_a_wrapped_state_dict_is_accepted(state, tmp_path):
 
 
 def test_every_key_that_does_not_fit_is_named_and_nothing_is_written(state, tmp_path):
-    broken = {**state, "roi_head.extra.weight": torch.zeros(1), "roi_head.other": torch.zeros(1),
-              "neck.fpn_convs.0.conv.bias": torch.zeros(3)}
+    broken = {
+        **state,
+        "roi_head.extra.weight": torch.zeros(1),
+        "roi_head.other": torch.zeros(1),
+        "neck.fpn_convs.0.conv.bias": torch.zeros(3),
+    }
     del broken["rpn_head.rpn_cls.bias"]
     with pytest.raises(ExperimentError) as error:
         released.convert(saved(broken, tmp_path), tmp_path / "ours.pth")
-    for part in ("not mapped: roi_head.extra.weight", "not mapped: roi_head.other", "missing: rpn_head.rpn_cls.bias",
-                 "neck.fpn_convs.0.conv.bias: shape (3,), expected (256,)"):
+    for part in (
+        "not mapped: roi_head.extra.weight",
+        "not mapped: roi_head.other",
+        "missing: rpn_head.rpn_cls.bias",
+        "neck.fpn_convs.0.conv.bias: shape (3,), expected (256,)",
+    ):
         assert part in str(error.value)
     assert [file.name for file in tmp_path.iterdir()] == ["released.pth"]
 
@@ -74,10 +84,15 @@ class Payload:
         return print, ("executed",)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (Payload(), "cannot be read as a checkpoint of tensors alone"), ([1, 2], "holds no state dict"),
-    ({"state_dict": {"a": 1}}, "holds no state dict"), ({}, "no backbone.layer1.0.conv2.weight"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Payload(), "cannot be read as a checkpoint of tensors alone"),
+        ([1, 2], "holds no state dict"),
+        ({"state_dict": {"a": 1}}, "holds no state dict"),
+        ({}, "no backbone.layer1.0.conv2.weight"),
+    ],
+)
 def test_other_files_are_refused(content, message, tmp_path, capsys):
     with pytest.raises(ExperimentError, match=message):
         released.convert(saved(content, tmp_path), tmp_path / "ours.pth")
@@ -122,7 +137,7 @@ def test_a_converted_model_computes_what_the_released_one_did(tmp_path):
     with torch.no_grad():
         x = model.extract_feat(drawn_image(256, 320))
         meta = {"img_shape": (256, 320, 3), "scale_factor": 1.0}
-        (boxes, labels, cams), = model.roi_head.detect(x, [torch.from_numpy(golden["proposals"])], [meta], False)
+        ((boxes, labels, cams),) = model.roi_head.detect(x, [torch.from_numpy(golden["proposals"])], [meta], False)
         logits = model.roi_head.detection_masks(x, bbox2roi([boxes]), labels, cams)
     np.testing.assert_allclose(boxes[:, :4], golden["det_bboxes"][:, :4], atol=1e-3)
     np.testing.assert_allclose(logits, golden["mask_logits"], atol=1e-4 * np.abs(golden["mask_logits"]).max())

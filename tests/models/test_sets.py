@@ -19,22 +19,28 @@ def square(side, size=28, top=None):
     """Return a mask [1, size, size] of a square, centred unless placed."""
     mask = torch.zeros(1, size, size, dtype=torch.bool)
     top = (size - side) // 2 if top is None else top
-    mask[:, top:top + side, top:top + side] = True
+    mask[:, top : top + side, top : top + side] = True
     return mask
 
 
 def sets_of(mask, rule=RELEASED):
     """Partition RoIs by their masks alone."""
     rois = len(mask)
-    return partition.partition(mask, torch.zeros(mask.shape), torch.ones(rois, dtype=torch.bool),
-                               torch.ones(rois, dtype=torch.bool), rule)
+    return partition.partition(
+        mask, torch.zeros(mask.shape), torch.ones(rois, dtype=torch.bool), torch.ones(rois, dtype=torch.bool), rule
+    )
 
 
 def sets_of_cam(cam, rule=RELEASED):
     """Partition RoIs by their CAMs alone; the masks would say otherwise."""
     rois = len(cam)
-    return partition.partition(torch.ones(cam.shape, dtype=torch.bool), cam, torch.zeros(rois, dtype=torch.bool),
-                               torch.ones(rois, dtype=torch.bool), rule)
+    return partition.partition(
+        torch.ones(cam.shape, dtype=torch.bool),
+        cam,
+        torch.zeros(rois, dtype=torch.bool),
+        torch.ones(rois, dtype=torch.bool),
+        rule,
+    )
 
 
 def test_centred_square_has_the_worked_sizes():
@@ -54,8 +60,15 @@ def test_row_through_a_wide_object_reads_as_drawn_in_the_specification():
     band = edges.mask_edges(square(12))[0, 14]
     for x in range(28):
         easy_positive, easy_negative, hard_positive, hard_negative = sets.candidates.view(4, 28, 28)[:, 14, x].tolist()
-        row += ("P" if band[x] else "p") if easy_positive else "n" if easy_negative else "H" if hard_positive else (
-            "h" if hard_negative else ".")
+        row += (
+            ("P" if band[x] else "p")
+            if easy_positive
+            else "n"
+            if easy_negative
+            else "H"
+            if hard_positive
+            else ("h" if hard_negative else ".")
+        )
     assert row.strip("n") == "nnnnnnh.PHppppppppHP.hnnnnnn".strip("n")
 
 
@@ -144,11 +157,13 @@ def test_the_paper_preset_agrees_with_its_equations(seed, size, share, masked):
     cam = rng.random((size, size)).astype(np.float32)
     roi = {"mask": mask if masked else None, "cam": cam}
     rule = partition.PartitionRule(0.2, 1.0, "inclusive", False, "paper", 1)
-    ours = partition.partition(torch.from_numpy(mask)[None], torch.from_numpy(cam)[None], torch.tensor([masked]),
-                               torch.tensor([True]), rule)
+    ours = partition.partition(
+        torch.from_numpy(mask)[None], torch.from_numpy(cam)[None], torch.tensor([masked]), torch.tensor([True]), rule
+    )
     if masked:
-        assert reference.cells_where(edges.mask_edges(torch.from_numpy(mask)[None])[0].numpy()) == \
-            reference.boundary(mask)
+        assert reference.cells_where(edges.mask_edges(torch.from_numpy(mask)[None])[0].numpy()) == reference.boundary(
+            mask
+        )
     for got, cells in zip(ours.sides, reference.partition(roi, 0.2), strict=True):
         assert reference.cells_where(got.view(size, size).numpy()) == sorted(cells)
     for name, got, cells in zip(SETS, ours.candidates, reference.key_sets(roi, 0.2), strict=True):
@@ -195,7 +210,7 @@ def test_every_cell_is_drawn_equally_often_and_easy_independent_of_hard():
         candidates = sets.candidates[which, 0]
         share = float(draws[0, which].sum() / candidates.sum())
         hits = draws[:, which, candidates].float().sum(0)
-        spread = (600 * share * (1 - share))**0.5
+        spread = (600 * share * (1 - share)) ** 0.5
         assert ((hits - 600 * share).abs() < 5 * spread).all()
     both = (draws[:, 0] & draws[:, 2]).sum(1).float().mean() / sets.counts[0, 0]
     assert both == pytest.approx(share**2, abs=0.02)

@@ -117,10 +117,15 @@ def test_w04_images_without_objects(method, recipe):
     # not a single RoI: no proposals either
     roi_head = model.roi_head
     x = model.extract_feat(batch(images=1)["img"])
-    nothing = roi_head.forward_train(x, batch(images=1, objects=0)["img_metas"], [torch.zeros(0, 5)],
-                                     [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.long)],
-                                     gt_masks=[BitmapMasks([], 128, 128)],
-                                     gt_is_novel=[torch.zeros(0, dtype=torch.bool)])
+    nothing = roi_head.forward_train(
+        x,
+        batch(images=1, objects=0)["img_metas"],
+        [torch.zeros(0, 5)],
+        [torch.zeros(0, 4)],
+        [torch.zeros(0, dtype=torch.long)],
+        gt_masks=[BitmapMasks([], 128, 128)],
+        gt_is_novel=[torch.zeros(0, dtype=torch.bool)],
+    )
     assert {name for name in nothing if "loss" in name} >= {"loss_cls", "loss_bbox", "loss_mask"}
     assert total(nothing) == 0
     total(nothing).backward()
@@ -149,14 +154,22 @@ def test_w07_no_loop_over_rois_and_no_copy_to_the_host():
     """Shapes alone decide what runs: the meta device has no values that a loop or a host copy could read."""
     forbidden = {"item", "tolist", "cpu", "nonzero", "numpy"}
     for name in ("edges.py", "partition.py", "losses.py", "cl_head.py", "attention.py", "cam.py"):
-        calls = {node.func.attr for node in ast.walk(source_trees()[name])
-                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
+        calls = {
+            node.func.attr
+            for node in ast.walk(source_trees()[name])
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        }
         assert not calls & forbidden, name
     with torch.device("meta"):
         model = head()
         encoded, _ = model(torch.empty(6, 8, 14, 14))
-        sets = partition.partition(torch.empty(6, 14, 14, dtype=torch.bool), torch.empty(6, 14, 14),
-                                   torch.empty(6, dtype=torch.bool), torch.empty(6, dtype=torch.bool), model.rule)
+        sets = partition.partition(
+            torch.empty(6, 14, 14, dtype=torch.bool),
+            torch.empty(6, 14, 14),
+            torch.empty(6, dtype=torch.bool),
+            torch.empty(6, dtype=torch.bool),
+            model.rule,
+        )
         kept = sets.keeps(5)
         shared = kept[:, None] & sets.sides.any(-1).t()
         cells = rows_of_cells(model.projector(encoded))
@@ -200,11 +213,17 @@ def test_w10_other_sizes_and_widths(size):
     loss, _, joined = run(head(size=size, channels=64), rois(size=size, channels=64))
     assert torch.isfinite(loss)
     assert joined.shape == (6, 64, size, size)
-    model = build(recipe="released", architecture={"box_roi_size": 5, "mask_roi_size": size // 2,
-                                                   "contrast_roi_size": size, "contrast_channels": 8})
+    model = build(
+        recipe="released",
+        architecture={"box_roi_size": 5, "mask_roi_size": size // 2, "contrast_roi_size": size, "contrast_channels": 8},
+    )
     finite_step(model, batch(images=1))
-    literals = {node.value for tree in source_trees().values() for node in ast.walk(tree)
-                if isinstance(node, ast.Constant) and isinstance(node.value, int)}
+    literals = {
+        node.value
+        for tree in source_trees().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, int)
+    }
     assert not literals & {7, 14, 28, 256, 512}
 
 
@@ -222,8 +241,12 @@ def test_w12_a_shared_roi_extractor_is_rejected_when_building():
     from pipeline.knobs import Knobs
     from pipeline.models import model_config
 
-    config = model_config(Knobs.preset("paper"), {"cam": True, "cl_head": True}, Architecture.from_mapping(SMALL),
-                          {"type": "ResNet", "depth": 50})
+    config = model_config(
+        Knobs.preset("paper"),
+        {"cam": True, "cl_head": True},
+        Architecture.from_mapping(SMALL),
+        {"type": "ResNet", "depth": 50},
+    )
     with pytest.raises(ValueError, match="mask_roi_extractor is missing"):
         build_head({**config["roi_head"], "mask_roi_extractor": None, "train_cfg": None, "test_cfg": None})
 
@@ -234,7 +257,7 @@ def test_w13_dummy_forward_and_augmented_views():
     with torch.no_grad():
         *_, mask_pred = model.forward_dummy(data["img"])[1]
         assert torch.isfinite(mask_pred).all()
-        (boxes, masks), = model.aug_test([data["img"]], [data["img_metas"]], rescale=True)
+        ((boxes, masks),) = model.aug_test([data["img"]], [data["img_metas"]], rescale=True)
     assert sum(map(len, boxes)) == sum(map(len, masks)) > 0
     with pytest.raises(NotImplementedError, match="ONNX"):
         model.roi_head.onnx_export()
@@ -341,10 +364,15 @@ def test_w20_no_assertion_or_exception_depends_on_data():
             assert torch.isfinite(loss)
 
 
-@pytest.mark.parametrize("direction", [
-    {"base": "voc", "novel": "voc"}, {"base": ["cat", "dog"], "novel": ["dog"]}, {"base": "nonvox", "novel": "voc"},
-    {"base": ["no such thing"], "novel": "voc"},
-])
+@pytest.mark.parametrize(
+    "direction",
+    [
+        {"base": "voc", "novel": "voc"},
+        {"base": ["cat", "dog"], "novel": ["dog"]},
+        {"base": "nonvox", "novel": "voc"},
+        {"base": ["no such thing"], "novel": "voc"},
+    ],
+)
 def test_w21_wrong_splits_are_refused(direction):
     from pipeline.datasets.categories import base_and_novel
 
@@ -391,10 +419,15 @@ def test_w22_the_split_leaves_no_trace_of_novel_masks(tmp_path):
     files = []
     for name, polygon, area in (("clean", [1, 1, 9, 1, 9, 9], 32.0), ("noise", [2, 2, 3, 2, 3, 3], 0.5)):
         shape = {"image_id": 1, "bbox": [1.0, 1.0, 8.0, 8.0], "iscrowd": 0}
-        annotations = [{**shape, "id": 1, "category_id": 17, "segmentation": [polygon], "area": area},
-                       {**shape, "id": 2, "category_id": 24, "segmentation": [[1, 1, 9, 1, 9, 9]], "area": 32.0}]
-        content = {"images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}], "annotations": annotations,
-                   "categories": categories}
+        annotations = [
+            {**shape, "id": 1, "category_id": 17, "segmentation": [polygon], "area": area},
+            {**shape, "id": 2, "category_id": 24, "segmentation": [[1, 1, 9, 1, 9, 9]], "area": 32.0},
+        ]
+        content = {
+            "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}],
+            "annotations": annotations,
+            "categories": categories,
+        }
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         split(tmp_path / f"{name}.json", {"base": "nonvoc", "novel": "voc"}, tmp_path / name)
         files.append((tmp_path / name / "train.json").read_bytes())
@@ -446,8 +479,15 @@ def test_w25_flags_move_to_the_device_of_the_rois():
     roi_head.set_progress(0, 0.0, 0, 0)
     model = build()
     x = model.extract_feat(data["img"])
-    losses_ = roi_head.forward_train(x, data["img_metas"], [torch.zeros(0, 5)], data["gt_bboxes"], data["gt_labels"],
-                                     gt_masks=data["gt_masks"], gt_is_novel=[flags])
+    losses_ = roi_head.forward_train(
+        x,
+        data["img_metas"],
+        [torch.zeros(0, 5)],
+        data["gt_bboxes"],
+        data["gt_labels"],
+        gt_masks=data["gt_masks"],
+        gt_is_novel=[flags],
+    )
     assert flags.moved
     assert torch.isfinite(total(losses_))
 
@@ -467,8 +507,15 @@ def test_w26_crowd_boxes_are_left_out_as_in_the_stock_configuration_and_can_be_i
 def test_w27_logged_numbers_are_no_part_of_the_loss_dictionary():
     model = build()
     losses_ = train_losses(model, batch())
-    assert set(losses_) == {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "acc", "loss_mask",
-                            "loss_contrastive"}
+    assert set(losses_) == {
+        "loss_rpn_cls",
+        "loss_rpn_bbox",
+        "loss_cls",
+        "loss_bbox",
+        "acc",
+        "loss_mask",
+        "loss_contrastive",
+    }
     assert not any(value.requires_grad for value in model.roi_head.statistics.values())
 
 
@@ -477,12 +524,15 @@ def test_w28_base_novel_and_all_categories_are_scored_for_boxes_and_masks():
 
     from pipeline.scoring import score
 
-    truth = {"images": [{"id": 1, "height": 32, "width": 32}], "annotations": [],
-             "categories": [{"id": 17, "name": "cat"}, {"id": 24, "name": "zebra"}]}
+    truth = {
+        "images": [{"id": 1, "height": 32, "width": 32}],
+        "annotations": [],
+        "categories": [{"id": 17, "name": "cat"}, {"id": 24, "name": "zebra"}],
+    }
     found = []
     for index, category in enumerate((17, 24)):
         bitmap = np.zeros((32, 32), np.uint8, order="F")
-        bitmap[4:20, 4 + 8 * index:16 + 8 * index] = 1
+        bitmap[4:20, 4 + 8 * index : 16 + 8 * index] = 1
         encoded = rle.encode(bitmap)
         encoded["counts"] = encoded["counts"].decode()
         shape = {"image_id": 1, "category_id": category, "bbox": [4 + 8 * index, 4, 12, 16], "segmentation": encoded}
@@ -517,8 +567,9 @@ def test_w30_the_cam_of_a_detection_can_be_that_of_its_refined_box():
         torch.nn.init.normal_(roi_head.bbox_head.fc_reg.weight, std=0.1)
         roi_head.test_cfg.score_thr = 0.0
         features = roi_head._mask_features
-        roi_head._mask_features = lambda x, rois, cam, f=features, key=frame: inputs.setdefault(
-            key, (rois, cam)) and f(x, rois, cam)
+        roi_head._mask_features = lambda x, rois, cam, f=features, key=frame: (
+            inputs.setdefault(key, (rois, cam)) and f(x, rois, cam)
+        )
         with torch.no_grad():
             x = model.extract_feat(data["img"])
             roi_head.simple_test(x, [proposals], data["img_metas"])
@@ -538,7 +589,7 @@ def test_w31_testing_computes_neither_projector_nor_query_sets(monkeypatch):
     monkeypatch.setattr(partition, "partition", unused)
     monkeypatch.setattr(sampling, "sample_keys", unused)
     with torch.no_grad():
-        (boxes, masks), = model.simple_test(data["img"], data["img_metas"])
+        ((boxes, masks),) = model.simple_test(data["img"], data["img_metas"])
     assert sum(map(len, masks)) > 0
     # classes that no detection has get no CAM: one map per detection, not one per proposal and class
     seen = []

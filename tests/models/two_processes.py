@@ -17,8 +17,14 @@ from tests.models.conftest import batch, build
 from tests.models.test_contrastive_head import NOVEL, head, rois
 
 EVERYTHING = {  # every anchor and every proposal is a sample, so counts per image are equal
-    "rpn_samples": 10**6, "rpn_positive_iou": 0.5, "rpn_negative_iou": 0.5, "rpn_nms_iou": 1.0, "rpn_pre_nms": 50,
-    "rpn_post_nms": 50, "rcnn_samples": 10**4, "rcnn_positive_fraction": 1.0,
+    "rpn_samples": 10**6,
+    "rpn_positive_iou": 0.5,
+    "rpn_negative_iou": 0.5,
+    "rpn_nms_iou": 1.0,
+    "rpn_pre_nms": 50,
+    "rpn_post_nms": 50,
+    "rcnn_samples": 10**4,
+    "rcnn_positive_fraction": 1.0,
 }
 
 

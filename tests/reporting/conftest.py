@@ -118,12 +118,17 @@ class Workspace:
             images.append({"id": image_id, "file_name": name, "width": SIZE, "height": SIZE})
             for category, share, crowd in squares:
                 side = SIZE * share**0.5
-                annotations.append({
-                    "id": len(annotations) + 1, "image_id": image_id, "category_id": category,
-                    "iscrowd": crowd,
-                    "area": share * SIZE**2, "bbox": [2, 2, side, side],
-                    "segmentation": [[2, 2, 2 + side, 2, 2 + side, 2 + side, 2, 2 + side]],
-                })  # fmt: skip
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": category,
+                        "iscrowd": crowd,
+                        "area": share * SIZE**2,
+                        "bbox": [2, 2, side, side],
+                        "segmentation": [[2, 2, 2 + side, 2, 2 + side, 2 + side, 2, 2 + side]],
+                    }
+                )
         content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
         self.write(paths.annotations("toy", "val2017"), json.dumps(content))
 
@@ -132,9 +137,16 @@ class Workspace:
         mask[4:12, 4:12] = 1
         segmentation = {"size": [SIZE, SIZE], "counts": rle.encode(mask)["counts"].decode()}
         records = [
-            {"image_id": image_id, "category_id": category, "score": score, "bbox": [4, 4, 8, 8],
-             "segmentation": segmentation} for image_id in image_ids for category in (1, 24)
-        ]  # fmt: skip
+            {
+                "image_id": image_id,
+                "category_id": category,
+                "score": score,
+                "bbox": [4, 4, 8, 8],
+                "segmentation": segmentation,
+            }
+            for image_id in image_ids
+            for category in (1, 24)
+        ]
         self.write(paths.predictions("toy", run, 0), json.dumps(records))
 
     def everything(self):

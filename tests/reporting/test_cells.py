@@ -82,8 +82,9 @@ def test_the_three_sides_differ_in_lightness_too():
 def test_base_objects_stand_left_and_novel_ones_right(with_priors):
     figure, caption = drawn("partition")
     assert [text.get_text() for text in figure.texts] == [
-        "base: partition from the ground-truth mask", "novel: partition from the CAM",
-    ]  # fmt: skip
+        "base: partition from the ground-truth mask",
+        "novel: partition from the CAM",
+    ]
     labels = [axis.get_ylabel() for axis in figure.axes[:12]]
     assert labels == ["zebra", "", "", "person", "", ""] * 2
     assert "images 1, 2 and 1, 2." in caption and "4×4 cells" in caption
@@ -108,11 +109,14 @@ def test_a_run_without_priors_is_named_with_the_command_that_makes_them(with_pri
         assert "run `dvc repro priors@ours`" in saved_caption(name, "toy")
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"keys": np.zeros((4, 4, 3, 3), dtype=bool)}, r"keys has the shape \(4, 4, 3, 3\), cams \(4, 4, 4\)"),
-    ({"labels": np.zeros(3)}, r"labels has the shape \(3,\)"),
-    ({"cams": np.array([None])}, "Object arrays cannot be loaded"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"keys": np.zeros((4, 4, 3, 3), dtype=bool)}, r"keys has the shape \(4, 4, 3, 3\), cams \(4, 4, 4\)"),
+        ({"labels": np.zeros(3)}, r"labels has the shape \(3,\)"),
+        ({"cams": np.array([None])}, "Object arrays cannot be loaded"),
+    ],
+)
 def test_a_file_that_cannot_be_right_is_named(with_priors, changes, message):
     write(with_priors, **changes)
     with pytest.raises(ExperimentError, match=rf"toy/priors/ours.npz: .*{message}.*run `dvc repro priors@ours`"):

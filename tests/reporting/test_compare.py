@@ -7,8 +7,16 @@ import pytest
 from pipeline.reporting.compare import comparison
 
 NUMBERS = {"novel_mask_mAP": 12.345, "novel_mask_AP50": 50.0, "base_mask_mAP": 20.0, "novel_box_mAP": 53.0}
-WORKSPACE = {"Experiment": None, "rev": "workspace", "State": None, **NUMBERS,
-             "params.yaml:sigma": 0.3, "pipeline/paper.yaml:sigma": 0.3, "dataset": "toy", "seeds": "[0]"}  # fmt: skip
+WORKSPACE = {
+    "Experiment": None,
+    "rev": "workspace",
+    "State": None,
+    **NUMBERS,
+    "params.yaml:sigma": 0.3,
+    "pipeline/paper.yaml:sigma": 0.3,
+    "dataset": "toy",
+    "seeds": "[0]",
+}
 COMMIT = WORKSPACE | {"rev": "main"} | dict.fromkeys(NUMBERS, "!")
 LOWER = WORKSPACE | {"Experiment": "lower", "rev": "0123abc", "params.yaml:sigma": 0.2, "novel_mask_mAP": 0.0}
 

@@ -134,14 +134,16 @@ def test_runs_of_two_directions_cannot_share_base_and_novel(workspace):
 
 def test_images_are_the_first_with_a_base_and_a_novel_object_large_enough(workspace):
     base, novel = 24, 1
-    workspace.validation_set({
-        7: [(base, 0.2, 0), (novel, 0.2, 0)],
-        5: [(base, 0.2, 0), (novel, 0.2, 0)],
-        4: [(base, 0.2, 0), (novel, 0.2, 1)],  # the novel one is a crowd
-        3: [(base, 0.2, 0), (novel, 0.01, 0)],  # the novel one is too small
-        2: [(base, 0.2, 0), (base, 0.2, 0)],
-        9: [(novel, 0.02, 0), (base, 0.02, 0)],
-    })  # fmt: skip
+    workspace.validation_set(
+        {
+            7: [(base, 0.2, 0), (novel, 0.2, 0)],
+            5: [(base, 0.2, 0), (novel, 0.2, 0)],
+            4: [(base, 0.2, 0), (novel, 0.2, 1)],  # the novel one is a crowd
+            3: [(base, 0.2, 0), (novel, 0.01, 0)],  # the novel one is too small
+            2: [(base, 0.2, 0), (base, 0.2, 0)],
+            9: [(novel, 0.02, 0), (base, 0.02, 0)],
+        }
+    )
     ground_truth = examples.load_ground_truth("toy")
     assert examples.select_images(ground_truth, GROUPS, 2) == [5, 7]
     assert examples.select_images(ground_truth, GROUPS, 9) == [5, 7, 9]
@@ -149,11 +151,16 @@ def test_images_are_the_first_with_a_base_and_a_novel_object_large_enough(worksp
     assert examples.select_images(ground_truth, GROUPS, 9, shows=("novel",)) == [5, 7, 9]
 
 
-@pytest.mark.parametrize("count, skip, shown, skipped", [
-    (2, 0, [3, 5], 0), (2, 1, [5, 7], 1), (1, 2, [7], 2),
-    (2, 9, [5, 7], 1),  # too few images to pass over nine
-    (4, 1, [3, 5, 7], 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "count, skip, shown, skipped",
+    [
+        (2, 0, [3, 5], 0),
+        (2, 1, [5, 7], 1),
+        (1, 2, [7], 2),
+        (2, 9, [5, 7], 1),  # too few images to pass over nine
+        (4, 1, [3, 5, 7], 0),
+    ],
+)
 def test_images_of_other_figures_are_passed_over_as_far_as_there_are_more(count, skip, shown, skipped):
     assert examples.skip_images([3, 5, 7][: skip + count], count, skip) == (shown, skipped)
 
@@ -247,8 +254,9 @@ def test_no_image_fits_the_rule(workspace):
     workspace.validation_set({1: [(1, 0.2, 0)]})
     build_figure("qualitative")
     caption = saved_caption("qualitative", "toy")
-    assert caption.endswith("Nothing to draw: no validation image of toy shows both a base and a novel object that "
-                            "cover 2% of it.")  # fmt: skip
+    assert caption.endswith(
+        "Nothing to draw: no validation image of toy shows both a base and a novel object that cover 2% of it."
+    )
 
 
 def test_many_categories_wrap_into_rows(workspace):
@@ -367,9 +375,12 @@ def a_run_missing(workspace):
 def odd_labels(workspace):
     declared = experiments.load()
     for entry in declared.figures.values():
-        entry["runs"] = [{"label": label, "run": run} for label, run in
-                         zip(("very long label " * 12 + "x" * 90, "$\\frac{µ$ <b>_^ 対照 ‮"), ("plain", "ours"),
-                             strict=True)][-len(entry["runs"]) :]  # fmt: skip
+        entry["runs"] = [
+            {"label": label, "run": run}
+            for label, run in zip(
+                ("very long label " * 12 + "x" * 90, "$\\frac{µ$ <b>_^ 対照 ‮"), ("plain", "ours"), strict=True
+            )
+        ][-len(entry["runs"]) :]
     rename_categories(workspace, {1: "person", 24: "zebra"})
 
 
@@ -378,8 +389,17 @@ def losses_without_a_number(workspace):
         workspace.log(run, '{"iter": 1, "loss": NaN, "loss_mask": Infinity}\n')
 
 
-SCENES = [no_detections, no_defined_ap, no_masks, empty_masks, one_image, one_category, a_run_missing, odd_labels,
-          losses_without_a_number]  # fmt: skip
+SCENES = [
+    no_detections,
+    no_defined_ap,
+    no_masks,
+    empty_masks,
+    one_image,
+    one_category,
+    a_run_missing,
+    odd_labels,
+    losses_without_a_number,
+]
 
 
 @pytest.mark.parametrize("change", SCENES, ids=lambda change: change.__name__)
@@ -441,8 +461,10 @@ def test_a_matched_prediction_has_the_shade_of_its_object_and_shades_differ(work
 
 
 def test_base_and_novel_shades_differ_in_blue_and_yellow_which_most_colour_blind_people_see():
-    lab = {group: [cv2.cvtColor(np.float32([[to_rgb(shade)]]), cv2.COLOR_RGB2LAB)[0, 0] for shade in shades]
-           for group, shades in style.GROUP_SHADES.items()}  # fmt: skip
+    lab = {
+        group: [cv2.cvtColor(np.float32([[to_rgb(shade)]]), cv2.COLOR_RGB2LAB)[0, 0] for shade in shades]
+        for group, shades in style.GROUP_SHADES.items()
+    }
     assert max(colour[2] for colour in lab["base"]) < -15 and min(colour[2] for colour in lab["novel"]) > 15
     assert style.GROUP_LINES["base"] != style.GROUP_LINES["novel"]  # and without colours
 
@@ -521,19 +543,26 @@ def test_drawn_images_have_a_legend_of_their_shapes_and_say_what_they_are(worksp
     assert sorted(shapes) == sorted(generated.LOOKS)
 
 
-@pytest.mark.parametrize("name, kind, entry, message", [
-    ("a", "qualitative", {"min_score": 0.5}, "figures.a.images is missing.*a whole number from 1"),
-    ("a", "qualitative", {"images": 0, "min_score": 0.5}, "figures.a.images is 0"),
-    ("a", "qualitative", {"images": 2, "min_score": "high"}, "figures.a.min_score is 'high'.*a number from 0 to 1"),
-    ("a", "novel_results", {"images": 2, "min_score": 0.5}, "figures.a.across is missing"),
-    ("a", "keys", {}, "figures.a.objects is missing"),
-    ("a", "sensitivity", {"axis": "x"}, "figures.a.knob is missing"),
-    ("a", "loss_curves", {"title": None}, "figures.a.title is None"),
-    ("a", "pie", {}, "kind of figure a: 'pie'; valid: loss_curves"),
-    ("a", "loss_curves", {"runs": [{"label": "x", "run": "none"}]}, "unknown run 'none'; valid: plain"),
-    ("a", "keys", {"objects": 2, "runs": [{"label": "x", "run": "ours"}, {"label": "y", "run": "plain"}]},
-     "figures.a: a figure of kind keys shows one run, not 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, kind, entry, message",
+    [
+        ("a", "qualitative", {"min_score": 0.5}, "figures.a.images is missing.*a whole number from 1"),
+        ("a", "qualitative", {"images": 0, "min_score": 0.5}, "figures.a.images is 0"),
+        ("a", "qualitative", {"images": 2, "min_score": "high"}, "figures.a.min_score is 'high'.*a number from 0 to 1"),
+        ("a", "novel_results", {"images": 2, "min_score": 0.5}, "figures.a.across is missing"),
+        ("a", "keys", {}, "figures.a.objects is missing"),
+        ("a", "sensitivity", {"axis": "x"}, "figures.a.knob is missing"),
+        ("a", "loss_curves", {"title": None}, "figures.a.title is None"),
+        ("a", "pie", {}, "kind of figure a: 'pie'; valid: loss_curves"),
+        ("a", "loss_curves", {"runs": [{"label": "x", "run": "none"}]}, "unknown run 'none'; valid: plain"),
+        (
+            "a",
+            "keys",
+            {"objects": 2, "runs": [{"label": "x", "run": "ours"}, {"label": "y", "run": "plain"}]},
+            "figures.a: a figure of kind keys shows one run, not 2",
+        ),
+    ],
+)
 def test_an_entry_that_cannot_be_drawn_is_one_line(workspace, name, kind, entry, message):
     workspace.everything()
     declare(name, kind, **entry)

@@ -66,9 +66,18 @@ def look_in_browser(page, width, folder, look=LOOK):
     frame = folder / "frame.html"
     (folder / "copy.html").write_text(text)
     frame.write_text(FRAME.format(width=width))
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-               f"--window-size={max(width, 500)},900", "--allow-file-access-from-files",  # of the frame
-               "--virtual-time-budget=20000", "--dump-dom", frame.as_uri()]  # fmt: skip
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={max(width, 500)},900",
+        "--allow-file-access-from-files",  # of the frame
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        frame.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = re.search(r'<pre id="look">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, f"{CHROMIUM} exited with {done.returncode}: {done.stderr[-2000:]}"
@@ -127,12 +136,16 @@ def expected_rows():
         for name in declared.tables
     }
     headline = {"headline": ["Baseline", "Ours"]}
-    return rows | headline | {
-        "runs": list(declared.runs),
-        "free-current": ["current", "ours", "difference"],
-        "groups": ["plain", "ours", "current"],
-        "agreement": ["Table 2"],
-    }
+    return (
+        rows
+        | headline
+        | {
+            "runs": list(declared.runs),
+            "free-current": ["current", "ours", "difference"],
+            "groups": ["plain", "ours", "current"],
+            "agreement": ["Table 2"],
+        }
+    )
 
 
 def by_part(rows):

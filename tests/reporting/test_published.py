@@ -12,9 +12,7 @@ CONTENT = read_yaml(PAPER_TABLES)
 ROWS = {row["id"]: row for table in CONTENT["tables"] for row in table["rows"]}
 
 
-@pytest.mark.parametrize(
-    "row_id", ["t2_cam_cl", "t3_c8f3", "t4_sigma_0_3", "t5_tau_0_7", "t6_all", "t7_shared"]
-)
+@pytest.mark.parametrize("row_id", ["t2_cam_cl", "t3_c8f3", "t4_sigma_0_3", "t5_tau_0_7", "t6_all", "t7_shared"])
 def test_default_row_of_every_ablation_is_the_row_of_table_1(row_id):
     default = ROWS["t1_r50_1x_contrastmask"]["results"]["nonvoc2voc"]
     assert ROWS[row_id]["results"] == {"nonvoc2voc": default}

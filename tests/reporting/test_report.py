@@ -52,8 +52,15 @@ def pages(links=None):
 
 def attempt(workspace, run, **changes):
     """Write the status of an attempt at a run by this process."""
-    record = {"state": "running", "stage": "train", "host": socket.gethostname(), "pid": os.getpid(), "started": 0,
-              "process_started": psutil.Process().create_time(), "fingerprint": f"{run}_print"}  # fmt: skip
+    record = {
+        "state": "running",
+        "stage": "train",
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": 0,
+        "process_started": psutil.Process().create_time(),
+        "fingerprint": f"{run}_print",
+    }
     workspace.write(paths.statuses("toy") / f"{run}.json", json.dumps(record | changes))
 
 

@@ -79,8 +79,11 @@ def test_an_undefined_mask_ap_is_no_point(tau):
 
 def test_a_value_without_a_published_twin_is_hollow(tau):
     left = drawn("tau")[0].axes[0]
-    faces = {line.get_xdata()[0]: line.get_markerfacecolor() for line in left.lines if len(line.get_xdata()) == 1
-             and line.get_marker() == "o"}  # fmt: skip
+    faces = {
+        line.get_xdata()[0]: line.get_markerfacecolor()
+        for line in left.lines
+        if len(line.get_xdata()) == 1 and line.get_marker() == "o"
+    }
     colour = style.METHOD_COLOURS["contrastmask"]
     assert faces == {0.1: colour, 0.3: "white", 0.9: colour}
 

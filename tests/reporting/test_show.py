@@ -26,11 +26,14 @@ def test_the_first_chosen_table_is_printed_where_table_2_is_not_chosen(shown, wo
     assert capsys.readouterr().out.startswith("| Row |\n")
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["table1"], "tables/table1.md: not built; run `make reproduce`$"),
-    (["table2"], 'tables/table2.md: not built; run `make reproduce TABLES="table1 table2"`$'),
-    (["tabel2"], "unknown table 'tabel2'; valid: table2, table1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["table1"], "tables/table1.md: not built; run `make reproduce`$"),
+        (["table2"], 'tables/table2.md: not built; run `make reproduce TABLES="table1 table2"`$'),
+        (["tabel2"], "unknown table 'tabel2'; valid: table2, table1"),
+    ],
+)
 def test_what_is_not_there_is_named_with_what_makes_it(shown, arguments, message):
     with pytest.raises(ExperimentError, match=message):
         shown(*arguments)

@@ -79,8 +79,10 @@ def stand_in(commit):
 REFUSALS = {
     "not run": (lambda _: paths.results("toy", "plain").unlink(), r"not run: plain.*make reproduce TABLES=all"),
     "figure": (lambda _: take_away("loss_curves"), "not drawn: loss_curves"),
-    "figures": (lambda _: [take_away(name) for name in ("loss_curves", "category_ap")],
-                r"not drawn: (loss_curves, category_ap|category_ap, loss_curves)\)"),
+    "figures": (
+        lambda _: [take_away(name) for name in ("loss_curves", "category_ap")],
+        r"not drawn: (loss_curves, category_ap|category_ap, loss_curves)\)",
+    ),
     "table": (lambda _: paths.table("toy", "table2", "tex").unlink(), "not built: table2"),
     "malformed": (lambda _: paths.results("toy", "plain").write_text("{"), "results/toy/plain.json: not JSON"),
     "chosen": (lambda _: experiments.select(["table1"]), "table2 is not chosen"),

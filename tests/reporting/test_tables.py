@@ -299,8 +299,12 @@ def test_every_declared_table_shows_the_published_numbers(workspace):
             printed = published.row(table["published"], row["published"])
             names = row.get("runs", [None])
             for direction, values in printed["results"].items():
-                line = frame[(frame["row"] == row["label"]) & (frame["direction"] == direction)
-                             & (frame["backbone"] == printed["backbone"]) & (frame["schedule"] == printed["schedule"])]
+                line = frame[
+                    (frame["row"] == row["label"])
+                    & (frame["direction"] == direction)
+                    & (frame["backbone"] == printed["backbone"])
+                    & (frame["schedule"] == printed["schedule"])
+                ]
                 if names == [None] and all(value is None for value in values.values()):
                     assert line.empty
                 elif names == [None] or any(declared.runs[run].direction == direction for run in names):
@@ -376,9 +380,7 @@ def test_same_results_give_the_same_bytes(workspace):
 )
 def test_malformed_result_is_named_and_nothing_is_written(workspace, changes, message):
     workspace.result("plain", **changes)
-    with pytest.raises(
-        ExperimentError, match=rf"results/toy/plain.json: .*{message}.*dvc repro evaluate@plain"
-    ):
+    with pytest.raises(ExperimentError, match=rf"results/toy/plain.json: .*{message}.*dvc repro evaluate@plain"):
         build_table("table2")
     assert not paths.table("toy", "table2", "csv").exists()
 
@@ -399,9 +401,7 @@ def test_truncated_result_is_refused(workspace):
 def test_unknown_names_are_errors(workspace):
     with pytest.raises(ExperimentError, match="unknown table 'table9'; valid: table2, table1"):
         build_table("table9")
-    with pytest.raises(
-        ExperimentError, match="unknown published row of contrastmask_table_2: 't2'; .*t2_baseline"
-    ):
+    with pytest.raises(ExperimentError, match="unknown published row of contrastmask_table_2: 't2'; .*t2_baseline"):
         published.row("contrastmask_table_2", "t2")
 
 

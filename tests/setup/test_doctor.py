@@ -98,8 +98,12 @@ def follow(finding, folder):
 
 
 def git(folder, *arguments):
-    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments], cwd=folder, check=True,
-                   capture_output=True)  # fmt: skip
+    subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
 
 
 def committed(copy):

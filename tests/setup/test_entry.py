@@ -49,12 +49,17 @@ import stages
 """
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ("sys.version_info = (3, 9, 1, 'final', 0)", "this is Python 3.9"),
-    ("importlib.util.find_spec = lambda name, *rest: None if name == 'dvc' else real(name, *rest)", "has no dvc"),
-    ("class Bare: submodule_search_locations = []\nimportlib.util.find_spec = lambda *_: Bare",
-     "mmcv is here without its compiled operators"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("sys.version_info = (3, 9, 1, 'final', 0)", "this is Python 3.9"),
+        ("importlib.util.find_spec = lambda name, *rest: None if name == 'dvc' else real(name, *rest)", "has no dvc"),
+        (
+            "class Bare: submodule_search_locations = []\nimportlib.util.find_spec = lambda *_: Bare",
+            "mmcv is here without its compiled operators",
+        ),
+    ],
+)
 def test_what_else_is_wrong_with_an_environment(change, said):
     done = run(sys.executable, "-c", FAKE.format(change=change))
     assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1

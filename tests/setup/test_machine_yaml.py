@@ -17,11 +17,19 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_no_obstacle(tmp_path):
     assert machine_settings.load(tmp_path / "machine.yaml").jobs == 3
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    (b"jobs: \xff\xfe", "not text in UTF-8"), (b"- jobs", "expected a mapping"), (b"jobs: [1", "not valid YAML"),
-    (b"jobs: 0", "jobs is 0"), (b"slurm:", "slurm is None"), (b"job: 1", "did you mean 'jobs'"),
-    (b"runs: {x: {nodes: 1}}", "unknown run 'x'"), (b"jobs: 1\njobs: 2", "jobs"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"jobs: \xff\xfe", "not text in UTF-8"),
+        (b"- jobs", "expected a mapping"),
+        (b"jobs: [1", "not valid YAML"),
+        (b"jobs: 0", "jobs is 0"),
+        (b"slurm:", "slurm is None"),
+        (b"job: 1", "did you mean 'jobs'"),
+        (b"runs: {x: {nodes: 1}}", "unknown run 'x'"),
+        (b"jobs: 1\njobs: 2", "jobs"),
+    ],
+)
 def test_what_is_wrong_is_one_line(tmp_path, content, said):
     (tmp_path / "machine.yaml").write_bytes(content)
     with pytest.raises(ExperimentError, match="machine.yaml") as error:

@@ -72,8 +72,15 @@ def test_no_python_is_one_line(checkout, tmp_path):
 
 def test_clean_keeps_results_unless_confirmed(checkout):
     others = ("reports/snapshot/tables", "reports/seed_study", "reports/mine")
-    for name in ("data/generated", "mlruns", ".venv/lib/__pycache__", "tools/__pycache__", ".pytest_cache",
-                 "reports/generated/tables", *others):  # fmt: skip
+    for name in (
+        "data/generated",
+        "mlruns",
+        ".venv/lib/__pycache__",
+        "tools/__pycache__",
+        ".pytest_cache",
+        "reports/generated/tables",
+        *others,
+    ):
         (checkout / name).mkdir(parents=True, exist_ok=True)
     kept = make(checkout, "clean")
     assert kept.returncode == 0 and "kept (CONFIRM=1 removes it)" in kept.stdout

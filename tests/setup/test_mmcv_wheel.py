@@ -196,8 +196,15 @@ def test_a_new_wheel_that_does_not_load_is_an_error(installation, tmp_path):
 def test_what_does_not_load_is_told_by_its_own_first_line(tmp_path):
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
-    lines = ("warning", "Traceback (most recent call last):", "  File x", "ImportError: operators of another torch",
-             "", "Please note the following", "  1. and so on")  # fmt: skip
+    lines = (
+        "warning",
+        "Traceback (most recent call last):",
+        "  File x",
+        "ImportError: operators of another torch",
+        "",
+        "Please note the following",
+        "  1. and so on",
+    )
     python.write_text("#!/bin/sh\ncat >&2 <<END\n" + "\n".join(lines) + "\nEND\nexit 1\n")
     python.chmod(0o755)
     assert setup_env.load_error(tmp_path) == "ImportError: operators of another torch"

@@ -45,9 +45,14 @@ def venv(tmp_path):
 
 def start(venv, seconds="0.3"):
     environment = os.environ | {"PIP_LOG": str(venv / "log"), "PIP_SECONDS": seconds, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", SET_UP, "--venv", str(venv)], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", SET_UP, "--venv", str(venv)],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def lines(venv):

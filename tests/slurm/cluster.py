@@ -63,8 +63,10 @@ class Cluster:
 
     def __init__(self, folder, cpus=1):
         self.folder, self.processes = folder, {}
-        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"),
-                                         "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}  # fmt: skip
+        self.environment = os.environ | {
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+        }
         (folder / "state").mkdir(parents=True)
         (folder / "key").write_bytes(os.urandom(128))
         (folder / "key").chmod(0o400)

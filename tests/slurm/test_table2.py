@@ -22,8 +22,11 @@ STATE = 50 if FULL else 4  # iterations between two resumable states
 CHANGES = {} if FULL else TINY | {("profiles", "embedded", "schedules", "1x"): {"iterations": ITERATIONS}}
 PATIENCE = 3600 if FULL else 600  # seconds for any one thing to happen
 CRASHED, REQUEUED, OVER_NODES, LIMITED = RUNS = (
-    "mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc", "current",
-)  # fmt: skip
+    "mask_rcnn_r50_1x_nonvoc2voc",
+    "cam_r50_1x_nonvoc2voc",
+    "contrastmask_r50_1x_nonvoc2voc",
+    "current",
+)
 MACHINE = f"launcher: slurm\nruns: {{{OVER_NODES}: {{nodes: 2}}}}\nslurm: {{poll_seconds: 2}}\n"
 
 
@@ -40,8 +43,12 @@ class Login:
         with self.output.open("a") as file:
             return subprocess.Popen(
                 ["python", "-m", "stages.launch"],
-                cwd=self.clone.folder, env=self.environment, stdout=file, stderr=file, start_new_session=True,
-            )  # fmt: skip
+                cwd=self.clone.folder,
+                env=self.environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
 
     def jobs(self):
         """{step: (job, state, node)} of what is queued or running."""
@@ -65,6 +72,7 @@ class Login:
 
     def wait_midway(self, run):
         """Until a training has left a state and runs on. Returns its (job, node)."""
+
         def midway():
             assert self.iteration(run) < ITERATIONS, f"{run} was too fast to be caught midway"
             return self.iteration(run) > STATE and self.jobs()[run][1] == "RUNNING"

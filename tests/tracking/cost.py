@@ -22,8 +22,10 @@ def measure(tracker, steps, seconds):
         time.sleep(seconds)
     calls.sort()
     share = sum(calls) / (sum(calls) + len(calls) * seconds)
-    return (f"{len(calls)} calls, {seconds} s apart: median {1000 * calls[len(calls) // 2]:.1f} ms, "
-            f"slowest {1000 * calls[-1]:.0f} ms, {share:.1%} of the time")  # fmt: skip
+    return (
+        f"{len(calls)} calls, {seconds} s apart: median {1000 * calls[len(calls) // 2]:.1f} ms, "
+        f"slowest {1000 * calls[-1]:.0f} ms, {share:.1%} of the time"
+    )
 
 
 def main():

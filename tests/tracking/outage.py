@@ -55,8 +55,17 @@ class Postgres:
             raise RuntimeError(f"{program}: {done.stdout[-2000:]}")
 
     def start(self):
-        self.run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log", "-w",
-                 "-o", f"-k {self.folder} -c listen_addresses=", "start")  # fmt: skip
+        self.run(
+            "pg_ctl",
+            "-D",
+            self.folder / "data",
+            "-l",
+            self.folder / "log",
+            "-w",
+            "-o",
+            f"-k {self.folder} -c listen_addresses=",
+            "start",
+        )
 
     def crash(self):
         self.run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "stop")
@@ -71,14 +80,28 @@ class MlflowServer:
         self.process = None
 
     def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
-                   "--workers", "2", "--backend-store-uri", self.database,
-                   "--artifacts-destination", (self.folder / "artifacts").as_uri()]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "2",
+            "--backend-store-uri",
+            self.database,
+            "--artifacts-destination",
+            (self.folder / "artifacts").as_uri(),
+        ]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
         environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "server.log").open("a") as log:
-            self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log,
-                                            start_new_session=True)  # fmt: skip
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
         wait_for(self.address, self.process)
 
     def kill(self):
@@ -103,8 +126,16 @@ def outage(folder, writers=8, steps=300, seconds=0.1):
         ends |= {"writer1": "train", "writer2": "fail"}
         for name, end in ends.items():
             command = [sys.executable, "-m", "tests.tracking.writer", name, str(steps), str(seconds), end]
-            started.append(subprocess.Popen(command, cwd=paths.ROOT, env=environment, stdout=subprocess.PIPE,
-                                            stderr=(folder / f"{name}.log").open("w"), text=True))  # fmt: skip
+            started.append(
+                subprocess.Popen(
+                    command,
+                    cwd=paths.ROOT,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=(folder / f"{name}.log").open("w"),
+                    text=True,
+                )
+            )
         for process in started:
             assert process.stdout.readline() == "started\n"
         time.sleep(steps * seconds / 4)
@@ -118,17 +149,21 @@ def outage(folder, writers=8, steps=300, seconds=0.1):
         down = time.monotonic() - began
         outputs = [process.communicate()[0] for process in started]
         codes = dict(zip(ends, (process.returncode for process in started), strict=True))
-        track = subprocess.run([sys.executable, "-m", "stages.track"], cwd=paths.ROOT, env=environment,
-                               capture_output=True, text=True)  # fmt: skip
+        track = subprocess.run(
+            [sys.executable, "-m", "stages.track"], cwd=paths.ROOT, env=environment, capture_output=True, text=True
+        )
         assert track.returncode == 0, track.stderr
         expected = dict.fromkeys(ends, "FINISHED") | {"writer0": "KILLED", "writer1": "SCHEDULED", "writer2": "FAILED"}
         assert codes == {name: {"KILLED": -signal.SIGKILL, "FAILED": 1}.get(expected[name], 0) for name in ends}, codes
         held = examine(postgres.uri, folder / "home", expected)
         costs = [json.loads(output) for output in outputs if output.strip()]
-        return held | {"server away for s": round(down, 1), "stages.track": track.stdout.strip(),
-                       "log_history, median ms": round(max(cost["median_ms"] for cost in costs), 1),
-                       "log_history, slowest ms": round(max(cost["slowest_ms"] for cost in costs), 1),
-                       "share of the time, at most": f"{max(cost['share'] for cost in costs):.1%}"}  # fmt: skip
+        return held | {
+            "server away for s": round(down, 1),
+            "stages.track": track.stdout.strip(),
+            "log_history, median ms": round(max(cost["median_ms"] for cost in costs), 1),
+            "log_history, slowest ms": round(max(cost["slowest_ms"] for cost in costs), 1),
+            "share of the time, at most": f"{max(cost['share'] for cost in costs):.1%}",
+        }
     finally:
         for process in started:
             if process.poll() is None:
@@ -169,8 +204,13 @@ def examine(uri, home, expected):
     assert not doubled, f"{len(doubled)} points are doubled, such as {doubled[0]}"
     assert not absent, f"{len(absent)} points are absent or wrong, such as {absent[0]}"
     assert scores == METRICS_OF_SCORES * list(expected.values()).count("FINISHED"), scores
-    return {"runs": len(found), "points": len(points), "absent": 0, "doubled": 0,
-            "status": dict(Counter(expected.values()))}  # fmt: skip
+    return {
+        "runs": len(found),
+        "points": len(points),
+        "absent": 0,
+        "doubled": 0,
+        "status": dict(Counter(expected.values())),
+    }
 
 
 @contextlib.contextmanager

@@ -8,8 +8,19 @@ from pipeline import paths
 from pipeline.experiments import read_yaml
 from pipeline.knobs import PINNED_FILE, Knobs
 
-LOSSES = ("loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "acc", "loss_bbox", "loss_mask", "loss_cam", "loss_contrast",
-          "loss", "lr", "grad_norm")  # fmt: skip
+LOSSES = (
+    "loss_rpn_cls",
+    "loss_rpn_bbox",
+    "loss_cls",
+    "acc",
+    "loss_bbox",
+    "loss_mask",
+    "loss_cam",
+    "loss_contrast",
+    "loss",
+    "lr",
+    "grad_norm",
+)
 GROUPS = {group: {"mAP": 12.5, "AP50": 25.0, "AP75": None} for group in ("novel", "base", "all")}
 SCORES = {"segm": GROUPS, "bbox": GROUPS, "per_category": {"segm": {"person": {"mAP": 12.5}}}}
 METRICS_OF_SCORES = 12
@@ -18,11 +29,17 @@ METRICS_OF_SCORES = 12
 def training(name, seed=0):
     """What a Tracker needs of a pipeline.config.Training; that module would import torch and mmdet."""
     return SimpleNamespace(
-        name=name, seed=seed, dataset="generated", split="nonvoc2voc", backbone="r50",
-        knobs=Knobs.load(read_yaml(PINNED_FILE), source=PINNED_FILE.name), data={"batch_size": 4},
-        method={"cam": True, "cl_head": True}, schedule={"epochs": 12, "milestones": [8, 11]},
+        name=name,
+        seed=seed,
+        dataset="generated",
+        split="nonvoc2voc",
+        backbone="r50",
+        knobs=Knobs.load(read_yaml(PINNED_FILE), source=PINNED_FILE.name),
+        data={"batch_size": 4},
+        method={"cam": True, "cl_head": True},
+        schedule={"epochs": 12, "milestones": [8, 11]},
         optimisation={"optimizer": {"type": "SGD", "lr": 0.02}, "log_interval": 10},
-    )  # fmt: skip
+    )
 
 
 def record(step):

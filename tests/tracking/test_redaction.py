@@ -49,10 +49,22 @@ def test_a_secret_in_the_query(secret, key):
         assert MARK not in redact(f"cannot open postgresql://host/db?{key}={secret}")
 
 
-FORMS = ["MLFLOW_TRACKING_PASSWORD={}", "MLFLOW_TRACKING_TOKEN={}", "AWS_SECRET_ACCESS_KEY={}", "--password={}",
-         "--token {}", '"password": "{}"', "{{'aws_secret_access_key': '{}'}}", "Authorization: Basic {}",
-         "Authorization: Bearer {}", "host=db password={} user=me", "PGPASSWORD={} psql", "secret: {}",
-         "X-Amz-Signature={}", "api_key = {}"]  # fmt: skip
+FORMS = [
+    "MLFLOW_TRACKING_PASSWORD={}",
+    "MLFLOW_TRACKING_TOKEN={}",
+    "AWS_SECRET_ACCESS_KEY={}",
+    "--password={}",
+    "--token {}",
+    '"password": "{}"',
+    "{{'aws_secret_access_key': '{}'}}",
+    "Authorization: Basic {}",
+    "Authorization: Bearer {}",
+    "host=db password={} user=me",
+    "PGPASSWORD={} psql",
+    "secret: {}",
+    "X-Amz-Signature={}",
+    "api_key = {}",
+]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -62,8 +74,19 @@ def test_a_named_secret(form, secret):
     assert secret not in redact(f"run {form.format(secret)}")
 
 
-@given(SECRETS, st.sampled_from(["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY",
-                                 "AWS_SESSION_TOKEN", "PGPASSWORD", "WANDB_API_KEY"]))  # fmt: skip
+@given(
+    SECRETS,
+    st.sampled_from(
+        [
+            "MLFLOW_TRACKING_PASSWORD",
+            "MLFLOW_TRACKING_TOKEN",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "PGPASSWORD",
+            "WANDB_API_KEY",
+        ]
+    ),
+)
 @settings(deadline=None)
 def test_a_secret_of_the_environment_in_any_text(secret, name):
     with pytest.MonkeyPatch.context() as patch:
@@ -86,13 +109,21 @@ def test_the_tracking_uri_and_what_a_wrong_reading_makes_of_it(secret, encoded, 
         assert MARK not in redact(f'could not translate host name "{piece}" to address')
 
 
-@pytest.mark.parametrize("text", [
-    "MLflow store http://127.0.0.1:9: HTTPConnectionPool(host='127.0.0.1', port=9): Max retries exceeded",
-    "FATAL: password authentication failed for user mlflow", "sqlite:////data/me@lab/mlruns/mlflow.db: is locked",
-    "params.yaml: unknown key 'token'; did you mean 'tau'?", "sigma=0.3 tau_easy: recipe loss_mask: 0.3",
-    "see http://127.0.0.1:5000/#/experiments/1/runs/0a1b", "3 passed, key_pooling: roi, min_keys=4",
-    "git clone git@host:lab/contrastmask", "authors: X and Y", "/srv/pwd/data: no such folder",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MLflow store http://127.0.0.1:9: HTTPConnectionPool(host='127.0.0.1', port=9): Max retries exceeded",
+        "FATAL: password authentication failed for user mlflow",
+        "sqlite:////data/me@lab/mlruns/mlflow.db: is locked",
+        "params.yaml: unknown key 'token'; did you mean 'tau'?",
+        "sigma=0.3 tau_easy: recipe loss_mask: 0.3",
+        "see http://127.0.0.1:5000/#/experiments/1/runs/0a1b",
+        "3 passed, key_pooling: roi, min_keys=4",
+        "git clone git@host:lab/contrastmask",
+        "authors: X and Y",
+        "/srv/pwd/data: no such folder",
+    ],
+)
 def test_what_is_no_secret_stays(text):
     assert redact(text) == text
 
@@ -117,16 +148,19 @@ def test_logs_of_any_library_and_tracebacks(tmp_path):
         "    raise ValueError('postgresql://me:Zq9x@host')\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=paths.ROOT, capture_output=True, text=True,
-                          env=os.environ)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=paths.ROOT, capture_output=True, text=True, env=os.environ
+    )
     assert done.returncode == 1 and MARK not in done.stdout + done.stderr
     for expected in ("at http://host", "cannot reach http://host", "password=***", "ValueError: postgresql://host"):
         assert expected in done.stderr, done.stderr
 
 
 def test_an_error_of_the_user_is_redacted_too():
-    program = ("from pipeline.cli import command; from pipeline.errors import ExperimentError\n"
-               "@command\ndef main(): raise ExperimentError('no answer of https://me:a b/Zq9x@host')\nmain()")
+    program = (
+        "from pipeline.cli import command; from pipeline.errors import ExperimentError\n"
+        "@command\ndef main(): raise ExperimentError('no answer of https://me:a b/Zq9x@host')\nmain()"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=paths.ROOT, capture_output=True, text=True)
     assert done.stderr == "error: no answer of https://host\n"
 

@@ -149,19 +149,27 @@ def test_a_locked_database_holds_nothing_up_for_long(store, caplog):
 def test_a_file_that_cannot_be_written(store, caplog, monkeypatch):
     """Whoever runs the tests may be root, whom no permission stops: the driver is told to open it so."""
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "_settle", lambda *_: sqlite3.connect(f"file:{store}?mode=ro", uri=True).execute(
-            "create table t(x)"))  # fmt: skip
+        patch.setattr(
+            tracking,
+            "_settle",
+            lambda *_: sqlite3.connect(f"file:{store}?mode=ro", uri=True).execute("create table t(x)"),
+        )
         message = warned(caplog)
     assert "cannot be written" in message and "CONTRASTMASK_HOME" in message
     follow(message)
 
 
-@pytest.mark.parametrize(("uri", "said"), [
-    ("htp://host", "scheme 'htp'"), ("mongodb://host/db", "valid: http, https, sqlite, postgresql, file"),
-    ("postgresql://me:a/Zq9x@b@host/db", "%40"), ("http://me:Zq9x s@host", "%20"),
-    ("http://me:Zq9x@127.0.0.1:9", "repeat `python -m stages.track` when it answers"),
-    ("postgresql://me:Zq9x@127.0.0.1:9/db", "refused"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("htp://host", "scheme 'htp'"),
+        ("mongodb://host/db", "valid: http, https, sqlite, postgresql, file"),
+        ("postgresql://me:a/Zq9x@b@host/db", "%40"),
+        ("http://me:Zq9x s@host", "%20"),
+        ("http://me:Zq9x@127.0.0.1:9", "repeat `python -m stages.track` when it answers"),
+        ("postgresql://me:Zq9x@127.0.0.1:9/db", "refused"),
+    ],
+)
 def test_an_address_that_leads_nowhere(store, caplog, monkeypatch, uri, said):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     message = warned(caplog)

@@ -29,8 +29,15 @@ def main():
                 raise RuntimeError("as asked")
             tracker.log_scores(SCORES)
     calls.sort()
-    print(json.dumps({"median_ms": 1000 * calls[len(calls) // 2], "slowest_ms": 1000 * calls[-1],
-                      "share": sum(calls) / (sum(calls) + steps * seconds)}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "median_ms": 1000 * calls[len(calls) // 2],
+                "slowest_ms": 1000 * calls[-1],
+                "share": sum(calls) / (sum(calls) + steps * seconds),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -46,8 +46,11 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx, features):
         device = features.device.type
         ctx.save_for_backward(features)
-        ctx.precision = {"device_type": device, "dtype": torch.get_autocast_dtype(device),
-                         "enabled": torch.is_autocast_enabled(device)}
+        ctx.precision = {
+            "device_type": device,
+            "dtype": torch.get_autocast_dtype(device),
+            "enabled": torch.is_autocast_enabled(device),
+        }
         out = torch.empty_like(features)
         for source, target in zip(features.split(CHUNK), out.split(CHUNK), strict=True):
             target.copy_(_attend(source))
@@ -56,7 +59,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        features, = ctx.saved_tensors
+        (features,) = ctx.saved_tensors
         grad_features = torch.empty_like(features)
         for source, upstream, target in zip(*(t.split(CHUNK) for t in (features, grad, grad_features)), strict=True):
             with torch.enable_grad(), torch.autocast(**ctx.precision):

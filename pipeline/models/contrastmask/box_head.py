@@ -79,8 +79,9 @@ class CAMBoxHead(ConvFCBBoxHead):
             no_index = rois.new_zeros(0, dtype=torch.long)
             return rois.new_zeros(0, 5), no_index, no_index
         boxes, scores = self.get_bboxes(rois, cls_score, bbox_pred, img_shape, scale_factor, rescale=rescale, cfg=None)
-        detections, labels, pairs = multiclass_nms(boxes, scores, cfg.score_thr, cfg.nms, cfg.max_per_img,
-                                                   return_inds=True)
+        detections, labels, pairs = multiclass_nms(
+            boxes, scores, cfg.score_thr, cfg.nms, cfg.max_per_img, return_inds=True
+        )
         # NMS sees one candidate per (proposal, foreground class), in that order.
         return detections, labels, torch.div(pairs, self.num_classes, rounding_mode="floor")
 

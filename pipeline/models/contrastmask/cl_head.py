@@ -40,9 +40,29 @@ class ContrastiveHead(BaseModule):
         form: arguments of `losses.LossForm`.
     """
 
-    def __init__(self, in_channels, channels, encoder_convs, projector_layers, projector_norm, features, fusion,
-                 join_channels, join_size, supervision, query_sharing, query_rois, exchange_queries, detach_queries,
-                 loss_scale, loss_weight, rule, sampling_rule, form, init_cfg=None):
+    def __init__(
+        self,
+        in_channels,
+        channels,
+        encoder_convs,
+        projector_layers,
+        projector_norm,
+        features,
+        fusion,
+        join_channels,
+        join_size,
+        supervision,
+        query_sharing,
+        query_rois,
+        exchange_queries,
+        detach_queries,
+        loss_scale,
+        loss_weight,
+        rule,
+        sampling_rule,
+        form,
+        init_cfg=None,
+    ):
         super().__init__(init_cfg)
         self.features = features
         self.join_size = join_size
@@ -57,9 +77,12 @@ class ContrastiveHead(BaseModule):
         self.sampling_rule = sampling.SamplingRule(**sampling_rule)
         self.form = losses.LossForm(**form)
         widths = [in_channels] + [channels] * encoder_convs
-        self.encoder = nn.Sequential(*[
-            ConvModule(wide_in, wide_out, 3, padding=1) for wide_in, wide_out in zip(widths, widths[1:], strict=False)
-        ])
+        self.encoder = nn.Sequential(
+            *[
+                ConvModule(wide_in, wide_out, 3, padding=1)
+                for wide_in, wide_out in zip(widths, widths[1:], strict=False)
+            ]
+        )
         norm_cfg = {"batch": {"type": "BN"}, "sync": {"type": "SyncBN"}, "none": None}[projector_norm]
         hidden = [ConvModule(channels, channels, 1, norm_cfg=norm_cfg) for _ in range(projector_layers - 1)]
         self.projector = nn.Sequential(*hidden, nn.Conv2d(channels, channels, 1))
@@ -93,8 +116,16 @@ class ContrastiveHead(BaseModule):
             return is_novel
         return torch.ones_like(is_novel)
 
-    def loss(self, encoded: Tensor, masks: Tensor, cams: Tensor, has_prior: Tensor, is_novel: Tensor,
-             warmup_weight: float, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self,
+        encoded: Tensor,
+        masks: Tensor,
+        cams: Tensor,
+        has_prior: Tensor,
+        is_novel: Tensor,
+        warmup_weight: float,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the contrastive loss of a batch of positive RoIs.
 
         Nothing here looks at a value on the host: sets are masks, absent RoIs are zeros.
@@ -116,8 +147,10 @@ class ContrastiveHead(BaseModule):
         if self.loss_factor == 0 or (empty and not self.exchange_queries and not self.synced):
             zero = self._zero(encoded)
             no_rois = zero.detach()
-            return zero, {name: no_rois for name in
-                          ("kept_base_rois", "dropped_base_rois", "kept_novel_rois", "dropped_novel_rois")}
+            return zero, {
+                name: no_rois
+                for name in ("kept_base_rois", "dropped_base_rois", "kept_novel_rois", "dropped_novel_rois")
+            }
         # No RoIs, but the other processes of the training wait for this one's share; BN of nothing would be undefined.
         cells = rows_of_cells(encoded if empty and not self.synced else self.projector(encoded))
         masked = torch.ones_like(is_novel) if self.supervision == "oracle" else ~is_novel
@@ -154,8 +187,9 @@ class ContrastiveHead(BaseModule):
         """
         with torch.autocast(cells.device.type, enabled=False):
             shared = contributes[:, None] & sides.any(-1).t() if self.query_sharing else None
-            products = losses.compare_with_queries(cells.float(), losses.query_weights(sides), shared,
-                                                   self.detach_queries, self.exchange_queries)
+            products = losses.compare_with_queries(
+                cells.float(), losses.query_weights(sides), shared, self.detach_queries, self.exchange_queries
+            )
             cosines = losses.similarities(*products, self.form.similarity)
             return losses.contrastive_terms(cosines, keys, self.form, self.exchange_queries)
 

@@ -62,8 +62,9 @@ def query_weights(partition: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True).clamp(min=1)
 
 
-def compare_with_queries(cells: Tensor, weights: Tensor, contributes: Tensor | None,
-                         detach_queries: bool, exchange: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def compare_with_queries(
+    cells: Tensor, weights: Tensor, contributes: Tensor | None, detach_queries: bool, exchange: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Average cells into queries and multiply every cell with them.
 
     Args:
@@ -104,8 +105,11 @@ class _CellsTimesQueries(torch.autograd.Function):
             queries = _sum_over_processes((own * share[..., None]).sum(0, keepdim=True), exchange)
         ctx.save_for_backward(cells, weights, share, queries)
         ctx.detach_queries, ctx.exchange = detach_queries, exchange
-        return queries, torch.matmul(cells, queries.transpose(1, 2)), torch.linalg.vector_norm(
-            cells, dim=-1, keepdim=True).square()
+        return (
+            queries,
+            torch.matmul(cells, queries.transpose(1, 2)),
+            torch.linalg.vector_norm(cells, dim=-1, keepdim=True).square(),
+        )
 
     @staticmethod
     @once_differentiable
@@ -157,14 +161,15 @@ def contrastive_terms(cosines: Tensor, keys: Tensor, form: LossForm, exchange: b
     Returns:
         [4] float32; a term without positive keys is 0.
     """
-    return torch.stack([
-        _term(cosines[query], keys[positives], keys[negatives], getattr(form, tau), form, exchange)
-        for query, positives, negatives, tau in TERMS
-    ])
+    return torch.stack(
+        [
+            _term(cosines[query], keys[positives], keys[negatives], getattr(form, tau), form, exchange)
+            for query, positives, negatives, tau in TERMS
+        ]
+    )
 
 
-def _term(cosines: Tensor, positives: Tensor, negatives: Tensor, tau: float, form: LossForm,
-          exchange: bool) -> Tensor:
+def _term(cosines: Tensor, positives: Tensor, negatives: Tensor, tau: float, form: LossForm, exchange: bool) -> Tensor:
     """Return the mean of -log(exp(s/tau) / denominator) over the positive keys (and over RoIs if not pooled)."""
     if form.pooling == "batch":
         cosines, positives, negatives = (x.reshape(1, -1) for x in (cosines, positives, negatives))

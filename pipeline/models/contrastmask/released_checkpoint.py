@@ -37,12 +37,12 @@ BACKBONES = {
 
 def our_key(key: str) -> str | None:
     """Return our name of a released parameter or buffer, None if it has no counterpart."""
-    return next((ours + key[len(theirs):] for theirs, ours in PREFIXES if key.startswith(theirs)), None)
+    return next((ours + key[len(theirs) :] for theirs, ours in PREFIXES if key.startswith(theirs)), None)
 
 
 def released_key(key: str) -> str | None:
     """Return the released name of one of our parameters or buffers, None if it has no counterpart."""
-    return next((theirs + key[len(ours):] for theirs, ours in PREFIXES if key.startswith(ours)), None)
+    return next((theirs + key[len(ours) :] for theirs, ours in PREFIXES if key.startswith(ours)), None)
 
 
 def released_model(backbone: str, **knobs):
@@ -54,8 +54,12 @@ def released_model(backbone: str, **knobs):
     from pipeline.models import Architecture, model_config
 
     frozen = {"frozen_stages": 1, "norm_eval": True, "style": "pytorch"}
-    config = model_config(Knobs.preset("released", **knobs), {"cam": True, "cl_head": True}, Architecture(),
-                          {**BACKBONES[backbone], **frozen})
+    config = model_config(
+        Knobs.preset("released", **knobs),
+        {"cam": True, "cl_head": True},
+        Architecture(),
+        {**BACKBONES[backbone], **frozen},
+    )
     return build_detector(Config({"model": config}).model)
 
 
@@ -113,8 +117,10 @@ def _backbone(state, path):
     depth = 101 if "backbone.layer3.22.conv1.weight" in state else 50
     conv = state.get("backbone.layer1.0.conv2.weight")
     if conv is None or conv.ndim != 4:
-        raise ExperimentError(f"{path}: no backbone.layer1.0.conv2.weight; expected a model with one of the backbones "
-                              f"{', '.join(BACKBONES)}")
+        raise ExperimentError(
+            f"{path}: no backbone.layer1.0.conv2.weight; expected a model with one of the backbones "
+            f"{', '.join(BACKBONES)}"
+        )
     groups = conv.shape[0] // conv.shape[1]
     for name, config in BACKBONES.items():
         if config["depth"] == depth and config.get("groups", 1) == groups:
@@ -125,8 +131,11 @@ def _backbone(state, path):
 def _compare(state, expected, path, backbone):
     problems = [f"not mapped: {key}" for key in state if key not in expected]
     problems += [f"missing: {key}" for key in expected if key not in state]
-    problems += [f"{key}: shape {tuple(state[key].shape)}, expected {shape}" for key, shape in expected.items()
-                 if key in state and tuple(state[key].shape) != shape]
+    problems += [
+        f"{key}: shape {tuple(state[key].shape)}, expected {shape}"
+        for key, shape in expected.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
     if problems:
         raise ExperimentError(f"{path}: does not fit the {backbone} model; " + "; ".join(problems))
 

@@ -35,9 +35,24 @@ class ContrastMaskRoIHead(StandardRoIHead):
         kwargs: as `StandardRoIHead`.
     """
 
-    def __init__(self, use_cam, cl_head, cl_roi_extractor, mask_roi_size, cl_roi_size, mask_loss_rois, cam_frame,
-                 cam_normalise, detach_mask_cam, detach_cl_cam, detach_cl_features, lambda_warmup,
-                 lambda_warmup_epochs, lambda_epoch_passes=1, **kwargs):
+    def __init__(
+        self,
+        use_cam,
+        cl_head,
+        cl_roi_extractor,
+        mask_roi_size,
+        cl_roi_size,
+        mask_loss_rois,
+        cam_frame,
+        cam_normalise,
+        detach_mask_cam,
+        detach_cl_cam,
+        detach_cl_features,
+        lambda_warmup,
+        lambda_warmup_epochs,
+        lambda_epoch_passes=1,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if self.share_roi_extractor:
             raise ValueError("mask_roi_extractor is missing: box and mask head pool features of different sizes")
@@ -71,8 +86,18 @@ class ContrastMaskRoIHead(StandardRoIHead):
 
     # Training
 
-    def forward_train(self, x, img_metas, proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore=None, gt_masks=None,
-                      gt_is_novel=None, gt_prior_masks=None):
+    def forward_train(
+        self,
+        x,
+        img_metas,
+        proposal_list,
+        gt_bboxes,
+        gt_labels,
+        gt_bboxes_ignore=None,
+        gt_masks=None,
+        gt_is_novel=None,
+        gt_prior_masks=None,
+    ):
         """Compute the losses of a batch.
 
         Args:
@@ -94,14 +119,19 @@ class ContrastMaskRoIHead(StandardRoIHead):
         box = self._bbox_forward(x, rois)
         targets = self.bbox_head.get_targets(sampled, gt_bboxes, gt_labels, self.train_cfg)
         result = self.bbox_head.loss(box["cls_score"], box["bbox_pred"], rois, *targets)
-        result.update(self._mask_losses(x, sampled, _positive_rows(box["cam_features"], sampled), gt_masks, gt_is_novel,
-                                        gt_prior_masks))
+        result.update(
+            self._mask_losses(
+                x, sampled, _positive_rows(box["cam_features"], sampled), gt_masks, gt_is_novel, gt_prior_masks
+            )
+        )
         return result
 
     def _check_targets(self, gt_bboxes, gt_is_novel, gt_prior_masks):
         if gt_is_novel is None:
-            raise ValueError("gt_is_novel is missing: the training pipeline must collect it (PartialCocoDataset gives "
-                             "one flag per object)")
+            raise ValueError(
+                "gt_is_novel is missing: the training pipeline must collect it (PartialCocoDataset gives "
+                "one flag per object)"
+            )
         for boxes, flags in zip(gt_bboxes, gt_is_novel, strict=True):
             if len(boxes) != len(flags):
                 raise ValueError(f"gt_is_novel has {len(flags)} flags for {len(boxes)} boxes of an image")
@@ -114,22 +144,27 @@ class ContrastMaskRoIHead(StandardRoIHead):
         sampled = []
         for image, proposals in enumerate(proposal_list):
             assigned = self.bbox_assigner.assign(proposals, gt_bboxes[image], ignored[image], gt_labels[image])
-            sampled.append(self.bbox_sampler.sample(assigned, proposals, gt_bboxes[image], gt_labels[image],
-                                                    feats=[level[image][None] for level in x]))
+            sampled.append(
+                self.bbox_sampler.sample(
+                    assigned, proposals, gt_bboxes[image], gt_labels[image], feats=[level[image][None] for level in x]
+                )
+            )
         return sampled
 
     def _bbox_forward(self, x, rois):
-        features = self.bbox_roi_extractor(x[:self.bbox_roi_extractor.num_inputs], rois)
+        features = self.bbox_roi_extractor(x[: self.bbox_roi_extractor.num_inputs], rois)
         cls_score, bbox_pred, cam_features = self.bbox_head.forward_with_features(features)
         return {"cls_score": cls_score, "bbox_pred": bbox_pred, "bbox_feats": features, "cam_features": cam_features}
 
     def _mask_losses(self, x, sampled, cam_features, gt_masks, gt_is_novel, gt_prior_masks):
         rois = bbox2roi([result.pos_bboxes for result in sampled])
         labels = torch.cat([result.pos_gt_labels for result in sampled])
-        is_novel = torch.cat([
-            flags.to(rois.device, torch.bool)[result.pos_assigned_gt_inds]
-            for flags, result in zip(gt_is_novel, sampled, strict=True)
-        ])
+        is_novel = torch.cat(
+            [
+                flags.to(rois.device, torch.bool)[result.pos_assigned_gt_inds]
+                for flags, result in zip(gt_is_novel, sampled, strict=True)
+            ]
+        )
         in_loss = ~is_novel
         if self.mask_loss_rois == "base_gt":
             in_loss = in_loss & torch.cat([result.pos_is_gt for result in sampled]).bool()
@@ -155,8 +190,12 @@ class ContrastMaskRoIHead(StandardRoIHead):
         """Crop the objects' masks to the positive RoIs: [P, size, size] bool."""
         cfg = self.train_cfg.copy()
         cfg["mask_size"] = size
-        return mask_target([result.pos_bboxes for result in sampled],
-                           [result.pos_assigned_gt_inds for result in sampled], gt_masks, cfg).bool()
+        return mask_target(
+            [result.pos_bboxes for result in sampled],
+            [result.pos_assigned_gt_inds for result in sampled],
+            gt_masks,
+            cfg,
+        ).bool()
 
     def _contrastive_loss(self, encoded, masks, cam, is_novel):
         if self._progress is None:
@@ -196,7 +235,7 @@ class ContrastMaskRoIHead(StandardRoIHead):
         Returns:
             'mask_pred' [R, 1, H, W] logits and, with a CL head, 'encoded' [R, C, h, w].
         """
-        features = self.mask_roi_extractor(x[:self.mask_roi_extractor.num_inputs], rois)
+        features = self.mask_roi_extractor(x[: self.mask_roi_extractor.num_inputs], rois)
         results = {}
         prior = joined = None
         if self.use_cam:
@@ -204,7 +243,7 @@ class ContrastMaskRoIHead(StandardRoIHead):
         if self.cl_head is not None:
             cl_features = features
             if self.cl_roi_extractor is not None:
-                cl_features = self.cl_roi_extractor(x[:self.cl_roi_extractor.num_inputs], rois)
+                cl_features = self.cl_roi_extractor(x[: self.cl_roi_extractor.num_inputs], rois)
             if self.detach_cl_features:
                 cl_features = cl_features.detach()
             results["encoded"], joined = self.cl_head(cl_features)
@@ -252,17 +291,23 @@ class ContrastMaskRoIHead(StandardRoIHead):
 
     def _segment(self, x, boxes, labels, cams, img_metas, rescale):
         """Return each image's masks by class."""
-        frames = [image_boxes[:, :4] * image_boxes.new_tensor(_scale_factor(meta)) if rescale else image_boxes[:, :4]
-                  for image_boxes, meta in zip(boxes, img_metas, strict=True)]
+        frames = [
+            image_boxes[:, :4] * image_boxes.new_tensor(_scale_factor(meta)) if rescale else image_boxes[:, :4]
+            for image_boxes, meta in zip(boxes, img_metas, strict=True)
+        ]
         rois = bbox2roi(frames)
         if len(rois) == 0:
             return [self._no_masks() for _ in frames]
         logits = self.detection_masks(x, rois, torch.cat(labels), torch.cat(cams) if self.use_cam else None)
         return [
-            self.mask_head.get_seg_masks(image_logits, frame, image_labels, self.test_cfg, meta["ori_shape"],
-                                         _scale_factor(meta), rescale) if len(frame) else self._no_masks()
-            for image_logits, frame, image_labels, meta in
-            zip(logits.split([len(frame) for frame in frames]), frames, labels, img_metas, strict=True)
+            self.mask_head.get_seg_masks(
+                image_logits, frame, image_labels, self.test_cfg, meta["ori_shape"], _scale_factor(meta), rescale
+            )
+            if len(frame)
+            else self._no_masks()
+            for image_logits, frame, image_labels, meta in zip(
+                logits.split([len(frame) for frame in frames]), frames, labels, img_metas, strict=True
+            )
         ]
 
     def _no_masks(self):
@@ -280,11 +325,14 @@ class ContrastMaskRoIHead(StandardRoIHead):
         counts = [len(proposals) for proposals in proposal_list]
         detections = []
         for image, (image_rois, scores, deltas, features) in enumerate(
-                zip(*(t.split(counts) for t in (rois, box["cls_score"], box["bbox_pred"], box["cam_features"])),
-                    strict=True)):
+            zip(
+                *(t.split(counts) for t in (rois, box["cls_score"], box["bbox_pred"], box["cam_features"])), strict=True
+            )
+        ):
             meta = img_metas[image]
-            boxes, labels, rows = self.bbox_head.detect(image_rois, scores, deltas, meta["img_shape"],
-                                                        _scale_factor(meta), rescale, self.test_cfg)
+            boxes, labels, rows = self.bbox_head.detect(
+                image_rois, scores, deltas, meta["img_shape"], _scale_factor(meta), rescale, self.test_cfg
+            )
             cam = self.bbox_head.activation_maps(features[rows], labels) if self.use_cam else None
             detections.append((boxes, labels, cam))
         return detections
@@ -300,25 +348,29 @@ class ContrastMaskRoIHead(StandardRoIHead):
             return self._no_masks()
         views = []
         for x, (meta,) in zip(feats, img_metas, strict=True):
-            boxes = bbox_mapping(det_bboxes[:, :4], meta["img_shape"], meta["scale_factor"], meta["flip"],
-                                 meta["flip_direction"])
+            boxes = bbox_mapping(
+                det_bboxes[:, :4], meta["img_shape"], meta["scale_factor"], meta["flip"], meta["flip_direction"]
+            )
             rois = bbox2roi([boxes])
             logits = self._mask_features(x, rois, self._refined_cam(x, rois, det_labels))["mask_pred"]
             views.append(logits.sigmoid().cpu().numpy())
         masks = merge_aug_masks(views, img_metas, self.test_cfg)
-        return self.mask_head.get_seg_masks(masks, det_bboxes, det_labels, self.test_cfg, img_metas[0][0]["ori_shape"],
-                                            det_bboxes.new_ones(4), False)
+        return self.mask_head.get_seg_masks(
+            masks, det_bboxes, det_labels, self.test_cfg, img_metas[0][0]["ori_shape"], det_bboxes.new_ones(4), False
+        )
 
     def onnx_export(self, *args, **kwargs):
         """Refuse: the CAM of a detection needs the index of its proposal, which the ONNX NMS does not give."""
-        raise NotImplementedError("ContrastMaskRoIHead cannot be exported to ONNX: the NMS there does not tell which "
-                                  "proposal a detection comes from")
+        raise NotImplementedError(
+            "ContrastMaskRoIHead cannot be exported to ONNX: the NMS there does not tell which "
+            "proposal a detection comes from"
+        )
 
 
 def _positive_rows(features: Tensor, sampled) -> Tensor:
     """Select the positives' rows from features of all sampled RoIs: per image positives come first, then negatives."""
     images = features.split([len(result.bboxes) for result in sampled])
-    return torch.cat([rows[:len(result.pos_bboxes)] for rows, result in zip(images, sampled, strict=True)])
+    return torch.cat([rows[: len(result.pos_bboxes)] for rows, result in zip(images, sampled, strict=True)])
 
 
 def _scalar(value: float, like: Tensor) -> Tensor:

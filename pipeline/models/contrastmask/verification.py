@@ -64,9 +64,11 @@ class Check:
     note: str = ""
 
     def __str__(self):
-        return (f"{'ok  ' if self.ok else 'FAIL'} {self.fixture:<22} {self.array:<34} abs {self.absolute:.2e}  "
-                f"rel {self.relative:.2e}  tolerance {self.tolerance:.2e}  margin {self.margin:.3f} "
-                f"{self.note}").rstrip()
+        return (
+            f"{'ok  ' if self.ok else 'FAIL'} {self.fixture:<22} {self.array:<34} abs {self.absolute:.2e}  "
+            f"rel {self.relative:.2e}  tolerance {self.tolerance:.2e}  margin {self.margin:.3f} "
+            f"{self.note}"
+        ).rstrip()
 
 
 @dataclass
@@ -107,9 +109,17 @@ class Fixture:
         tolerance = np.broadcast_to(relative * largest + np.asarray(absolute), difference.shape)
         worst = difference.max(initial=0)
         shares = np.divide(difference, tolerance, out=np.where(difference == 0, 0.0, np.inf), where=tolerance > 0)
-        self.checks.append(Check(self.name, array, float(worst), float(worst / (largest or 1)),
-                                 float(tolerance.max(initial=0)), float(shares.max(initial=0)),
-                                 bool((difference <= tolerance).all())))
+        self.checks.append(
+            Check(
+                self.name,
+                array,
+                float(worst),
+                float(worst / (largest or 1)),
+                float(tolerance.max(initial=0)),
+                float(shares.max(initial=0)),
+                bool((difference <= tolerance).all()),
+            )
+        )
 
     def equal(self, array: str, got, part=...):
         """Compare sets, counts, labels or flags, which must be the same."""
@@ -117,9 +127,18 @@ class Fixture:
         if not self._same_shape(array, got, expected):
             return
         wrong = int((got.astype(np.int64) != expected.astype(np.int64)).sum())
-        self.checks.append(Check(self.name, array, wrong, wrong / max(expected.size, 1), 0,
-                                 math.inf if wrong else 0.0, wrong == 0,
-                                 f"({wrong} of {expected.size} differ)" if wrong else ""))
+        self.checks.append(
+            Check(
+                self.name,
+                array,
+                wrong,
+                wrong / max(expected.size, 1),
+                0,
+                math.inf if wrong else 0.0,
+                wrong == 0,
+                f"({wrong} of {expected.size} differ)" if wrong else "",
+            )
+        )
 
     def holds(self, what: str, ok: bool, note: str = ""):
         """Record a property."""
@@ -128,8 +147,18 @@ class Fixture:
 
     def _same_shape(self, array, got, expected):
         if got.shape != expected.shape:
-            self.checks.append(Check(self.name, array, math.inf, math.inf, 0, math.inf, False,
-                                     f"(shape {got.shape}, expected {expected.shape})"))
+            self.checks.append(
+                Check(
+                    self.name,
+                    array,
+                    math.inf,
+                    math.inf,
+                    0,
+                    math.inf,
+                    False,
+                    f"(shape {got.shape}, expected {expected.shape})",
+                )
+            )
         return got.shape == expected.shape
 
 
@@ -198,7 +227,7 @@ def drawn_parameter(key: str, shape: tuple[int, ...]) -> Tensor:
 def drawn_image(height: int, width: int) -> Tensor:
     """Draw the network input [1, 3, height, width]: waves, an ellipse and noise."""
     y, x = np.mgrid[:height, :width]
-    blob = np.where(((y - 120) / 60)**2 + ((x - 150) / 70)**2 < 1, 0.8, -0.4)
+    blob = np.where(((y - 120) / 60) ** 2 + ((x - 150) / 70) ** 2 < 1, 0.8, -0.4)
     channels = [1.2 * np.sin(2 * np.pi * (x / (37 + 11 * c) + y / (53 - 7 * c))) + blob for c in range(3)]
     waves = torch.from_numpy(np.stack(channels).astype(np.float32))
     return (waves + np.float32(0.3) * drawn("image", (3, height, width)))[None]
@@ -247,9 +276,15 @@ def _partitions(f):
             f.equal(f"{prefix}_{name}", got.view_as(masks), comparable)
         f.equal(f"{prefix}_keeps", keep)
         f.equal(f"{prefix}_num_candidates", sets.counts, (slice(None), comparable))
-        f.equal(f"{prefix}_num_sampled", torch.stack([
-            sampling.sample_sizes(sets.counts[:, keep], _sampling_rule(float(sigma))) for sigma in f.expected("sigmas")
-        ]))
+        f.equal(
+            f"{prefix}_num_sampled",
+            torch.stack(
+                [
+                    sampling.sample_sizes(sets.counts[:, keep], _sampling_rule(float(sigma)))
+                    for sigma in f.expected("sigmas")
+                ]
+            ),
+        )
         if delta == _released_knobs().delta:
             for draw, sigma in _percentages(f, r"seed\d+_sigma(\d+)_easy_pos"):
                 _draws(f, draw, sigma, sets, keep)
@@ -263,7 +298,7 @@ def _percentages(f, pattern):
     matches = sorted(filter(None, (re.fullmatch(pattern, name) for name in f.arrays)), key=lambda match: match[0])
     if not matches:
         raise ExperimentError(f"{f.name}: no array is named like {pattern}; there are {', '.join(f.arrays)}")
-    return [(match[0][:match.end(1)], int(match[1]) / 100) for match in matches]
+    return [(match[0][: match.end(1)], int(match[1]) / 100) for match in matches]
 
 
 def _draws(f, prefix, sigma, sets, keep):
@@ -277,8 +312,7 @@ def _draws(f, prefix, sigma, sets, keep):
     generator = sampling.step_generator(0, 0, 0, candidates.device)
     ours = sampling.sample_keys(sets, keep, rule, generator)
     f.holds(f"{prefix}: subsets", not (theirs & ~candidates).any() and not (ours & ~sets.candidates).any())
-    f.holds(f"{prefix}: counts", torch.equal(ours[:, keep].sum(-1), theirs.sum(-1))
-            and not ours[:, ~keep].any())
+    f.holds(f"{prefix}: counts", torch.equal(ours[:, keep].sum(-1), theirs.sum(-1)) and not ours[:, ~keep].any())
     draws = 100
     hits = sum(sampling.sample_keys(sets, keep, rule, generator)[:, keep].float() for _ in range(draws))
     share = (theirs.sum(-1) / candidates.sum(-1).clamp(min=1))[..., None].clamp(max=1)
@@ -344,8 +378,11 @@ def _compare_pinned(f, inputs, temperatures):
             for name, gradient in zip(leaves, found, strict=True):
                 kept[name].append(gradient)
     f.close("terms", torch.stack(plain), PART, label=" (Eq. 1, released denominator)")
-    against = Fixture(f.name, {"pinned terms": _numpy(torch.stack(pinned))} | {
-        f"pinned grad_{name}": _numpy(torch.stack(values)) for name, values in expected.items()})
+    against = Fixture(
+        f.name,
+        {"pinned terms": _numpy(torch.stack(pinned))}
+        | {f"pinned grad_{name}": _numpy(torch.stack(values)) for name, values in expected.items()},
+    )
     against.close("pinned terms", torch.stack(ours), PART)
     for name, values in gradients.items():
         against.close(f"pinned grad_{name}", torch.stack(values), GRADIENT)
@@ -363,8 +400,10 @@ def _eq1(queries, sets, easy, hard, denominator):
     """
     terms = []
     for query, positives, negatives, tau in ((0, 0, 1, easy), (0, 2, 3, hard), (1, 1, 0, easy), (1, 3, 2, hard)):
-        own, others = (F.cosine_similarity(queries[query], sets[which] - queries[query], dim=-1, eps=1e-12)
-                       for which in (positives, negatives))
+        own, others = (
+            F.cosine_similarity(queries[query], sets[which] - queries[query], dim=-1, eps=1e-12)
+            for which in (positives, negatives)
+        )
         shown = own / tau if denominator == "temperature" else own
         terms.append(-((own / tau).exp() / (shown.exp() + (others / tau).exp().sum())).log().mean())
     return torch.stack(terms)
@@ -399,9 +438,15 @@ def _cam(f):
     from .box_head import CAMBoxHead
 
     features, weight = f["roi_feats"], f["fc_cls_weight"]
-    head = CAMBoxHead(num_shared_convs=4, num_cls_convs=1, num_reg_convs=2, in_channels=features.shape[1],
-                      conv_out_channels=weight.shape[1], num_classes=weight.shape[0] - 1,
-                      roi_feat_size=features.shape[-1])
+    head = CAMBoxHead(
+        num_shared_convs=4,
+        num_cls_convs=1,
+        num_reg_convs=2,
+        in_channels=features.shape[1],
+        conv_out_channels=weight.shape[1],
+        num_classes=weight.shape[0] - 1,
+        roi_feat_size=features.shape[-1],
+    )
     fill(head, "roi_head.bbox_head.", "roi_head.bbox_head.")
     head.fc_cls.load_state_dict({"weight": weight, "bias": f["fc_cls_bias"]})
     scores, deltas, conv_features = head.forward_with_features(features)
@@ -428,8 +473,9 @@ def _cl_head(channels, size, **knobs):
     from pipeline.models import Architecture, model_config
 
     arch = Architecture(neck_channels=channels, contrast_channels=channels, contrast_roi_size=size, mask_roi_size=size)
-    config = model_config(Knobs.preset("released", **knobs), {"cam": True, "cl_head": True}, arch,
-                          BACKBONES["r50"])["roi_head"]["cl_head"]
+    config = model_config(Knobs.preset("released", **knobs), {"cam": True, "cl_head": True}, arch, BACKBONES["r50"])[
+        "roi_head"
+    ]["cl_head"]
     from mmdet.models import build_head
 
     head = build_head(config)
@@ -470,8 +516,13 @@ def _clhead_train(f):
     f.close("encoded_sub", encoded[:, ::16], PART)
     f.close("enhanced_sub", enhance(encoded)[:, ::16], PART)
     f.close("projected_sub", projected.permute(0, 2, 3, 1)[:, ::4, ::4], PART)
-    f.close("bn_running", torch.stack([statistic for layer in head.projector[:2]
-                                       for statistic in (layer.bn.running_mean, layer.bn.running_var)]), PART)
+    f.close(
+        "bn_running",
+        torch.stack(
+            [statistic for layer in head.projector[:2] for statistic in (layer.bn.running_mean, layer.bn.running_var)]
+        ),
+        PART,
+    )
     terms = head.terms(cells, sets.sides, keys, keep)
     f.close("loss_terms", terms, PART)
     # The same path with the loss of the pinned rows, against Eq. 1 on the queries of the file.
@@ -484,8 +535,9 @@ def _clhead_train(f):
     head.form = released
     f.checks += against.checks
     # The whole path once more, through the function that training calls; every candidate is a key.
-    loss, _ = head.loss(encoded, masks, cams[:, 0], has_prior, is_novel, 1.0,
-                        sampling.step_generator(0, 0, 0, x.device))
+    loss, _ = head.loss(
+        encoded, masks, cams[:, 0], has_prior, is_novel, 1.0, sampling.step_generator(0, 0, 0, x.device)
+    )
     f.close("loss_total", loss, PART)
     parameters = _named_parameters(head, "roi_head.cl_head.", "roi_head.mask_head.contrastive_head.", skip="fusion")
     gradients = torch.autograd.grad(loss, [x, *(parameter for _, parameter in parameters.values())])
@@ -547,8 +599,9 @@ def _model_r50(f):
         f.close("cam", maps, MODEL)
         f.close("cam14_norm", cam.min_max_normalise(cam.resize_map(maps, head.mask_roi_size))[0], MODEL)
         f.close("mask_logits", logits, MODEL)
-        by_class = head.mask_head.get_seg_masks(logits, rois[:, 1:], labels, head.test_cfg, (height, width),
-                                                np.ones(4, np.float32), True)
+        by_class = head.mask_head.get_seg_masks(
+            logits, rois[:, 1:], labels, head.test_cfg, (height, width), np.ones(4, np.float32), True
+        )
     taken = {label: iter(masks) for label, masks in enumerate(by_class)}
     f.equal("pasted", np.stack([next(taken[label]) for label in labels.tolist()]))
 
@@ -557,8 +610,10 @@ def _same_image(f, image):
     """Refuse a fixture of another network input than the one drawn for its size: nothing else could agree."""
     ours = image[0, :, ::16, ::16].numpy()
     if ours.shape != f.expected("image_sub").shape or not np.allclose(ours, f.expected("image_sub"), atol=1e-4):
-        raise ExperimentError(f"{f.name}: `image_sub` is not of the image that `drawn_image` draws for the size of "
-                              "`pasted`; make the fixture of that image")
+        raise ExperimentError(
+            f"{f.name}: `image_sub` is not of the image that `drawn_image` draws for the size of "
+            "`pasted`; make the fixture of that image"
+        )
 
 
 def _image_size(f):
@@ -580,7 +635,7 @@ def _model_r50_test(f):
     head.test_cfg.max_per_img = len(f.expected("det_bboxes"))
     with torch.no_grad():
         pyramid = model.extract_feat(image)
-        (boxes, labels, maps), = head.detect(pyramid, [f["proposals"]], [meta], rescale=False)
+        ((boxes, labels, maps),) = head.detect(pyramid, [f["proposals"]], [meta], rescale=False)
         f.close("det_bboxes", boxes, 0, BOX, np.s_[:, :4], " (pixels)")
         f.close("det_bboxes", boxes, MODEL, 0, np.s_[:, 4:], " (scores)")
         f.equal("det_labels", labels)
@@ -602,7 +657,7 @@ def _mask_branch_train(f):
     head.set_progress(0, 1.0, 0, 0)
     seen = {}
     head.mask_head.register_forward_hook(lambda _, args, out: seen.update(logits=out))
-    rows = head._bbox_forward(pyramid, bbox2roi([sampled.bboxes]))["cam_features"][:len(is_novel)]
+    rows = head._bbox_forward(pyramid, bbox2roi([sampled.bboxes]))["cam_features"][: len(is_novel)]
     result = head._mask_losses(pyramid, [sampled], rows, gt_masks, [f["gt_is_novel"]], None)
     targets = head._mask_targets([sampled], gt_masks, head.train_cfg.mask_size)
     maps = head.bbox_head.activation_maps(rows, sampled.pos_gt_labels)
@@ -624,7 +679,7 @@ def _mask_branch_train(f):
         f.close(name, result[name], MODEL)
         inputs = [*pyramid, *(parameter for _, parameter in parameters.values())]
         gradients = torch.autograd.grad(result[name], inputs, retain_graph=True, allow_unused=True)
-        reached, own = gradients[len(pyramid):], gradients[:len(pyramid)]
+        reached, own = gradients[len(pyramid) :], gradients[: len(pyramid)]
         f.equal(f"{short}_has_grad", np.array([g is not None for g in reached]))
         _compare_gradients(f, f"{short}_grad", parameters, reached)
         _compare_norms(f, f"{short}_fpn_grad_l2", [0.0 if g is None else float(g.double().norm()) for g in own])
@@ -679,8 +734,9 @@ def _released_knobs():
 
 def _rule(delta):
     knobs = _released_knobs()
-    return partition.PartitionRule(delta, knobs.cl_key_scale, knobs.cam_threshold, knobs.tiny_mask_fallback,
-                                   knobs.hard_easy_rule, knobs.min_keys)
+    return partition.PartitionRule(
+        delta, knobs.cl_key_scale, knobs.cam_threshold, knobs.tiny_mask_fallback, knobs.hard_easy_rule, knobs.min_keys
+    )
 
 
 def _sampling_rule(sigma):
@@ -696,8 +752,11 @@ def _filled_model(**knobs):
 
 def _named_parameters(module, place, released_place, skip="\0"):
     """Return released name -> (our name, parameter), in the order of the released names."""
-    named = {released_key(place + key).removeprefix(released_place): (place + key, parameter)
-             for key, parameter in module.named_parameters() if not key.startswith(skip)}
+    named = {
+        released_key(place + key).removeprefix(released_place): (place + key, parameter)
+        for key, parameter in module.named_parameters()
+        if not key.startswith(skip)
+    }
     return dict(sorted(named.items()))
 
 
