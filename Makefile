@@ -41,11 +41,11 @@ $(VENV)/.stamp: environment.yml constraints.txt $(wildcard tools/*.py)
 	echo "error: no Python on PATH: install python3.11, python3.11-venv and python3.11-dev and repeat" >&2; exit 1
 
 reproduce: setup ## make the chosen tables and figures on the chosen dataset (TABLES=all: every one) and print Table 2
-	@$(ACTIVATE) $(if $(TABLES),python -m stages.select $(TABLES) &&) exec python -m stages.launch $(JOBS:%=--jobs %)
-	@$(ACTIVATE) python -m stages.show
+	@$(ACTIVATE) $(if $(TABLES),python -m commands.select $(TABLES) &&) exec python -m commands.launch $(JOBS:%=--jobs %)
+	@$(ACTIVATE) python -m commands.show
 
 snapshot: reproduce ## reproduce, then copy the finished report to reports/snapshot and README.md, for git to track
-	@$(ACTIVATE) python -m stages.snapshot
+	@$(ACTIVATE) python -m commands.snapshot
 
 test: lint ## lint, then run every test (quick pass: make test PYTEST='-m "not slow"')
 	@$(ACTIVATE) python -m pytest -n logical --maxprocesses 8 $(PYTEST)
@@ -63,13 +63,13 @@ format: setup ## sort imports and mend what ruff can
 	@$(ACTIVATE) python -m ruff check --fix .
 
 compare: setup ## print the free run's experiments side by side: changed knobs and headline numbers
-	@$(ACTIVATE) python -m stages.compare
+	@$(ACTIVATE) python -m commands.compare
 
 ui: setup ## open the MLflow store on http://127.0.0.1:5000 (another port: make ui PORT=5001)
-	@$(ACTIVATE) exec python -m stages.ui --host $(HOST) --port $(PORT)
+	@$(ACTIVATE) exec python -m commands.ui --host $(HOST) --port $(PORT)
 
 doctor: ## check Python, torch, GPU, operators, DVC, MLflow, disk and data, and say what to do
-	@$(ACTIVATE) "$$(command -v python || echo python3)" -m stages.doctor
+	@$(ACTIVATE) "$$(command -v python || echo python3)" -m commands.doctor
 
 clean: ## remove caches; with CONFIRM=1 also data, runs, results, reports, the MLflow store and the environment
 	@echo "removing: $(CACHES) and __pycache__"

@@ -18,11 +18,13 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from pipeline.knobs import Knobs
-from pipeline.models import Architecture, model_config
-from pipeline.models.contrastmask import ContrastiveHead, cam, losses, partition, sampling
-from pipeline.models.contrastmask.attention import enhance
-from pipeline.models.contrastmask.cl_head import rows_of_cells
+from pipeline.declaration.knobs import Knobs
+from pipeline.methods.contrastmask import losses, partition, sampling
+from pipeline.methods.contrastmask.attention import enhance
+from pipeline.methods.contrastmask.cl_head import rows_of_cells
+from pipeline.methods.contrastmask.model import Architecture, model_config
+from pipeline.methods.contrastmask.modules import ContrastiveHead
+from pipeline.methods.shared import cam
 
 SIZE = 28
 CHANNELS = 256

@@ -21,9 +21,13 @@ from unittest.mock import Mock
 import torch
 
 from benchmarks.random_kills import DATASET, RUN, draw_inputs, job, move_to
-from pipeline import checkpoint, evaluation, experiments, paths, results_file, runs, training
+from pipeline import runs
+from pipeline.artifacts import checkpoint, paths, results
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
+from pipeline.tasks.instances import prediction
+from pipeline.training import loop
 
 OTHER = "cam_r50_1x_nonvoc2voc"
 KINDS = ("bit", "cut", "zeros", "other", "empty")
@@ -57,9 +61,9 @@ def make_run(work):
     runs.tracking.track = lambda *_: contextlib.nullcontext(Mock())
     runs.train(RUN, DATASET)
     saved = paths.saved_predictions(runs.trained_fingerprint(work))
-    evaluation.forget, forget = lambda fingerprint: None, evaluation.forget
+    prediction.forget, forget = lambda fingerprint: None, prediction.forget
     runs.evaluate(RUN, DATASET)
-    evaluation.forget = forget
+    prediction.forget = forget
     return saved
 
 
@@ -97,15 +101,15 @@ def main():
                 "predictions": paths.predictions(DATASET, RUN, seed),
             }
             if not others:  # by its right name, results are those of another run
-                content = results_file.read(DATASET, RUN) | {"run": OTHER}
-                results_file.write(DATASET, OTHER, content)
+                content = results.read(DATASET, RUN) | {"run": OTHER}
+                results.write(DATASET, OTHER, content)
                 files["results"] = paths.results(DATASET, OTHER)
             others.append({name: path.read_bytes() for name, path in files.items()})
         run = experiments.load().run(RUN)
         again = Path(folder) / "again.json"
 
         def finished():
-            if not training.finished(scratch):
+            if not loop.finished(scratch):
                 raise ExperimentError("trained again; run `nothing`")
             return weights(torch.load(scratch / "checkpoint.pth", weights_only=True))
 
@@ -114,7 +118,7 @@ def main():
             return weights(checkpoint.of_run(work))
 
         def detections():
-            evaluation.predict(work, again)
+            prediction.predict(work, again)
             return again.read_bytes()
 
         readers = {

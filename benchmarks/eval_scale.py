@@ -1,8 +1,9 @@
 """python -m benchmarks.eval_scale: time and memory of scoring at the size of COCO val2017, against plain pycocotools.
 
 Draws a ground truth and detections with masks (seeded), then scores them twice, each in a process of its own: with
-pycocotools, three evaluations (novel, base, all) of masks and of boxes, and with `pipeline.scoring`. pycocotools gets
-its leanest use: results are loaded once for all three groups. Imports are left out of the times, except hotcoco's.
+pycocotools, three evaluations (novel, base, all) of masks and of boxes, and with `pipeline.tasks.instances.scoring`.
+pycocotools gets its leanest use: results are loaded once for all three groups. Imports are left out of the times,
+except hotcoco's.
 `--scale` repeats this at fractions of the images. The last line has the numbers of the first scale as key=value.
 
 Statistics of the drawing are like those of val2017: 7.3 objects an image, lognormal extents, 80 categories with
@@ -26,9 +27,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.measuring import exponent, peak_mb
-from pipeline import scoring
-from pipeline.datasets.categories import CATEGORIES, VOC
-from pipeline.scoring_engines import IOU_TYPES, match
+from pipeline.declaration.categories import CATEGORIES, VOC
+from pipeline.tasks.instances import scoring
+from pipeline.tasks.instances.coco_engines import IOU_TYPES, match
 
 SIZES = ((480, 640), (640, 480), (427, 640), (375, 500))  # height, width of common photographs
 OBJECTS = 36781 / 5000  # an image of val2017

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks import eval_scale, loading_scale, split_scale
 from benchmarks.measuring import exponent
-from pipeline import paths
+from pipeline.artifacts import paths
 from pipeline.reporting import style
 
 SCALES = (0.0625, 0.25, 1.0)

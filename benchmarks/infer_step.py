@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from mmdet.models import build_detector
 
-from pipeline import config
-from pipeline.machine import use_device
+from pipeline.declaration import config
+from pipeline.hardware import use_device
 
 RUN, DATASET, SIDE = "contrastmask_r50_1x_nonvoc2voc", "generated", 128
 

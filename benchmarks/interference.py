@@ -2,7 +2,7 @@
 
 python -m benchmarks.interference [--only signals|launches|setups|disk] [--match WORDS]
 
-The clone draws a few images and trains for seconds. A case of `signals` starts `make reproduce`, `stages.launch` or
+The clone draws a few images and trains for seconds. A case of `signals` starts `make reproduce`, `commands.launch` or
 `dvc repro`, waits for a moment (a training begins, is in its loop, has ended and is being published), and sends a
 signal to `make`, to the launch, to `dvc` or to the training. Nobody cleans up: the next case continues what this one
 left, so that every case also tests that one goes on. A case passes if
@@ -35,7 +35,7 @@ import psutil
 import torch
 from ruamel.yaml import YAML
 
-from pipeline import paths, status
+from pipeline.artifacts import attempts, paths
 from tests.e2e.clone import TINY, Clone
 
 DATASET = "generated"
@@ -62,7 +62,7 @@ def make_clone(folder):
     """A clone in which both runs are trained, evaluated and reported."""
     clone = Clone(folder, CHANGES)
     clone.environment["CONTRASTMASK_WORKERS"] = "1"
-    path, yaml = folder / "pipeline/experiments.yaml", YAML()
+    path, yaml = folder / "pipeline/experiments/contrastmask.yaml", YAML()
     content = yaml.load(path)
     table = content["tables"]["table2"]
     table["rows"] = [row for row in table["rows"] if row.get("runs") == [KILLED]]
@@ -71,9 +71,9 @@ def make_clone(folder):
         if "runs" in figure:
             figure["runs"] = [row for row in figure["runs"] if row["run"] == KILLED]
     yaml.dump(content, path)
-    clone.run("python", "-m", "stages.select", "table2")
+    clone.run("python", "-m", "commands.select", "table2")
     clone.commit()
-    clone.run("python", "-m", "stages.launch")
+    clone.run("python", "-m", "commands.launch")
     return clone
 
 
@@ -162,7 +162,7 @@ class Signals:
         bin_ = Path(sys.executable).parent
         command = {
             "make": ["make", "-o", f"{bin_.parent}/.stamp", f"VENV={bin_.parent}", "reproduce"],
-            "launch": ["python", "-m", "stages.launch"],
+            "launch": ["python", "-m", "commands.launch"],
         }.get(what, ["python", "-m", "dvc", "repro", "--single-item", f"train@{KILLED}"])
         self.output = (self.folder.parent / "output.log").open("w+")
         return subprocess.Popen(
@@ -228,7 +228,7 @@ class Signals:
         texts += [path.read_text() for path in (self.folder / "scratch/launch").glob(f"*{KILLED}.log")]
         for text in texts:
             assert "Traceback" not in text, f"a traceback: {text[text.index('Traceback') :][:1500]}"
-        known = status.read(DATASET, KILLED)
+        known = attempts.read(DATASET, KILLED)
         assert known is None or known.state in ("interrupted", "trained", "evaluated"), f"status: {known.describe()}"
         assert known is None or known.state == "interrupted" or self.steps() == STEPS, f"status: {known.describe()}"
         lock = self.folder / "dvc.lock"
@@ -278,7 +278,7 @@ def launch_cases(clone):
         wait_for("a training", lambda: first.poll() is not None or signals.reached("in its loop", 0))
         logs = signals.folder / "scratch/launch" / f"train_{KILLED}.log"
         inode, size = logs.stat().st_ino, logs.stat().st_size
-        second = clone.run("python", "-m", "stages.launch", check=False)
+        second = clone.run("python", "-m", "commands.launch", check=False)
         assert second.returncode == 1 and f"process {first.pid} " in second.stderr, second.stderr
         assert "Traceback" not in second.stderr and len(second.stderr.splitlines()) == 1, second.stderr
         assert logs.stat().st_ino == inode and logs.stat().st_size >= size, "the log was overwritten"
@@ -291,7 +291,9 @@ def launch_cases(clone):
         before = signals.steps()
         wait_for("a training", lambda: first.poll() is not None or signals.reached("in its loop", before))
         os.kill(first.pid, signal.SIGKILL)
-        second = clone.run("python", "-m", "stages.launch", check=False)  # at once: the training still saves its state
+        second = clone.run(
+            "python", "-m", "commands.launch", check=False
+        )  # at once: the training still saves its state
         assert second.returncode == 0 and "Traceback" not in second.stderr, second.stderr[-3000:]
         signals.wait(first, 0)
         signals.check()

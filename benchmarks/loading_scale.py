@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks.measuring import exponent, watched
 from benchmarks.split_scale import DIRECTIONS, size_options, write_instances
-from pipeline.datasets.split import split
+from pipeline.tasks.instances.split import split
 
 WAYS = ("stock", "ours")
 BATCH = 2  # images a batch, as a GPU gets on COCO
@@ -65,11 +65,11 @@ def run(way, file, workers):
 
 
 def child(way, file, workers):
-    from pipeline.datasets.partial import PartialCocoDataset  # isort: skip  before mmdet
+    from pipeline.tasks.instances.packed_coco import PartialCocoDataset  # isort: skip  before mmdet
     from mmdet.datasets import CocoDataset
     from torch.utils.data import DataLoader
 
-    from pipeline.datasets.sampler import IterationBatchSampler
+    from pipeline.training.sampler import IterationBatchSampler
 
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores
     start = time.perf_counter()
@@ -105,7 +105,7 @@ def checksum(sample):
     """A step of the pipeline: stands for a sample without sending it between processes."""
     import orjson
 
-    from pipeline.datasets.partial import NO_MASK
+    from pipeline.tasks.instances.packed_coco import NO_MASK
 
     image, annotations = sample["img_info"], sample["ann_info"]
     masks = [mask for mask in annotations["masks"] if mask is not None and mask != NO_MASK]

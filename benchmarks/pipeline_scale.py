@@ -19,7 +19,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from benchmarks.split_scale import ANNOTATIONS, IMAGES, write_instances
-from pipeline import paths
+from pipeline.artifacts import paths
 from pipeline.datasets.annotations import read_instances
 
 VAL_SHARE = 5_000 / IMAGES
@@ -98,7 +98,7 @@ def make_clone(folder, entry):
     (folder / "dvc.lock").unlink(missing_ok=True)
     yaml = YAML()
     for name, change in (
-        ("pipeline/experiments.yaml", lambda content: content["datasets"].update({NAME: entry})),
+        ("pipeline/experiments/contrastmask.yaml", lambda content: content["datasets"].update({NAME: entry})),
         ("params.yaml", lambda content: content.update(dataset=NAME)),
     ):
         content = yaml.load(folder / name)

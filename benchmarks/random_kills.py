@@ -26,9 +26,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from pipeline import config, experiments, paths, training
+from pipeline.artifacts import paths
 from pipeline.datasets.prepare import prepare
-from pipeline.datasets.split import split
+from pipeline.declaration import config, experiments
+from pipeline.tasks.instances.split import split
+from pipeline.training import loop
 
 DATASET = "generated"
 RUN = "contrastmask_r50_1x_nonvoc2voc"
@@ -53,7 +55,7 @@ def draw_inputs():
         paths.split(DATASET, "nonvoc2voc"),
     )
     paths.initial_weights(DATASET, "r50").parent.mkdir(parents=True)
-    training.save_atomically({"state_dict": {}}, paths.initial_weights(DATASET, "r50"))
+    loop.save_atomically({"state_dict": {}}, paths.initial_weights(DATASET, "r50"))
 
 
 def job(seed=0, interval=2, iterations=6, data=None, **optimisation):
@@ -76,7 +78,7 @@ def attempt(work, kill_after=None):
         os.dup2(output, 2)
         code = 1
         try:
-            training.train(work)
+            loop.train(work)
             code = 0
         finally:
             os._exit(code)
@@ -105,9 +107,7 @@ def outcome(scratch):
 
 def damaged_states(scratch):
     """States under their final name whose content is not what was written."""
-    return [
-        path.name for path in training.states_of(scratch) if not path.stem.endswith(training.digest(path.read_bytes()))
-    ]
+    return [path.name for path in loop.states_of(scratch) if not path.stem.endswith(loop.digest(path.read_bytes()))]
 
 
 def case(seed, work, scratch, seconds, expected, counts):
@@ -127,7 +127,7 @@ def case(seed, work, scratch, seconds, expected, counts):
             return kills
         kills += 1
         counts["in a write"] += any(scratch.glob("*.part"))
-        counts["states to continue from"] += bool(training.states_of(scratch))
+        counts["states to continue from"] += bool(loop.states_of(scratch))
 
 
 def main():

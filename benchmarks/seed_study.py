@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from scipy import stats
 
-from pipeline import paths
+from pipeline.artifacts import paths
 
 DATASETS = ("generated_study1", "generated_study2")
 SEEDS = (0, 1, 2)
@@ -45,7 +45,7 @@ OUT = paths.ROOT / "reports" / "seed_study"
 
 def declaration():
     """The declared experiments plus the control row, which no table of the paper has."""
-    from pipeline import experiments
+    from pipeline.declaration import experiments
 
     declared = experiments.load()
     full = declared.run(RUNS[FULL])
@@ -55,9 +55,9 @@ def declaration():
 
 def prepare(dataset):
     """Draw a data set, split it, and train the box-only detector its runs start from."""
-    from pipeline import initial_weights
     from pipeline.datasets.prepare import prepare as prepare_dataset
-    from pipeline.datasets.split import split
+    from pipeline.tasks.instances.split import split
+    from pipeline.training import initial_weights
 
     declared = declaration()
     prepare_dataset(
@@ -73,18 +73,21 @@ def prepare(dataset):
 
 def measure(dataset, label, seed):
     """Train and evaluate one run; returns a row of percentages."""
-    from pipeline import config, evaluation, tracking, training
-    from pipeline.datasets.categories import base_and_novel
+    from pipeline.declaration import config
+    from pipeline.declaration.categories import base_and_novel
+    from pipeline.tasks.instances import prediction
+    from pipeline.tracking import mirror
+    from pipeline.training import loop
 
     declared = declaration()
     job = config.resolve(RUNS[label], dataset, seed, declared)
-    training.publish(training.train(job), dataset, job.name, seed)
-    scores = evaluation.evaluate(job, *base_and_novel(declared.directions[DIRECTION]))
+    loop.publish(loop.train(job), dataset, job.name, seed)
+    scores = prediction.evaluate(job, *base_and_novel(declared.directions[DIRECTION]))
     return {
         "row": label,
         "dataset": dataset,
         "seed": seed,
-        "commit": tracking.git_commit(),
+        "commit": mirror.git_commit(),
         "novel_mask_mAP": scores["segm"]["novel"]["mAP"],
         "novel_mask_AP50": scores["segm"]["novel"]["AP50"],
         "base_mask_mAP": scores["segm"]["base"]["mAP"],

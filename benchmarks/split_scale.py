@@ -22,9 +22,9 @@ from unittest import mock
 from benchmarks.measuring import exponent, peak_mb
 from pipeline.datasets import coco_check
 from pipeline.datasets.annotations import Checks, read_instances
-from pipeline.datasets.categories import CATEGORIES, base_and_novel
-from pipeline.datasets.split import IMAGE_FIELDS, NOVEL_FIELDS, split
-from pipeline.datasets.statistics import Statistics
+from pipeline.declaration.categories import CATEGORIES, base_and_novel
+from pipeline.tasks.instances.split import IMAGE_FIELDS, NOVEL_FIELDS, split
+from pipeline.tasks.instances.statistics import Statistics
 
 IMAGES, ANNOTATIONS = 118_287, 860_001  # of train2017
 WITHOUT_OBJECT, CROWDS = 0.0086, 0.0087  # shares of images and of annotations in it
@@ -124,7 +124,7 @@ def growth(measured):
 
 
 def straightforward(source, direction, out_dir, index=False):
-    """What `pipeline.datasets.split.split` writes, from the whole file in memory. The tests compare with it."""
+    """What `pipeline.tasks.instances.split.split` writes, from the whole file in memory. The tests compare with it."""
     if index:
         from pycocotools.coco import COCO
 

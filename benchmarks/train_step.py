@@ -12,10 +12,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.cl_step import measure
-from pipeline.knobs import Knobs
-from pipeline.models import Architecture, model_config
-from pipeline.models.contrastmask.released_checkpoint import BACKBONES
-from pipeline.models.precision import DTYPES, use_autocast
+from pipeline.declaration.knobs import Knobs
+from pipeline.methods.contrastmask.model import Architecture, model_config
+from pipeline.methods.contrastmask.released_checkpoint import BACKBONES
+from pipeline.training.precision import DTYPES, use_autocast
 
 METHODS = {
     "mask_rcnn": {"cam": False, "cl_head": False},

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 
-from pipeline import paths
+from pipeline.artifacts import paths
 from pipeline.redaction import redact, redact_uri
 
 OK, NOTE, BROKEN = "ok", "note", "BROKEN"
@@ -154,7 +154,7 @@ def check_git():
     for name in ("dvc.lock", "dvc.yaml", "params.yaml"):
         file = paths.ROOT / name
         if file.exists() and re.search("^(<<<<<<<|>>>>>>>) ", file.read_text(errors="replace"), re.MULTILINE):
-            # git leaves a file alone that `pipeline.lockfile` has told it not to look at
+            # git leaves a file alone that `pipeline.artifacts.dvc_lock` has told it not to look at
             entry = subprocess.run(["git", "ls-files", "-v", name], cwd=paths.ROOT, capture_output=True, text=True)
             look = f"git update-index --no-skip-worktree {name} && " if entry.stdout.startswith("S") else ""
             raise Problem(
@@ -163,7 +163,7 @@ def check_git():
             )
     ended = [
         name
-        for name in ("Makefile", "pipeline/launchers/job.sh")
+        for name in ("Makefile", "pipeline/launching/launchers/job.sh")
         if (paths.ROOT / name).exists() and b"\r\n" in (paths.ROOT / name).read_bytes()
     ]
     if ended:
@@ -188,14 +188,15 @@ def check_dvc():
 def check_mlflow():
     import mlflow
 
-    from pipeline import experiments, tracking
+    from pipeline.declaration import experiments
+    from pipeline.tracking import mirror
 
-    uri = redact_uri(tracking.store_uri())
-    if (file := tracking.sqlite_file(tracking.store_uri())) and not file.exists():
+    uri = redact_uri(mirror.store_uri())
+    if (file := mirror.sqlite_file(mirror.store_uri())) and not file.exists():
         return f"{mlflow.__version__}, local store {uri} (made by the first training)"
     try:
-        tracking.find_experiment(experiments.chosen_dataset())
-    except tracking.StoreError as error:
+        mirror.find_experiment(experiments.chosen_dataset())
+    except mirror.StoreError as error:
         remedy = error.remedy
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             raise Problem(f"{mlflow.__version__}, {uri}: {error.matter}", remedy) from None
@@ -240,7 +241,7 @@ def check_port():
 
 
 def check_dataset():
-    from pipeline import experiments
+    from pipeline.declaration import experiments
     from pipeline.errors import ExperimentError
 
     try:

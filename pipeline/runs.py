@@ -2,29 +2,21 @@
 
 import logging
 
-from pipeline import (
-    checkpoint,
-    config,
-    evaluation,
-    experiments,
-    files,
-    paths,
-    results_file,
-    status,
-    tracking,
-    tracking_record,
-    training,
-)
+from pipeline.artifacts import attempts, checkpoint, files, paths, results
+from pipeline.artifacts.training_log import read_log
 from pipeline.datasets import prepare
-from pipeline.datasets.categories import base_and_novel
+from pipeline.declaration import config, experiments
+from pipeline.declaration.categories import base_and_novel
 from pipeline.errors import ExperimentError
-from pipeline.history import read_log
+from pipeline.tasks.instances import prediction
+from pipeline.tracking import mirror, record
+from pipeline.training import loop
 
 logger = logging.getLogger("pipeline.runs")
 
 
 def resolve_seeds(run_name, dataset):
-    """The pipeline.config.Training of every seed of a run. Raises ExperimentError for unknown names or bad values."""
+    """The `config.Training` of every seed of a run. Raises ExperimentError for unknown names or bad values."""
     declared = experiments.load()
     seeds = config.load_knobs(declared.run(run_name)).seeds
     return [config.resolve(run_name, dataset, seed, declared) for seed in seeds]
@@ -56,21 +48,21 @@ def ensure_images(dataset):
 def train(run_name, dataset):
     """Train every seed of a run; finished ones are reused. Writes runs/ and logs/."""
     experiments.load().run(run_name)
-    with status.attempt(dataset, run_name, "train") as working_on:
+    with attempts.attempt(dataset, run_name, "train") as working_on:
         ensure_images(dataset)
         for job in resolve_seeds(run_name, dataset):
             fingerprint = config.fingerprint(job)
             working_on(fingerprint)
-            with tracking.track(job, fingerprint, "train", "SCHEDULED", tags(run_name)) as tracker:
-                scratch = training.train(job, tracker)
-                training.publish(scratch, dataset, run_name, job.seed)
+            with mirror.track(job, fingerprint, "train", "SCHEDULED", tags(run_name)) as tracker:
+                scratch = loop.train(job, tracker)
+                loop.publish(scratch, dataset, run_name, job.seed)
                 tracker.log_files(scratch / "config.py")
 
 
 def evaluate(run_name, dataset):
     """Predict and score every seed of a trained run. Writes predictions/ and results/."""
     experiments.load().run(run_name)
-    with status.attempt(dataset, run_name, "evaluate") as working_on:
+    with attempts.attempt(dataset, run_name, "evaluate") as working_on:
         _evaluate(run_name, dataset, working_on)
 
 
@@ -85,13 +77,13 @@ def _evaluate(run_name, dataset, working_on):
     for job in jobs:
         fingerprint = require_trained(job)
         working_on(fingerprint)
-        with tracking.track(job, fingerprint, "evaluate", "FINISHED", tags(run_name)) as tracker:
+        with mirror.track(job, fingerprint, "evaluate", "FINISHED", tags(run_name)) as tracker:
             tracker.log_history(_published_log(job))  # of a training whose folder is elsewhere or gone
-            scores = evaluation.evaluate(job, base, novel)
-            predictions = results_file.predictions_digest(dataset, run_name, job.seed)
+            scores = prediction.evaluate(job, base, novel)
+            predictions = results.predictions_digest(dataset, run_name, job.seed)
             tracker.log_scores(scores)
             per_seed.append({"seed": job.seed, "fingerprint": fingerprint, "predictions": predictions, **scores})
-    results_file.write(
+    results.write(
         dataset,
         run_name,
         {
@@ -104,7 +96,7 @@ def _evaluate(run_name, dataset, working_on):
         },
     )
     for scores in per_seed:
-        evaluation.forget(scores["fingerprint"])
+        prediction.forget(scores["fingerprint"])
 
 
 def _published_log(job):
@@ -119,12 +111,12 @@ def track_results(dataset):
     """
     for path in sorted(paths.results(dataset, "").parent.glob("*.json")):
         try:
-            content = results_file.read(dataset, path.stem)
+            content = results.read(dataset, path.stem)
         except ExperimentError as error:
             logger.warning("%s", error)
             continue
         for scores in content["per_seed"]:
-            if tracking_record.Record(dataset, content["run"], scores["seed"], scores["fingerprint"]).exists:
+            if record.Record(dataset, content["run"], scores["seed"], scores["fingerprint"]).exists:
                 continue
             try:
                 job = config.resolve(content["run"], dataset, scores["seed"])
@@ -138,7 +130,7 @@ def track_results(dataset):
                     scores["seed"],
                 )
                 continue
-            with tracking.track(job, scores["fingerprint"], "evaluate", "FINISHED", tags(content["run"])) as tracker:
+            with mirror.track(job, scores["fingerprint"], "evaluate", "FINISHED", tags(content["run"])) as tracker:
                 tracker.log_history(_published_log(job))
                 tracker.log_scores(scores)
 
@@ -168,7 +160,7 @@ def require_trained(job):
 
 def headline(run_name, dataset):
     """Write the mean over seeds of a run's main numbers, percent, as a flat file for DVC."""
-    found = results_file.read(dataset, run_name)
+    found = results.read(dataset, run_name)
     if found is None:
         missing = paths.results(dataset, run_name).relative_to(paths.ROOT)
         make = experiments.repro("evaluate", run_name)

@@ -1,12 +1,14 @@
 """python -m stages.headline: write the few numbers that `dvc metrics show` and `dvc exp show` print."""
 
-from pipeline import experiments, lockfile, runs
+from pipeline import runs
+from pipeline.artifacts import dvc_lock
 from pipeline.cli import command
+from pipeline.declaration import experiments
 
 
 @command
 def main():
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     runs.headline("current", experiments.chosen_dataset())
 
 

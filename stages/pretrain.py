@@ -2,8 +2,10 @@
 
 import argparse
 
-from pipeline import experiments, initial_weights, runs
+from pipeline import runs
 from pipeline.cli import command
+from pipeline.declaration import experiments
+from pipeline.training import initial_weights
 
 
 @command

@@ -2,9 +2,11 @@
 
 import argparse
 
-from pipeline import experiments, priors, runs
+from pipeline import runs
 from pipeline.cli import command
-from pipeline.datasets.categories import base_and_novel
+from pipeline.declaration import experiments
+from pipeline.declaration.categories import base_and_novel
+from pipeline.methods.contrastmask import look_inside
 
 
 @command
@@ -17,7 +19,7 @@ def main():
     runs.ensure_images(dataset)
     job = runs.resolve_seeds(name, dataset)[0]
     runs.require_trained(job)
-    priors.write(job, base, novel)
+    look_inside.write(job, base, novel)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,22 @@
 
 import argparse
 
-from pipeline import experiments, lockfile, paths, tracking
+from pipeline.artifacts import dvc_lock, paths
 from pipeline.cli import command
+from pipeline.declaration import experiments
 from pipeline.reporting.report import build_report
+from pipeline.tracking import mirror
 
 
 @command
 def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     dataset = experiments.chosen_dataset()
-    links = tracking.run_links(dataset)
+    links = mirror.run_links(dataset)
     scores = build_report(links)
     if links is not None:  # else the store is out of reach, which has been said
-        tracking.log_report(dataset, paths.reports(dataset), experiments.selected(), scores)
+        mirror.log_report(dataset, paths.reports(dataset), experiments.selected(), scores)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,17 @@
 
 import argparse
 
-from pipeline import experiments, lockfile, paths
+from pipeline.artifacts import dvc_lock, paths
 from pipeline.cli import command
-from pipeline.datasets.split import split
+from pipeline.declaration import experiments
+from pipeline.tasks.instances.split import split
 
 
 @command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("direction")
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     name, dataset = parser.parse_args().direction, experiments.chosen_dataset()
     direction = experiments.lookup(experiments.load().directions, name, "direction")
     table = paths.statistics(dataset, name, "csv").with_suffix("")

@@ -2,8 +2,9 @@
 
 import argparse
 
-from pipeline import experiments, runs
+from pipeline import runs
 from pipeline.cli import command
+from pipeline.declaration import experiments
 
 
 @command

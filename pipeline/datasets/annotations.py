@@ -9,8 +9,8 @@ import os
 from itertools import chain
 from pathlib import Path
 
-from pipeline.datasets.categories import CATEGORIES
 from pipeline.datasets.streamed_json import StreamedObject
+from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
 
 REQUIRED = {

@@ -189,7 +189,10 @@ def _accept(file, path, archive, stop):
 
 
 def _causes(archive):
-    return f"either the file is damaged or pipeline/experiments.yaml declares a wrong value for {archive.name}"
+    return (
+        f"either the file is damaged or pipeline/experiments/contrastmask.yaml declares a wrong value for "
+        f"{archive.name}"
+    )
 
 
 def _part(path):
@@ -225,7 +228,8 @@ def _failure_lines(base_url, archives, downloads, failures):
     )
     yield (
         f"cannot download from {base_url}: {', '.join(names)}; "
-        "check the network and the entry in pipeline/experiments.yaml, then run `python -m stages.download` again, "
+        "check the network and the entry in pipeline/experiments/contrastmask.yaml, then run "
+        "`python -m stages.download` again, "
         f"or bring {', '.join(files)}"
     )
 
@@ -317,8 +321,8 @@ def unpack(path, wanted, target, expected=None):
 def _damaged(path, error):
     reason = " ".join(str(error).split()) or type(error).__name__
     return ExperimentError(
-        f"{path}: damaged archive ({reason}), though it is as pipeline/experiments.yaml declares it; bring a whole one "
-        "and declare its bytes and checksums"
+        f"{path}: damaged archive ({reason}), though it is as pipeline/experiments/contrastmask.yaml declares it; "
+        "bring a whole one and declare its bytes and checksums"
     )
 
 

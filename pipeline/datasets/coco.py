@@ -48,7 +48,7 @@ def fill(name, entry, root, downloads, check):
     Args:
         name: of the dataset.
         entry: `base_url`, `archives` (see `archives.declared_archives`); optionally `root_env`, `keep_archives`
-            (`false` deletes a download once it is unpacked), and `train_images`, which only stages.plan reads.
+            (`false` deletes a download once it is unpacked), and `train_images`, which only commands.plan reads.
         root: folder, on a disk with room for the data.
         downloads: folder for archives.
         check: called as `check(root, subset)`, raises ExperimentError if annotations or images are not fit for use.

@@ -28,8 +28,8 @@ from PIL.ExifTags import Base
 from pycocotools import mask as coco_mask
 
 from pipeline.datasets.annotations import REMEDY, STREAMED, check_categories, read_instances, stream
-from pipeline.datasets.categories import CATEGORIES
 from pipeline.datasets.streamed_json import MalformedJson, compact, fast_dumps, like_compact, without_repetition
+from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
 
 logger = logging.getLogger("pipeline.coco_check")

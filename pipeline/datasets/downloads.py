@@ -77,7 +77,8 @@ def download(url, size, part, name, stop):
                     part.unlink()
                     raise ExperimentError(
                         f"{url}: the server sends more than the expected {size} bytes; run "
-                        "`python -m stages.download` again, or correct bytes of the entry in pipeline/experiments.yaml"
+                        "`python -m stages.download` again, or correct bytes of the entry in "
+                        "pipeline/experiments/contrastmask.yaml"
                     )
                 if have < size:
                     broken = f"the answer ended after {have} of {size} bytes"

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.datasets.categories import CATEGORIES, VOC
+from pipeline.declaration.categories import CATEGORIES, VOC
 from pipeline.errors import ExperimentError
 
 VERSION = 1

@@ -14,14 +14,14 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import locks
+from pipeline.artifacts import locks
 from pipeline.datasets import coco, coco_check, contents, generated
 from pipeline.datasets.annotations import REMEDY, listed_image_sizes, read_instances
-from pipeline.datasets.categories import CATEGORIES, VOC
 from pipeline.datasets.coco import SUBSETS
 from pipeline.datasets.contents import Filled
 from pipeline.datasets.files import refusals_told, require_regular
 from pipeline.datasets.images import remedy, resolve_names
+from pipeline.declaration.categories import CATEGORIES, VOC
 from pipeline.errors import ExperimentError
 
 BUFFER = 1 << 20  # bytes
@@ -67,7 +67,7 @@ KINDS = {
 # What is corrected where it was unpacked is brought back as it was.
 IN_ARCHIVE = (
     "its archive holds it like that: correct the file there and declare the archive's new bytes and checksums in "
-    "pipeline/experiments.yaml, then run `python -m stages.download`"
+    "pipeline/experiments/contrastmask.yaml, then run `python -m stages.download`"
 )
 NOT_FOR_KINDS = ("kind", "profile", "paper_data")
 
@@ -134,7 +134,8 @@ def ensure_images(name, entry, *, images_root, manifest):
         raise ExperimentError(f"{manifest}: no such file, or damaged; {again}")
     if edited := _difference(identity, {key: described.get(key) for key in identity}):
         raise ExperimentError(
-            f"{manifest} is of other data than pipeline/experiments.yaml declares now (datasets.{name}.{edited}); "
+            f"{manifest} is of other data than pipeline/experiments/contrastmask.yaml declares now "
+            f"(datasets.{name}.{edited}); "
             f"undo that edit, or {again}; it keeps the images until the new ones are complete"
         )
     for subset in SUBSETS:

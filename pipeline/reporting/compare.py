@@ -5,7 +5,8 @@ import math
 import dvc.api
 import pandas as pd
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.reporting import tables
 
 NUMBERS = {

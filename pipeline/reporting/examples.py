@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 from pycocotools.coco import COCO
 
-from pipeline import paths
+from pipeline.artifacts import paths
 from pipeline.errors import ExperimentError
 
 MIN_AREA = 0.02  # share of the image

@@ -16,12 +16,13 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from pipeline import experiments, paths
-from pipeline.datasets.categories import base_and_novel
+from pipeline.artifacts import paths
 from pipeline.datasets.images import BROKEN
+from pipeline.declaration import experiments
+from pipeline.declaration.categories import base_and_novel
+from pipeline.declaration.experiments import Run, lookup
 from pipeline.errors import ExperimentError
-from pipeline.experiments import Run, lookup
-from pipeline.reporting import cells, examples, measured, panels, published, qualitative, sensitivity, style
+from pipeline.reporting import examples, measured, panels, published, qualitative, roi_cells, sensitivity, style
 from pipeline.reporting.files import replacing
 from pipeline.reporting.panels import shortened
 from pipeline.reporting.style import plt
@@ -492,8 +493,8 @@ def _only(request, read, *command):
     """The one run of a figure that shows one: (series, data, note); see `Request.available`."""
     if len(request.series) != 1:
         raise ExperimentError(
-            f"pipeline/experiments.yaml: figures.{request.name}: a figure of kind {request.entry['kind']} shows one "
-            f"run, not {len(request.series)}; name one under `runs`"
+            f"pipeline/experiments/contrastmask.yaml: figures.{request.name}: a figure of kind "
+            f"{request.entry['kind']} shows one run, not {len(request.series)}; name one under `runs`"
         )
     [(series, data)], note = request.available(read, *command)
     return series, data, note
@@ -501,15 +502,15 @@ def _only(request, read, *command):
 
 def partition(request):
     """CAM and partition of a few objects, base and novel."""
-    _, arrays, note = _only(request, cells.read, cells.priors_command)
-    figure, text = cells.draw_partition(request.dataset, arrays, request.entry["objects"])
+    _, arrays, note = _only(request, roi_cells.read, roi_cells.priors_command)
+    figure, text = roi_cells.draw_partition(request.dataset, arrays, request.entry["objects"])
     return figure, text + note
 
 
 def keys(request):
     """Where easy and hard keys fall on a few objects, base and novel."""
-    _, arrays, note = _only(request, cells.read, cells.priors_command)
-    figure, text = cells.draw_keys(request.dataset, arrays, request.entry["objects"])
+    _, arrays, note = _only(request, roi_cells.read, roi_cells.priors_command)
+    figure, text = roi_cells.draw_keys(request.dataset, arrays, request.entry["objects"])
     return figure, text + note
 
 
@@ -547,8 +548,8 @@ class Kind:
             if not good or (kind is int and value < 1) or (kind is float and not 0 <= value <= 1):
                 found = f"{value!r}" if key in entry else "missing"
                 raise ExperimentError(
-                    f"pipeline/experiments.yaml: figures.{name}.{key} is {found}; a figure of kind {entry['kind']} "
-                    f"needs it: {valid[kind]}"
+                    f"pipeline/experiments/contrastmask.yaml: figures.{name}.{key} is {found}; a figure of kind "
+                    f"{entry['kind']} needs it: {valid[kind]}"
                 )
 
 

@@ -8,7 +8,8 @@ from statistics import mean, stdev
 
 import pandas as pd
 
-from pipeline import experiments, paths, results_file, status
+from pipeline.artifacts import attempts, paths, results
+from pipeline.declaration import experiments
 
 METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
 GROUPS = ("novel", "base", "all")
@@ -63,7 +64,7 @@ def evaluate_command(*runs):
 
 def state(dataset, run):
     """Why a run has no result: "not run", or what became of the latest attempt, as `status.Status.describe` says it."""
-    known = status.read(dataset, run.name)
+    known = attempts.read(dataset, run.name)
     return "not run" if known is None or known.state in ("trained", "evaluated") else known.describe()
 
 
@@ -78,7 +79,7 @@ def result(dataset, run):
 
     Args:
         dataset: name of the dataset.
-        run: `pipeline.experiments.Run`.
+        run: `pipeline.declaration.experiments.Run`.
 
     Raises:
         ExperimentError: the file is not JSON, lacks a field, holds a value that is no AP, or belongs to
@@ -87,7 +88,7 @@ def result(dataset, run):
     path = paths.results(dataset, run.name)
     if not path.exists() or superseded(dataset, run):
         return None
-    content = results_file.read(dataset, run.name)
+    content = results.read(dataset, run.name)
     try:
         for key, expected in (("run", run.name), ("dataset", dataset), ("direction", run.direction)):
             if content[key] != expected:
@@ -129,7 +130,7 @@ def _is_ap(value):
 
 
 def _malformed(path, run, what):
-    return results_file.malformed(path, run.name, what)
+    return results.malformed(path, run.name, what)
 
 
 def losses(dataset, run):
@@ -160,7 +161,7 @@ def predictions(dataset, run):
     result_of_run = result(dataset, run)
     if result_of_run is None:
         return None
-    records = results_file.read_predictions(dataset, run.name, result_of_run.seeds[0])
+    records = results.read_predictions(dataset, run.name, result_of_run.seeds[0])
     if records is None:
         return None
     by_image = defaultdict(list)

@@ -14,7 +14,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from PIL import Image
 
-from pipeline import paths
+from pipeline.artifacts import paths
 from pipeline.datasets.images import remedy
 from pipeline.errors import ExperimentError
 from pipeline.reporting import style

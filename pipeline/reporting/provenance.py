@@ -7,8 +7,9 @@ from importlib import metadata
 
 import psutil
 
-from pipeline import paths, status, tracking
-from pipeline.history import read_progress
+from pipeline.artifacts import attempts, paths
+from pipeline.artifacts.training_log import read_progress
+from pipeline.tracking import mirror
 
 PACKAGES = ("torch", "mmdet", "mmcv-full", "numpy", "dvc", "mlflow")
 # tracked, but no code: written by commands, or chosen
@@ -22,7 +23,7 @@ def commit():
         changed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     except (OSError, subprocess.CalledProcessError):
         changed = []
-    return {"hash": tracking.git_commit().removesuffix("-dirty"), "changed": [name for name in changed if name]}
+    return {"hash": mirror.git_commit().removesuffix("-dirty"), "changed": [name for name in changed if name]}
 
 
 def machine():
@@ -72,7 +73,7 @@ def fingerprints(dataset, run, result):
     """The trainings behind a run, as far as known: {seed: fingerprint}; the seed of an unfinished attempt is None."""
     if result is not None:
         return {seed["seed"]: seed["fingerprint"] for seed in result.per_seed if "fingerprint" in seed}
-    attempt = status.read(dataset, run)
+    attempt = attempts.read(dataset, run)
     return {None: attempt.fingerprint} if attempt and attempt.fingerprint else {}
 
 

@@ -1,13 +1,13 @@
-"""The numbers printed in the paper, from `pipeline/paper_tables.yaml`."""
+"""The numbers printed in the paper, from `pipeline/experiments/published/contrastmask.yaml`."""
 
 from functools import cache
 from pathlib import Path
 
-from pipeline import experiments
+from pipeline.declaration import experiments
+from pipeline.declaration.experiments import read_yaml
 from pipeline.errors import ExperimentError
-from pipeline.experiments import read_yaml
 
-PAPER_TABLES = Path(__file__).resolve().parent.parent / "paper_tables.yaml"
+PAPER_TABLES = Path(__file__).resolve().parents[1] / "experiments" / "published" / "contrastmask.yaml"
 
 
 @cache
@@ -19,7 +19,7 @@ def comparable(dataset, declared=None):
     """Whether a dataset holds the paper's data, COCO train2017 -> val2017: its entry in experiments.yaml says so.
 
     Args:
-        declared: `pipeline.experiments.Experiments`, to spare reading it again.
+        declared: `pipeline.declaration.experiments.Experiments`, to spare reading it again.
     """
     return (declared or experiments.load()).dataset(dataset).get("paper_data", False) is True
 
@@ -52,6 +52,7 @@ def tolerance():
 def _find(section, name, what):
     if name not in section:
         raise ExperimentError(
-            f"unknown published {what}: {name!r}; pipeline/paper_tables.yaml has: {', '.join(section)}"
+            f"unknown published {what}: {name!r}; "
+            f"pipeline/experiments/published/contrastmask.yaml has: {', '.join(section)}"
         )
     return section[name]

@@ -5,15 +5,15 @@ python -m pipeline.reporting.recipes writes it; a test compares the file with wh
 
 import pandas as pd
 
-from pipeline import paths
-from pipeline.knobs import Knobs
+from pipeline.artifacts import paths
+from pipeline.declaration.knobs import Knobs
 from pipeline.reporting.files import write_text
 
 DOCUMENT = paths.ROOT / "docs" / "recipes.md"
 
 INTRODUCTION = """# Two recipes: `paper` and `released`
 
-Generated from `pipeline/recipes.yaml` by `python -m pipeline.reporting.recipes`.
+Generated from `pipeline/methods/contrastmask/recipes.yaml` by `python -m pipeline.reporting.recipes`.
 
 The published text and the code its authors released differ. `recipe: paper` follows the text, and the code where
 the text is silent; `recipe: released` follows the code throughout. A recipe is nothing but the list of values
@@ -30,7 +30,7 @@ Default: `released`, with one value moved: `loss_denominator: temperature` (D6).
 
 - The text leaves out what a reader needs (how the contrastive features reach the mask head: D2, D3; which RoIs
   carry the mask loss: D22; which RoIs are too small to take part: D16). The released code is the only complete
-  description, and this implementation agrees with it number for number (`python -m stages.verify`).
+  description, and this implementation agrees with it number for number (`python -m commands.verify`).
 - The embedded default cannot tell the recipes apart: on its drawn images the contrastive branch makes no
   difference that three seeds on two data sets could show (`reports/seed_study`).
 - The released denominator leaves the temperature out of the positive's own term. The loss then is no negative

@@ -13,7 +13,8 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import figures, measured, provenance, tables
 from pipeline.reporting.agreement import agreement
@@ -117,7 +118,7 @@ def read_results(runs, dataset):
     """Read the result of every run.
 
     Args:
-        runs: {name: pipeline.experiments.Run}.
+        runs: {name: pipeline.declaration.experiments.Run}.
 
     Returns:
         ({run name: Result} of the evaluated runs, {run name: message} of the runs whose file is malformed).
@@ -173,7 +174,7 @@ def absent(states):
             "kind": kind_of(state),
             "runs": runs,
             # launching makes every chosen run that has no result
-            "command": measured.evaluate_command(*runs) if len(runs) <= NAMED_RUNS else "python -m stages.launch",
+            "command": measured.evaluate_command(*runs) if len(runs) <= NAMED_RUNS else "python -m commands.launch",
         }
         for state, runs in groups.items()
     ]
@@ -344,7 +345,7 @@ def free_section(run, chosen, results):
 
 
 def changed_knobs():
-    """Knobs whose value in params.yaml is not that of pipeline/paper.yaml: [(knob, pinned value, value)]."""
+    """Knobs whose value in params.yaml is not the pinned one: [(knob, pinned value, value)]."""
     free, pinned = experiments.read_yaml(paths.PARAMS), experiments.read_yaml(paths.PAPER_KNOBS)
     return [(knob, value, free[knob]) for knob, value in pinned.items() if free.get(knob, value) != value]
 

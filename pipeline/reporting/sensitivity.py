@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
+from pipeline.declaration.knobs import Knobs
 from pipeline.errors import ExperimentError
-from pipeline.knobs import Knobs
 from pipeline.reporting import examples, published, style
 from pipeline.reporting.style import plt
 
@@ -78,7 +79,9 @@ def published_points(knob, table, direction):
             continue
         printed = published.row(table["published"], row["published"])
         if knob not in printed["factors"]:
-            raise ExperimentError(f"pipeline/paper_tables.yaml: {printed['id']}: factors has no {knob!r}")
+            raise ExperimentError(
+                f"pipeline/experiments/published/contrastmask.yaml: {printed['id']}: factors has no {knob!r}"
+            )
         ap = printed["results"].get(direction, {}).get("mAP")
         if ap is not None:
             points.append(Point(printed["factors"][knob], ap, published.tolerance()))

@@ -1,13 +1,14 @@
 """The report that the repository shows: reports/snapshot/, tracked by git, and Table 2 in README.md.
 
-Everybody's own results live in reports/<dataset>/, which git ignores. Only `stages.snapshot` copies from there.
+Everybody's own results live in reports/<dataset>/, which git ignores. Only `commands.snapshot` copies from there.
 """
 
 import os
 import re
 import shutil
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import provenance, report, tables
 from pipeline.reporting.files import write_text

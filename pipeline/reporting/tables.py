@@ -10,8 +10,9 @@ from html import escape as escape_html
 
 import pandas as pd
 
-from pipeline import experiments, paths
-from pipeline.experiments import lookup
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
+from pipeline.declaration.experiments import lookup
 from pipeline.reporting import measured, published
 from pipeline.reporting.files import replacing, write_text
 from pipeline.reporting.measured import METRICS

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from benchmarks.random_kills import draw_inputs
-from pipeline import paths
+from pipeline.artifacts import paths
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +13,7 @@ def tiny_root(tmp_path_factory):
     """A folder with a copy of the code, a few drawn images, their split, and random initial weights."""
     root = tmp_path_factory.mktemp("root")
     patch = pytest.MonkeyPatch()
-    # a copy: in a process started there `pipeline.paths` finds this root, and not where a link leads to
+    # a copy: in a process started there `pipeline.artifacts.paths` finds this root, and not where a link leads to
     shutil.copytree(paths.ROOT / "pipeline", root / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(paths.ROOT / "params.yaml", root)
     patch.setattr(paths, "ROOT", root)

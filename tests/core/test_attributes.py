@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 
-from pipeline import paths
+from pipeline.artifacts import paths
 
 
 def git(folder, *arguments):
@@ -14,7 +14,12 @@ def git(folder, *arguments):
 def test_a_checkout_with_autocrlf_has_line_feeds(tmp_path):
     (tmp_path / "origin").mkdir()
     shutil.copy(paths.ROOT / ".gitattributes", tmp_path / "origin")
-    scripts = {"pipeline/launchers/job.sh": "sh", "stages/train.py": "py", "params.yaml": "yaml", "Makefile": "mk"}
+    scripts = {
+        "pipeline/launching/launchers/job.sh": "sh",
+        "stages/train.py": "py",
+        "params.yaml": "yaml",
+        "Makefile": "mk",
+    }
     for name, content in scripts.items():
         (tmp_path / "origin" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "origin" / name).write_bytes(f"{content}\nline\n".encode())

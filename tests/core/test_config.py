@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import config, experiments
+from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
 
 RUN = "mask_rcnn_r50_1x_nonvoc2voc"

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from benchmarks.damage import KINDS, damage, outcome, weights
-from pipeline import checkpoint, config, experiments, paths, results_file, runs, training
+from pipeline import runs
+from pipeline.artifacts import checkpoint, paths, results
+from pipeline.artifacts.detections import PredictionLines
+from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
-from pipeline.prediction_file import PredictionLines
 from pipeline.reporting import measured
+from pipeline.training import loop
 
 DATASET, RUN = "toy", "contrastmask_r50_1x_nonvoc2voc"
 CASES = [(kind, seed) for kind in KINDS for seed in range(3)]
@@ -32,7 +35,7 @@ def root(tmp_path, monkeypatch):
 
 def write_checkpoint(path, fingerprint="f" * 20, value=1.0):
     content = {"a.weight": torch.full((300, 7), value), "b": torch.tensor(3), "c": torch.ones(5, dtype=torch.bfloat16)}
-    training.save_atomically(checkpoint.content_of(content, {"fingerprint": fingerprint, "CLASSES": ["cat"]}), path)
+    loop.save_atomically(checkpoint.content_of(content, {"fingerprint": fingerprint, "CLASSES": ["cat"]}), path)
 
 
 @pytest.mark.parametrize("kind, seed", CASES)
@@ -41,7 +44,7 @@ def test_a_damaged_checkpoint_is_trained_again_or_refused(tmp_path, monkeypatch,
     published = paths.checkpoint(DATASET, RUN, 0)
     write_checkpoint(scratch / "checkpoint.pth")
     write_checkpoint(tmp_path / "other.pth", "e" * 20, 2.0)
-    assert training.finished(scratch)
+    assert loop.finished(scratch)
     content = (scratch / "checkpoint.pth").read_bytes()
     damaged = damage(content, kind, random.Random(seed), (tmp_path / "other.pth").read_bytes())
     published.parent.mkdir(parents=True)
@@ -50,7 +53,7 @@ def test_a_damaged_checkpoint_is_trained_again_or_refused(tmp_path, monkeypatch,
     whole = weights(checkpoint.of_run(Job()))
 
     (scratch / "checkpoint.pth").write_bytes(damaged)
-    if training.finished(scratch):
+    if loop.finished(scratch):
         assert weights(torch.load(scratch / "checkpoint.pth", weights_only=True)) == whole
     else:
         assert not (scratch / "checkpoint.pth").exists()
@@ -76,20 +79,20 @@ def test_an_undamaged_finished_training_is_reused():
     scratch = paths.scratch("f" * 20)
     write_checkpoint(scratch / "checkpoint.pth")
     before = (scratch / "checkpoint.pth").stat().st_mtime_ns
-    assert training.finished(scratch) and (scratch / "checkpoint.pth").stat().st_mtime_ns == before
+    assert loop.finished(scratch) and (scratch / "checkpoint.pth").stat().st_mtime_ns == before
     shutil.copytree(scratch, paths.scratch("e" * 20))  # a finished training under another's name
-    assert not training.finished(paths.scratch("e" * 20)) and training.finished(scratch)
+    assert not loop.finished(paths.scratch("e" * 20)) and loop.finished(scratch)
 
 
 @pytest.mark.parametrize("kind, seed", [case for case in CASES if case[0] != "other"])
 def test_damaged_initial_weights_are_refused(tmp_path, kind, seed):
     path, model = tmp_path / "r50.pth", torch.nn.Linear(300, 7)
-    training.save_atomically(checkpoint.content_of(model.state_dict(), {}), path)
-    training.load_initial_weights(model, path)
+    loop.save_atomically(checkpoint.content_of(model.state_dict(), {}), path)
+    loop.load_initial_weights(model, path)
     whole = weights({"state_dict": {name: tensor.clone() for name, tensor in model.state_dict().items()}})
 
     def load():
-        training.load_initial_weights(model, path)
+        loop.load_initial_weights(model, path)
         return weights({"state_dict": model.state_dict()})
 
     path.write_bytes(damage(path.read_bytes(), kind, random.Random(seed)))
@@ -101,23 +104,23 @@ def test_a_file_of_something_else_is_no_checkpoint(tmp_path, content):
     path = tmp_path / "r50.pth"
     torch.save(content, path)
     with pytest.raises(ExperimentError, match=r"r50.pth: damaged \(it (holds no|cannot be read, ).*\); run `dvc"):
-        training.load_initial_weights(torch.nn.Linear(2, 2), path)
+        loop.load_initial_weights(torch.nn.Linear(2, 2), path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_diverged_are_no_result(value):
     weights = torch.nn.BatchNorm1d(3).state_dict()
-    training.require_finite(weights, "mine")
+    loop.require_finite(weights, "mine")
     weights["running_var"][1] = value
     with pytest.raises(ExperimentError, match="run mine: running_var is not finite at the end of the training; lower"):
-        training.require_finite(weights, "mine")
+        loop.require_finite(weights, "mine")
 
 
 def write_results(run, ap=12.345678901234567, predictions=None):
     group = {metric: ap for metric in measured.METRICS}
     scores = {kind: {name: group for name in measured.GROUPS} for kind in measured.KINDS}
     scores["per_category"] = {kind: {"cat": {"AP": ap}} for kind in measured.KINDS}
-    results_file.write(
+    results.write(
         DATASET,
         run,
         {
@@ -150,7 +153,7 @@ def test_damaged_predictions_are_refused(tmp_path, kind, seed):
             lines.add(image, [{"image_id": image, "score": score}] * 3)
         lines.publish(target)
         lines.close()
-    write_results(RUN, predictions=results_file.predictions_digest(DATASET, RUN, 0))
+    write_results(RUN, predictions=results.predictions_digest(DATASET, RUN, 0))
     run = experiments.load().run(RUN)
     whole = measured.predictions(DATASET, run)
     path.write_bytes(damage(path.read_bytes(), kind, random.Random(seed), (tmp_path / "other.json").read_bytes()))

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError, Refused
 
 
@@ -256,7 +257,7 @@ def test_priors_are_made_of_runs_that_chosen_figures_look_into(selection_file):
 def test_a_stale_selection_is_refused(selection_file):
     experiments.select(["table2"])
     selection_file.write_text(selection_file.read_text().replace("schedule: 1x", "schedule: 3x", 1))
-    with pytest.raises(ExperimentError, match="run `python -m stages.select`"):
+    with pytest.raises(ExperimentError, match="run `python -m commands.select`"):
         experiments.selected()
 
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline import config, experiments, initial_weights, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
+from pipeline.training import initial_weights
 
 from mmdet.models import build_backbone  # isort: skip  needs pipeline.compat
 
@@ -148,7 +150,9 @@ def test_a_profile_that_would_train_nothing_or_something_else_is_refused(mistake
     declared = profile_with(section, **values)
     with pytest.raises(ExperimentError, match=message) as error:
         config.resolve("contrastmask_r50_1x_nonvoc2voc", "coco2017", 0, declared)
-    assert str(error.value).startswith("pipeline/experiments.yaml: profiles.full.") and "\n" not in str(error.value)
+    assert str(error.value).startswith("pipeline/experiments/contrastmask.yaml: profiles.full.") and "\n" not in str(
+        error.value
+    )
     monkeypatch.setattr(experiments, "load", lambda: declared)
     with pytest.raises(ExperimentError, match=message):
         initial_weights.prepare("r50", "coco2017")

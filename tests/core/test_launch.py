@@ -1,4 +1,4 @@
-"""The order in which `stages.launch` asks DVC for things, and what it does about failures; DVC itself is pretended."""
+"""The order in which `commands.launch` asks DVC for things, and what it does about failures; DVC is pretended."""
 
 import os
 import subprocess
@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pipeline import experiments, launch, launchers, machine_settings, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.launchers import local
+from pipeline.launching import launch, launchers, settings
+from pipeline.launching.launchers import local
 
 
 class Dvc:
@@ -153,7 +155,7 @@ def test_without_a_gpu_there_is_a_training_on_every_core_that_has_memory(
     monkeypatch.setattr(local.psutil, "virtual_memory", lambda: SimpleNamespace(available=gigabytes * 2**30))
     given = []
     monkeypatch.setattr(launchers, "dvc", lambda *_, environment, **__: given.append(environment))
-    chosen = local.Local(machine_settings.load(), None, "generated", [launchers.Step("train", ("train@a",))])
+    chosen = local.Local(settings.load(), None, "generated", [launchers.Step("train", ("train@a",))])
     assert chosen.jobs == jobs
     chosen.start()
     assert chosen.futures["train"].result() is None

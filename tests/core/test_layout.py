@@ -9,7 +9,8 @@ import networkx
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
@@ -32,34 +33,39 @@ COMMANDS = {
 LAYERS = [
     {
         "pipeline.errors",
-        "pipeline.files",
+        "pipeline.artifacts.files",
         "pipeline.processes",
         "pipeline.compat",
-        "pipeline.locks",
-        "pipeline.machine",
-        "pipeline.paths",
+        "pipeline.artifacts.locks",
+        "pipeline.hardware",
+        "pipeline.artifacts.paths",
         "pipeline.redaction",
-        "pipeline.status",
+        "pipeline.artifacts.attempts",
         "pipeline.cli",
-        "pipeline.distributed",
-        "pipeline.history",
+        "pipeline.training.distributed",
+        "pipeline.artifacts.training_log",
     },
-    {"pipeline.experiments", "pipeline.knobs", "pipeline.machine_settings"},
-    {"pipeline.checkpoint", "pipeline.results_file"},
-    {"pipeline.models", "pipeline.datasets"},
-    {"pipeline.config", "pipeline.tracking", "pipeline.tracking_record"},
-    {"pipeline.scoring_engines", "pipeline.prediction_file"},
-    {"pipeline.scoring"},
-    {"pipeline.training", "pipeline.evaluation", "pipeline.priors", "pipeline.reporting"},
+    {"pipeline.declaration.experiments", "pipeline.declaration.knobs", "pipeline.launching.settings"},
+    {"pipeline.artifacts.checkpoint", "pipeline.artifacts.results"},
+    {"pipeline.methods.contrastmask.model", "pipeline.datasets"},
+    {"pipeline.declaration.config", "pipeline.tracking.mirror", "pipeline.tracking.record"},
+    {"pipeline.tasks.instances.coco_engines", "pipeline.artifacts.detections"},
+    {"pipeline.tasks.instances.scoring"},
     {
-        "pipeline.initial_weights",
-        "pipeline.lockfile",
+        "pipeline.training.loop",
+        "pipeline.tasks.instances.prediction",
+        "pipeline.methods.contrastmask.look_inside",
+        "pipeline.reporting",
+    },
+    {
+        "pipeline.training.initial_weights",
+        "pipeline.artifacts.dvc_lock",
         "pipeline.runs",
         "pipeline.doctor",
-        "pipeline.launchers",
-        "pipeline.launch",
-        "pipeline.plan",
-        "pipeline.worker",
+        "pipeline.launching.launchers",
+        "pipeline.launching.launch",
+        "pipeline.launching.plan",
+        "pipeline.training.training_process",
     },
 ]
 
@@ -107,11 +113,11 @@ def test_models_and_datasets_are_strangers():
     for module, path in modules():
         for name in imports(path):
             if module.startswith("pipeline.datasets"):
-                assert not name.startswith("pipeline.models"), f"{module} imports {name}"
+                assert not name.startswith("pipeline.methods.contrastmask.model"), f"{module} imports {name}"
             if module.startswith("pipeline.reporting"):
                 assert name.split(".")[0] not in {"torch", "mmdet", "mmcv", "mlflow"}, f"{module} imports {name}"
             if name.split(".")[0] == "mlflow":
-                assert module in {"pipeline.tracking", "pipeline.doctor"}, f"{module} imports mlflow"
+                assert module in {"pipeline.tracking.mirror", "pipeline.doctor"}, f"{module} imports mlflow"
 
 
 def test_a_stage_group_for_every_stage_file():

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from pipeline import paths
+from pipeline.artifacts import paths
 from tests.links import anchors, broken, relative_links
 
 

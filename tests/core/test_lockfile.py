@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from pipeline import lockfile, paths
+from pipeline.artifacts import dvc_lock, paths
 
 EMPTY = "schema: '2.0'\n"
 OWN = "schema: '2.0'\nstages:\n  train:\n    cmd: python train.py\n"
@@ -36,7 +36,7 @@ def here(tmp_path, monkeypatch):
 def test_what_dvc_writes_leaves_git_status_clean(here):
     (here / "dvc.lock").write_text(OWN)
     assert git(here, "status", "--porcelain") == " M dvc.lock\n"
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     assert git(here, "status", "--porcelain") == ""
     git(here, "commit", "-q", "--allow-empty", "-a", "-m", "work")
     assert git(here, "show", "HEAD:dvc.lock") == EMPTY and (here / "dvc.lock").read_text() == OWN
@@ -44,19 +44,19 @@ def test_what_dvc_writes_leaves_git_status_clean(here):
 
 def test_the_documented_command_versions_it_for_good(here):
     (here / "dvc.lock").write_text(OWN)
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     git(here, "update-index", "--no-skip-worktree", "dvc.lock")
     git(here, "add", "dvc.lock")
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     git(here, "commit", "-q", "-m", "lock")
     (here / "dvc.lock").write_text(OWN.replace("train.py", "other.py"))
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     assert git(here, "show", "HEAD:dvc.lock") == OWN and git(here, "status", "--porcelain") == " M dvc.lock\n"
 
 
 def test_an_experiment_keeps_its_own_and_brings_back_that_of_the_working_copy(here, tmp_path, monkeypatch):
     (here / "dvc.lock").write_text(OWN)
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     (here / "dvc.lock").write_text(EMPTY)  # as DVC leaves it once the experiment is set aside
     git(here, "update-index", "--no-skip-worktree", "dvc.lock")
     experiment = repository(tmp_path / "experiment")
@@ -64,29 +64,29 @@ def test_an_experiment_keeps_its_own_and_brings_back_that_of_the_working_copy(he
     monkeypatch.setattr(paths, "ROOT", experiment)
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123abc")
     monkeypatch.setenv("DVC_ROOT", str(here))
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     assert git(experiment, "status", "--porcelain") == " M dvc.lock\n"
     assert (here / "dvc.lock").read_text() == OWN and git(here, "status", "--porcelain") == ""
 
 
 def test_newer_stages_are_not_replaced_by_the_copy(here, tmp_path, monkeypatch):
     (here / "dvc.lock").write_text(OWN)
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     newer = OWN.replace("train.py", "newer.py")
     (here / "dvc.lock").write_text(newer)
     monkeypatch.setattr(paths, "ROOT", repository(tmp_path / "experiment"))
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123abc")
     monkeypatch.setenv("DVC_ROOT", str(here))
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     assert (here / "dvc.lock").read_text() == newer
 
 
 def test_no_git_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     monkeypatch.setenv("PATH", "")
-    lockfile.keep_private()
+    dvc_lock.keep_private()
 
 
 def test_the_committed_lock_is_empty():
@@ -97,10 +97,10 @@ def test_the_committed_lock_is_empty():
 
 def test_a_lock_that_an_experiment_left_empty_comes_back(here):
     (here / "dvc.lock").write_text(OWN)
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     (here / "dvc.lock").write_text(EMPTY)
     git(here, "update-index", "--no-skip-worktree", "dvc.lock")
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     assert (here / "dvc.lock").read_text() == OWN and git(here, "status", "--porcelain") == ""
 
 
@@ -113,17 +113,17 @@ def test_a_damaged_lock_is_no_copy_and_does_not_come_back_once_it_is_removed(her
     """The remedy that the launch prints, `rm dvc.lock`, and the same command again."""
     if before:
         (here / "dvc.lock").write_text(before)
-        lockfile.keep_private()
+        dvc_lock.keep_private()
     (here / "dvc.lock").write_bytes(damaged)
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     assert (here / "dvc.lock").read_bytes() == damaged
     (here / "dvc.lock").unlink()
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     assert (here / "dvc.lock").read_text() == before if before else not (here / "dvc.lock").exists()
 
 
 def test_a_damaged_copy_of_an_earlier_version_does_not_come_back(here):
     (here / ".dvc/tmp").mkdir(parents=True)
     (here / ".dvc/tmp/own.lock").write_text(CONFLICT)
-    lockfile.keep_private()
+    dvc_lock.keep_private()
     assert (here / "dvc.lock").read_text() == EMPTY

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline import locks, paths
+from pipeline.artifacts import locks, paths
 from pipeline.errors import ExperimentError
 
 

@@ -12,8 +12,11 @@ import textwrap
 
 import pytest
 
-from pipeline import doctor, launch, machine_settings, paths, scoring_engines
+from pipeline import doctor
+from pipeline.artifacts import paths
 from pipeline.errors import REMEDY, ExperimentError
+from pipeline.launching import launch, settings
+from pipeline.tasks.instances import coco_engines
 from tools.pins import ROOT
 
 NOBODY = 65534
@@ -131,9 +134,9 @@ def test_a_bad_machine_file_is_removed_or_written_anew(tmp_path):
     for mend in (file.unlink, lambda: shutil.copy(ROOT / "machine.example.yaml", file)):
         file.write_bytes(b"jobs: \xff\xfe")
         with pytest.raises(ExperimentError, match="write it anew from machine.example.yaml, or remove it"):
-            machine_settings.load(file)
+            settings.load(file)
         mend()
-        machine_settings.load(file)
+        settings.load(file)
 
 
 def test_another_launch_is_ended_as_printed(tmp_path, monkeypatch):
@@ -182,7 +185,7 @@ def test_a_package_is_missing_in_an_environment_that_is_set_up(checkout, monkeyp
     monkeypatch.setattr(sys, "prefix", str(venv))
     without_hotcoco(monkeypatch)
     with pytest.raises(ExperimentError, match="it is not installed") as caught:
-        scoring_engines.chosen_engine()
+        coco_engines.chosen_engine()
     again, unset = quoted(str(caught.value))
     assert "Nothing to be done" in shell(f"make setup VENV={venv}", folder).stdout
     assert shell(again, folder).returncode == 0 and (venv / "installed").exists()

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from benchmarks import mutants
-from pipeline import paths
+from pipeline.artifacts import paths
 from pipeline.errors import ExperimentError
 
 

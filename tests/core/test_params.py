@@ -4,7 +4,7 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from pipeline import paths
+from pipeline.artifacts import paths
 
 
 def commented(text):
@@ -25,7 +25,7 @@ VALUES = {"dataset": "coco2017", "recipe": "paper", "seeds": "[1,2]", "sigma": "
 
 
 @pytest.mark.parametrize("knob", YAML(typ="safe").load(paths.PARAMS))
-@pytest.mark.parametrize("file", ["params.yaml", "pipeline/paper.yaml"])
+@pytest.mark.parametrize("file", ["params.yaml", "pipeline/methods/contrastmask/knobs.yaml"])
 def test_comments_stay_in_place(tmp_path, file, knob):
     text = (paths.ROOT / file).read_text(encoding="utf-8")
     content = YAML(typ="safe").load(text)

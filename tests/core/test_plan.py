@@ -3,8 +3,10 @@ import json
 
 import pytest
 
-from pipeline import config, experiments, paths, plan
+from pipeline.artifacts import paths
+from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
+from pipeline.launching import plan
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipeline import paths
+from pipeline.artifacts import paths
 
 # A signal arrives while an object is destroyed, as a data loader is that waits for its workers.
 PROGRAM = """

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pipeline import files, machine, paths
+from pipeline import hardware
+from pipeline.artifacts import files, paths
 from pipeline.cli import command
 from pipeline.errors import REMEDY, ExperimentError, Interrupted, Refused, first_line, one_line, refusal
 
@@ -214,9 +215,9 @@ def test_an_interrupted_training_tells_the_signal():
 
 
 NUMBERS = {
-    "OMP_NUM_THREADS": lambda: machine.use_device(),
-    "CONTRASTMASK_WORKERS": machine.data_workers,
-    "CONTRASTMASK_TEST_BATCH": machine.test_batch,
+    "OMP_NUM_THREADS": lambda: hardware.use_device(),
+    "CONTRASTMASK_WORKERS": hardware.data_workers,
+    "CONTRASTMASK_TEST_BATCH": hardware.test_batch,
 }
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import config, experiments, training
+from pipeline.declaration import config, experiments
+from pipeline.training import loop
 
 SOURCES = YAML(typ="safe", pure=True).load(Path(__file__).with_name("released_configuration.yaml"))
 RECIPES = {
@@ -107,7 +108,7 @@ def test_every_leaf_of_every_row_is_that_of_the_sources(name, recipe):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_runner_gets_the_schedule_of_the_sources(name):
-    given = training.runner_config(resolved(name), 10, 1)
+    given = loop.runner_config(resolved(name), 10, 1)
     got = given["lr_config"] | given["optimizer_config"] | {"max_iters": given["runner"]["max_iters"]}
     got["hooks"] = [hook["type"] for hook in given["custom_hooks"]]
     compare(got, expected("runner", name, "pinned"))
@@ -119,7 +120,7 @@ def test_the_runner_gets_the_schedule_of_the_sources(name):
 
 def test_a_step_in_several_iterations_keeps_its_schedule():
     """Half as many GPUs: twice the iterations of everything that the runner counts in iterations."""
-    given = training.runner_config(resolved("mask_rcnn_r50_1x_nonvoc2voc"), 20, 2)
+    given = loop.runner_config(resolved("mask_rcnn_r50_1x_nonvoc2voc"), 20, 2)
     assert given["lr_config"]["step"] == [160, 220] and given["runner"]["max_iters"] == 240
     assert given["lr_config"]["warmup_iters"] == 1000
     assert given["optimizer_config"]["cumulative_iters"] == 2

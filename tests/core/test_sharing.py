@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from benchmarks.random_kills import job
-from pipeline import config, distributed, paths, training
+from pipeline.artifacts import paths
+from pipeline.artifacts.training_log import read_log
+from pipeline.declaration import config
 from pipeline.errors import ExperimentError, Interrupted
-from pipeline.history import read_log
+from pipeline.training import distributed, loop
 
 from .conftest import empty
 
@@ -54,7 +56,7 @@ def whole(tiny_root):
         patch.setenv("CONTRASTMASK_HOME", str(tiny_root))
         patch.setenv("CONTRASTMASK_PROCESSES", "2")
         patch.setenv("CONTRASTMASK_WORKERS", "1")
-        scratch = training.train(job(**SHARED))
+        scratch = loop.train(job(**SHARED))
     found = content(scratch)
     assert json.loads((scratch / "progress.json").read_text())["processes"] == 2
     empty(scratch)
@@ -77,7 +79,7 @@ def test_a_killed_training_of_two_processes_ends_with_the_same_weights(whole, tw
     empty(scratch)
     # what starts the processes is killed alone; the next attempt waits for those it left, or goes on
     (scratch / distributed.JOB).write_text(shared.to_json())
-    command = [*distributed._torchrun(1, 2, tmp_path), "-m", "pipeline.worker", str(scratch)]
+    command = [*distributed._torchrun(1, 2, tmp_path), "-m", "pipeline.training.training_process", str(scratch)]
     starter = subprocess.Popen(
         command,
         cwd=paths.ROOT,
@@ -85,14 +87,14 @@ def test_a_killed_training_of_two_processes_ends_with_the_same_weights(whole, tw
         start_new_session=True,
         stderr=subprocess.DEVNULL,
     )
-    while len(training.states_of(scratch)) < 2:
+    while len(loop.states_of(scratch)) < 2:
         assert starter.poll() is None
         time.sleep(0.02)
     assert listening(starter.pid) <= {"127.0.0.1", "::1"}, "a stranger on the network can reach the training"
     os.killpg(starter.pid, signal.SIGKILL)
     starter.wait()
     assert not (scratch / "checkpoint.pth").exists()
-    assert training.train(shared) == scratch
+    assert loop.train(shared) == scratch
     assert_same(scratch, whole)
 
 
@@ -118,7 +120,7 @@ def to_the_starter(_):
 
 def to_one_process(scratch):
     found = subprocess.run(
-        ["pgrep", "-f", f"^{sys.executable} -u -m pipeline.worker {scratch}"],
+        ["pgrep", "-f", f"^{sys.executable} -u -m pipeline.training.training_process {scratch}"],
         capture_output=True,
         text=True,
         check=True,
@@ -134,11 +136,11 @@ def test_sigterm_saves_the_state_of_all_processes_and_the_next_attempt_goes_on_f
     empty(scratch)
     after_steps(scratch, 3, lambda: signal_to(scratch))
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM at step \d+; the state is saved") as stopped:
-        training.train(shared)
-    [state] = training.states_of(scratch)
+        loop.train(shared)
+    [state] = loop.states_of(scratch)
     assert f"at step {torch.load(state, weights_only=True)['step']};" in str(stopped.value)
     assert not list(scratch.glob("*.part"))
-    training.train(shared)
+    loop.train(shared)
     assert_same(scratch, whole)
 
 
@@ -149,7 +151,7 @@ def test_the_processes_of_a_killed_starter_save_their_state_and_end(whole, two):
     starter = os.fork()
     if not starter:
         try:
-            training.train(shared)
+            loop.train(shared)
         finally:
             os._exit(1)
     after_steps(scratch, 3, lambda: os.kill(starter, signal.SIGKILL)).join()
@@ -157,14 +159,14 @@ def test_the_processes_of_a_killed_starter_save_their_state_and_end(whole, two):
     while not list(scratch.glob("stopped.*")):
         assert not (scratch / "checkpoint.pth").exists()
         time.sleep(0.02)
-    assert training.states_of(scratch)
-    training.train(shared)
+    assert loop.states_of(scratch)
+    loop.train(shared)
     assert_same(scratch, whole)
 
 
 def test_the_error_of_a_process_is_told_in_its_own_words(two):
     with pytest.raises(ExperimentError, match=r"run contrastmask_r50_1x_nonvoc2voc: \w+ is (nan|inf) at iteration"):
-        training.train(job(seed=4, optimizer={"type": "SGD", "lr": 1e30}))
+        loop.train(job(seed=4, optimizer={"type": "SGD", "lr": 1e30}))
 
 
 def test_a_process_that_crashes_is_no_interruption(two, tmp_path, monkeypatch):
@@ -179,14 +181,14 @@ def test_a_process_that_crashes_is_no_interruption(two, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(distributed, "_torchrun", lambda *_: [sys.executable, str(command)])
     with pytest.raises(ExperimentError, match="a process of 1 x 2 ended with code 1, see above") as failed:
-        training.train(job(seed=8))
+        loop.train(job(seed=8))
     assert not isinstance(failed.value, Interrupted)
 
 
 def test_nodes_outside_a_slurm_job_are_refused(workspace, monkeypatch):
     monkeypatch.setenv("CONTRASTMASK_NODES", "2")
     with pytest.raises(ExperimentError, match="CONTRASTMASK_NODES is 2, but this is no Slurm job"):
-        training.train(job(seed=5))
+        loop.train(job(seed=5))
 
 
 def test_resuming_with_another_number_of_processes_goes_on(two, monkeypatch):
@@ -197,18 +199,18 @@ def test_resuming_with_another_number_of_processes_goes_on(two, monkeypatch):
     class Stop(BaseException):
         pass
 
-    original = training.save_state
+    original = loop.save_state
 
     def stop(runner, scratch, step):
         original(runner, scratch, step)
         raise Stop
 
-    monkeypatch.setattr(training, "save_state", stop)
+    monkeypatch.setattr(loop, "save_state", stop)
     with pytest.raises(Stop):
-        training.train(shared)
-    monkeypatch.setattr(training, "save_state", original)
+        loop.train(shared)
+    monkeypatch.setattr(loop, "save_state", original)
     monkeypatch.setenv("CONTRASTMASK_PROCESSES", "2")
-    training.train(shared)
+    loop.train(shared)
     assert [record["iter"] for record in read_log(scratch / "log.jsonl")] == [1, 2, 3, 4]
 
 

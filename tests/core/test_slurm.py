@@ -1,4 +1,4 @@
-"""Jobs as `stages.launch` hands them to Slurm, watches and finds them again; Slurm and DVC are pretended.
+"""Jobs as `commands.launch` hands them to Slurm, watches and finds them again; Slurm and DVC are pretended.
 
 A real Slurm has its turn in tests/slurm.
 """
@@ -12,9 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import experiments, launch, launchers, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.launchers import slurm, step
+from pipeline.launching import launch, launchers
+from pipeline.launching.launchers import slurm, step
 
 TOOL = """#!{python}
 import json, os, pathlib, sys
@@ -159,7 +161,12 @@ def test_a_job_for_each_step_behind_the_one_it_needs_and_the_report_behind_all(c
     weights = jobs["pretrain@r50"]["id"]
     for name in RUNS:
         assert jobs[name]["options"]["dependency"] == f"afterok:{weights}"
-        assert jobs[name]["rest"][5:] == ["pipeline.launchers.step", "generated", f"train@{name}", f"evaluate@{name}"]
+        assert jobs[name]["rest"][5:] == [
+            "pipeline.launching.launchers.step",
+            "generated",
+            f"train@{name}",
+            f"evaluate@{name}",
+        ]
     ids = [str(job["id"]) for name, job in jobs.items() if name != "report"]
     assert jobs["report"]["options"]["dependency"] == "afterany:" + ":".join(ids)
     options = jobs["current"]["options"]
@@ -318,10 +325,10 @@ def test_a_mistake_in_machine_yaml_is_one_line(cluster, dvc, tmp_path, text, mes
 
 
 def test_the_example_is_valid_and_ignored_by_git():
-    from pipeline import machine_settings
+    from pipeline.launching import settings
 
-    known = machine_settings.load(paths.ROOT / "machine.example.yaml")
-    assert known.launcher == "slurm" and set(known.slurm) == set(machine_settings.SLURM)
+    known = settings.load(paths.ROOT / "machine.example.yaml")
+    assert known.launcher == "slurm" and set(known.slurm) == set(settings.SLURM)
     asked = subprocess.run(["git", "check-ignore", "-q", "machine.yaml"], cwd=paths.ROOT, check=False)
     assert asked.returncode in (0, 128)  # 128: no repository
 

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from pipeline import paths, status
+from pipeline.artifacts import attempts, paths
+from pipeline.artifacts.training_log import read_log
 from pipeline.errors import ExperimentError
-from pipeline.history import read_log
 
 
 @pytest.fixture(autouse=True)
@@ -21,19 +21,19 @@ def progress(fingerprint, **fields):
 
 
 def test_no_attempt_no_status():
-    assert status.read("toy", "ours") is None
+    assert attempts.read("toy", "ours") is None
 
 
 def test_an_attempt_that_runs_tells_how_far_it_is():
     progress("abc", iteration=50, of=200, seconds=25.0)
-    with status.attempt("toy", "ours", "train") as working_on:
+    with attempts.attempt("toy", "ours", "train") as working_on:
         working_on("abc")
-        known = status.read("toy", "ours")
+        known = attempts.read("toy", "ours")
         assert (known.state, known.describe(), known.eta) == ("running", "running at iteration 50 of 200", 75.0)
-    assert status.read("toy", "ours").state == "trained"
-    with status.attempt("toy", "ours", "evaluate"):
+    assert attempts.read("toy", "ours").state == "trained"
+    with attempts.attempt("toy", "ours", "evaluate"):
         pass
-    assert status.read("toy", "ours").state == "evaluated"
+    assert attempts.read("toy", "ours").state == "evaluated"
 
 
 @pytest.mark.parametrize(
@@ -47,17 +47,17 @@ def test_an_attempt_that_runs_tells_how_far_it_is():
 )
 def test_a_failure_keeps_its_own_first_line(error, line):
     with pytest.raises(type(error)):
-        with status.attempt("toy", "ours", "train"):
+        with attempts.attempt("toy", "ours", "train"):
             raise error
-    known = status.read("toy", "ours")
+    known = attempts.read("toy", "ours")
     assert known.state == "failed" and known.error.startswith(line) and "\n" not in known.error
 
 
 def test_ctrl_c_is_no_failure():
     with pytest.raises(KeyboardInterrupt):
-        with status.attempt("toy", "ours", "evaluate"):
+        with attempts.attempt("toy", "ours", "evaluate"):
             raise KeyboardInterrupt
-    assert status.read("toy", "ours").describe() == "interrupted (evaluate)"
+    assert attempts.read("toy", "ours").describe() == "interrupted (evaluate)"
 
 
 DAMAGED = [
@@ -80,19 +80,19 @@ DAMAGED = [
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
 def test_damaged_files_are_no_status_and_no_traceback(content):
     """Of a status, of a training's progress and of its log."""
-    with status.attempt("toy", "ours", "train") as working_on:
+    with attempts.attempt("toy", "ours", "train") as working_on:
         working_on("abc")
     path = paths.statuses("toy") / "ours.json"
     whole = path.read_bytes()
     progress("abc", iteration=50, of=200, seconds=25.0)
     path.write_bytes(content)
-    known = status.read("toy", "ours")
+    known = attempts.read("toy", "ours")
     assert known is None
-    status.settle("toy", "ours")
+    attempts.settle("toy", "ours")
     path.write_bytes(whole)
     for name in ("progress.json", "log.jsonl"):
         (paths.scratch("abc") / name).write_bytes(content)
-    known = status.read("toy", "ours")
+    known = attempts.read("toy", "ours")
     assert (known.state, known.iteration, known.eta) == ("trained", None, None)
     assert read_log(paths.scratch("abc") / "log.jsonl") == []
 
@@ -105,4 +105,4 @@ def test_a_killed_attempt_is_interrupted():
         "    working_on('abc')\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, check=False)
-    assert status.read("toy", "ours").describe() == "interrupted at iteration 50 of 200"
+    assert attempts.read("toy", "ours").describe() == "interrupted at iteration 50 of 200"

@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
-import stages.track
-from pipeline import config, paths, runs, tracking
+import commands.track
+from pipeline import runs
+from pipeline.artifacts import paths
+from pipeline.declaration import config
+from pipeline.tracking import mirror
 
 BY_GROUP = {group: {"mAP": 12.5, "AP50": None} for group in ("novel", "base", "all")}
 SCORES = {"segm": BY_GROUP, "bbox": BY_GROUP, "per_category": {"segm": {"person": {"AP": 12.5, "AP50": None}}}}
@@ -17,7 +20,7 @@ SCORES = {"segm": BY_GROUP, "bbox": BY_GROUP, "per_category": {"segm": {"person"
 def job(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", tracking.REQUEST_SECONDS)  # stages.track raises it
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", mirror.REQUEST_SECONDS)  # commands.track raises it
     return config.resolve("contrastmask_r50_1x_nonvoc2voc", "generated", 0)
 
 
@@ -26,19 +29,19 @@ def records(last):
 
 
 def stored(query=""):
-    client, experiment = tracking.connect("generated")
+    client, experiment = mirror.connect("generated")
     return client, client.search_runs([experiment], query)
 
 
 def test_a_killed_training_is_continued_and_the_evaluation_finishes_the_same_record(job):
     with pytest.raises(KeyboardInterrupt):
-        with tracking.track(job, "f1", "train", "SCHEDULED") as tracker:
+        with mirror.track(job, "f1", "train", "SCHEDULED") as tracker:
             tracker.log_history(records(30))
             raise KeyboardInterrupt
     client, (run,) = stored()
     assert run.info.status == "KILLED"
 
-    with tracking.track(job, "f1", "train", "SCHEDULED") as tracker:
+    with mirror.track(job, "f1", "train", "SCHEDULED") as tracker:
         tracker.log_history(records(20))  # resumed from an earlier state: these points are there already
         tracker.log_history(records(50))
     client, (run,) = stored()
@@ -46,7 +49,7 @@ def test_a_killed_training_is_continued_and_the_evaluation_finishes_the_same_rec
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == [10, 20, 30, 40, 50]
 
-    with tracking.track(job, "f1", "evaluate", "FINISHED", {"tables": "table2"}) as tracker:
+    with mirror.track(job, "f1", "evaluate", "FINISHED", {"tables": "table2"}) as tracker:
         tracker.log_scores(SCORES)
     client, (run,) = stored()
     assert run.info.status == "FINISHED" and run.info.run_name == "contrastmask_r50_1x_nonvoc2voc_seed0"
@@ -75,10 +78,10 @@ def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.evaluation, "evaluate", lambda *_: SCORES)
     monkeypatch.setattr(paths, "results", lambda *_: results)
     monkeypatch.setattr(paths, "log", lambda *_: tmp_path / "none.jsonl")  # not that of this working copy
-    connect = tracking.connect
-    monkeypatch.setattr(tracking, "connect", lambda _: 1 / 0)
+    connect = mirror.connect
+    monkeypatch.setattr(mirror, "connect", lambda _: 1 / 0)
     runs.train(job.name, "generated")
-    monkeypatch.setattr(tracking, "connect", connect)
+    monkeypatch.setattr(mirror, "connect", connect)
     runs.evaluate(job.name, "generated")
     client, (run,) = stored()
     assert run.info.status == "FINISHED" and run.data.tags["stage"] == "evaluate"
@@ -89,7 +92,7 @@ def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
 
 def test_other_numbers_are_another_record(job):
     for fingerprint in ("f1", "f2", "f1"):
-        with tracking.track(job, fingerprint, "train", "SCHEDULED"):
+        with mirror.track(job, fingerprint, "train", "SCHEDULED"):
             pass
     assert len(stored()[1]) == 2
 
@@ -100,7 +103,7 @@ def test_the_report_keeps_only_the_newest(job, tmp_path):
         (tmp_path / "reports" / name).write_text(name)
     for _ in range(2):
         selection = {"tables": {"table2": {}, "oracle": {}}, "figures": {"loss_curves": {}}}
-        tracking.log_report("generated", tmp_path / "reports", selection, {"plain": 12.5})
+        mirror.log_report("generated", tmp_path / "reports", selection, {"plain": 12.5})
     client, (run,) = stored("tags.stage = 'report'")
     folders = ("", "tables", "figures")
     kept = {item.path for folder in folders for item in client.list_artifacts(run.info.run_id, folder)}
@@ -110,10 +113,10 @@ def test_the_report_keeps_only_the_newest(job, tmp_path):
 
 
 def test_links_lead_to_the_training_of_a_fingerprint(job):
-    assert tracking.run_links("generated") == {}
+    assert mirror.run_links("generated") == {}
     assert not paths.tracking_store().exists()
     for fingerprint in ("f1", "f2"):
-        with tracking.track(job, fingerprint, "train", "SCHEDULED"):
+        with mirror.track(job, fingerprint, "train", "SCHEDULED"):
             pass
     _, runs = stored()
     expected = {
@@ -122,26 +125,26 @@ def test_links_lead_to_the_training_of_a_fingerprint(job):
         ]: f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
         for run in runs
     }
-    assert tracking.run_links("generated") == {job.name: expected}
+    assert mirror.run_links("generated") == {job.name: expected}
 
 
 def test_links_hold_no_password(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host:81/mlflow/")
-    assert tracking._page() == "https://host:81/mlflow"
+    assert mirror._page() == "https://host:81/mlflow"
 
 
 def test_no_links_to_a_store_out_of_reach(job, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    assert tracking.run_links("generated") is None
+    assert mirror.run_links("generated") is None
 
 
 def test_a_store_out_of_reach_is_reported_once_and_stops_nothing(job, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)  # a stage run by another test turns it off
-    with caplog.at_level("WARNING", logger="pipeline.tracking"):
-        with tracking.track(job, "f1", "train", "SCHEDULED") as tracker:
+    with caplog.at_level("WARNING", logger="pipeline.tracking.mirror"):
+        with mirror.track(job, "f1", "train", "SCHEDULED") as tracker:
             tracker.log_history(records(30))
     assert len(set(caplog.records)) == 1 and "127.0.0.1:9" in caplog.text  # pytest may hand on one record twice
     assert not (paths.tracking_store()).exists()
@@ -149,8 +152,8 @@ def test_a_store_out_of_reach_is_reported_once_and_stops_nothing(job, monkeypatc
 
 def test_a_warning_does_not_show_the_password_of_the_store(monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@host/db")
-    with caplog.at_level("WARNING", logger="pipeline.tracking"):
-        tracking._warn(OSError("postgresql://user:secret@host/db refused"), "going on")
+    with caplog.at_level("WARNING", logger="pipeline.tracking.mirror"):
+        mirror._warn(OSError("postgresql://user:secret@host/db refused"), "going on")
     assert "host/db" in caplog.text and "secret" not in caplog.text
 
 
@@ -167,7 +170,7 @@ def test_results_without_tracking_files_are_tracked_from_themselves(job, tmp_pat
         paths.results("generated", name).write_text(json.dumps(results))
     paths.log("generated", job.name, 0).write_text("".join(json.dumps(record) + "\n" for record in records(30)))
     for _ in range(2):
-        stages.track.main()
+        commands.track.main()
     assert "1 trainings brought up to date" in capsys.readouterr().out
     client, (run,) = stored()
     assert run.data.tags["run"] == job.name and run.info.status == "FINISHED"
@@ -178,10 +181,10 @@ def test_results_without_tracking_files_are_tracked_from_themselves(job, tmp_pat
 def test_an_outage_that_remains_is_one_line_that_says_what_to_do(job, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     monkeypatch.setattr(sys, "argv", ["track"])
-    with tracking.track(job, "f1", "train", "SCHEDULED") as tracker:
+    with mirror.track(job, "f1", "train", "SCHEDULED") as tracker:
         tracker.log_history(records(30))
     with pytest.raises(SystemExit):
-        stages.track.main()
+        commands.track.main()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: MLflow store http://127.0.0.1:9") and "python -m stages.track" in line
+    assert line.startswith("error: MLflow store http://127.0.0.1:9") and "python -m commands.track" in line
     assert "secret" not in line

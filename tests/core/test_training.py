@@ -13,11 +13,13 @@ import torch
 from mmdet.models import build_detector
 
 from benchmarks.random_kills import DATASET, job
-from pipeline import config, distributed, paths, training
+from pipeline.artifacts import paths
+from pipeline.artifacts.training_log import read_log
 from pipeline.cli import command
+from pipeline.declaration import config
 from pipeline.errors import ExperimentError, Interrupted
-from pipeline.history import read_log
-from pipeline.models.precision import PARTS
+from pipeline.training import distributed, loop
+from pipeline.training.precision import PARTS
 
 from .conftest import empty
 
@@ -33,15 +35,15 @@ def kill_after(monkeypatch):
     """Die after the given number of iterations have been logged."""
 
     def arm(iterations):
-        original = training.RunLogHook._dump_log
+        original = loop.RunLogHook._dump_log
 
         def dump(self, log_dict, runner):
             original(self, log_dict, runner)
             if log_dict["iter"] >= iterations:
                 raise Killed
 
-        monkeypatch.setattr(training.RunLogHook, "_dump_log", dump)
-        return lambda: monkeypatch.setattr(training.RunLogHook, "_dump_log", original)
+        monkeypatch.setattr(loop.RunLogHook, "_dump_log", dump)
+        return lambda: monkeypatch.setattr(loop.RunLogHook, "_dump_log", original)
 
     return arm
 
@@ -52,7 +54,7 @@ def whole(tiny_root):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "ROOT", tiny_root)
         patch.setenv("CONTRASTMASK_HOME", str(tiny_root))
-        scratch = training.train(job())
+        scratch = loop.train(job())
     content = torch.load(scratch / "checkpoint.pth", weights_only=True), (scratch / "log.jsonl").read_text()
     empty(scratch)
     return content
@@ -81,10 +83,10 @@ def test_killed_and_resumed_ends_with_the_same_weights(uninterrupted, kill_after
     empty(scratch)
     disarm = kill_after(5)
     with pytest.raises(Killed):
-        training.train(job())
+        loop.train(job())
     disarm()
-    assert [path.name[:14] for path in training.states_of(scratch)] == ["state_00000002", "state_00000004"]
-    newest = training.states_of(scratch)[-1]
+    assert [path.name[:14] for path in loop.states_of(scratch)] == ["state_00000002", "state_00000004"]
+    newest = loop.states_of(scratch)[-1]
     content = bytearray(newest.read_bytes())
     if damage == "newest state cut short":
         newest.write_bytes(content[:1000])
@@ -94,27 +96,27 @@ def test_killed_and_resumed_ends_with_the_same_weights(uninterrupted, kill_after
     elif damage:
         with (scratch / "log.jsonl").open("a") as file:
             file.write('{"iter": 6, "lo')
-    assert_same(training.train(job()), uninterrupted)
+    assert_same(loop.train(job()), uninterrupted)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_saves_the_state_and_the_next_attempt_goes_on_from_there(uninterrupted, monkeypatch, name):
     scratch = paths.scratch(config.fingerprint(job()))
     empty(scratch)
-    original = training.RunLogHook._dump_log
+    original = loop.RunLogHook._dump_log
 
     def dump(self, log_dict, runner):
         original(self, log_dict, runner)
         if log_dict.get("iter") == 3:
             os.kill(os.getpid(), signal.Signals[name])
 
-    monkeypatch.setattr(training.RunLogHook, "_dump_log", dump)
+    monkeypatch.setattr(loop.RunLogHook, "_dump_log", dump)
     with pytest.raises(Interrupted, match=f"stopped by {name} at step 3; the state is saved") as stopped:
-        training.train(job())
+        loop.train(job())
     assert stopped.value.exit_code == 128 + signal.Signals[name]
-    assert [path.name[:14] for path in training.states_of(scratch)] == ["state_00000002", "state_00000003"]
-    monkeypatch.setattr(training.RunLogHook, "_dump_log", original)
-    assert_same(training.train(job()), uninterrupted)
+    assert [path.name[:14] for path in loop.states_of(scratch)] == ["state_00000002", "state_00000003"]
+    monkeypatch.setattr(loop.RunLogHook, "_dump_log", original)
+    assert_same(loop.train(job()), uninterrupted)
 
 
 def test_a_full_disk_is_one_line_and_the_state_before_it_goes_on(uninterrupted, monkeypatch):
@@ -130,32 +132,32 @@ def test_a_full_disk_is_one_line_and_the_state_before_it_goes_on(uninterrupted, 
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(ExperimentError, match=r"state_00000004\S+: No space left on device; free some space"):
-        training.train(job())
+        loop.train(job())
     assert [path.name[:14] for path in scratch.glob("state_*")] == ["state_00000002"]
     monkeypatch.setattr(os, "fsync", original)
-    assert_same(training.train(job()), uninterrupted)
+    assert_same(loop.train(job()), uninterrupted)
 
 
 def test_steps_in_several_iterations_resume_at_a_step(workspace, kill_after):
     """Four images a step, two at a time; records and states count steps."""
     accumulating = job(data={"batch_size": 4})
-    scratch = training.train(accumulating)
+    scratch = loop.train(accumulating)
     whole = torch.load(scratch / "checkpoint.pth", weights_only=True), (scratch / "log.jsonl").read_text()
     assert [record["iter"] for record in read_log(scratch / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert json.loads((scratch / "progress.json").read_text())["of"] == 6
     empty(scratch)
     disarm = kill_after(7)  # when step 4 is logged, before its state is saved
     with pytest.raises(Killed):
-        training.train(accumulating)
+        loop.train(accumulating)
     disarm()
-    assert_same(training.train(accumulating), whole)
+    assert_same(loop.train(accumulating), whole)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_trains_near_full_precision(workspace, precision):
     """On a CPU fp16 runs without loss scaling, which is CUDA's; what is cast is the same."""
     lower, full = (
-        read_log(training.train(job(iterations=2, precision=name)) / "log.jsonl") for name in (precision, "fp32")
+        read_log(loop.train(job(iterations=2, precision=name)) / "log.jsonl") for name in (precision, "fp32")
     )
     assert lower[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.05)
     assert lower[0]["loss"] != full[0]["loss"]
@@ -187,9 +189,9 @@ def test_a_step_that_cannot_be_shared_is_refused(monkeypatch):
 
 
 def test_a_finished_training_is_reused_and_the_interval_of_states_does_not_matter(uninterrupted):
-    scratch = training.train(job(interval=3))
+    scratch = loop.train(job(interval=3))
     before = (scratch / "checkpoint.pth").stat().st_mtime_ns
-    assert training.train(job(interval=2)) == scratch
+    assert loop.train(job(interval=2)) == scratch
     assert (scratch / "checkpoint.pth").stat().st_mtime_ns == before
 
 
@@ -209,7 +211,7 @@ def test_a_non_finite_loss_stops_with_run_name_and_iteration(workspace):
     exploding = job(seed=7, optimizer={"type": "SGD", "lr": 1e30})
     message = r"run contrastmask_r50_1x_nonvoc2voc: \w+ is (nan|inf) at iteration \d"
     with pytest.raises(ExperimentError, match=message):
-        training.train(exploding)
+        loop.train(exploding)
 
 
 def test_the_log_has_the_loss_terms_and_no_times(uninterrupted):
@@ -226,7 +228,7 @@ def test_a_truncated_image_stops_the_stage_with_one_line(workspace, capsys):
     image.write_bytes(content[: len(content) // 2])
     try:
         with pytest.raises(SystemExit) as exit_:
-            command(lambda: training.train(job(seed=9)))()
+            command(lambda: loop.train(job(seed=9)))()
     finally:
         image.write_bytes(content)
     error = capsys.readouterr().err.strip().splitlines()[-1]

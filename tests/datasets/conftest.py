@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pipeline.datasets.generated import generate
-from pipeline.datasets.split import split
+from pipeline.tasks.instances.split import split
 
 SPEC = {"version": 1, "seed": 7, "train_images": 12, "val_images": 4, "image_size": 128}
 NONVOC2VOC = {"base": "nonvoc", "novel": "voc"}

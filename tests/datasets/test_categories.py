@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.datasets.categories import CATEGORIES, GROUPS, NAMES, base_and_novel, category_names
+from pipeline.declaration.categories import CATEGORIES, GROUPS, NAMES, base_and_novel, category_names
 from pipeline.errors import ExperimentError
 
 
@@ -13,7 +13,7 @@ def test_the_eighty_categories_of_coco():
 
 
 def test_names_and_order_are_those_of_mmdetection():
-    from pipeline.datasets.partial import PartialCocoDataset
+    from pipeline.tasks.instances.packed_coco import PartialCocoDataset
 
     assert NAMES == PartialCocoDataset.CLASSES
 

@@ -15,11 +15,11 @@ from pycocotools import mask as rle
 
 from pipeline.datasets import coco_check, contents, prepare
 from pipeline.datasets.annotations import read_instances
-from pipeline.datasets.categories import CATEGORIES
 from pipeline.datasets.contents import Filled
-from pipeline.datasets.partial import PartialCocoDataset
-from pipeline.datasets.split import split
+from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
+from pipeline.tasks.instances.packed_coco import PartialCocoDataset
+from pipeline.tasks.instances.split import split
 
 from .conftest import NONVOC2VOC
 

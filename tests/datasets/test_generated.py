@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from pipeline.datasets import generated
-from pipeline.datasets.categories import VOC
+from pipeline.declaration.categories import VOC
 from pipeline.errors import ExperimentError
 
 from .conftest import SPEC

@@ -11,9 +11,9 @@ import cv2
 import pytest
 from PIL import Image
 
-from pipeline.datasets.categories import CATEGORIES
 from pipeline.datasets.images import SUFFIXES, is_whole, remedy, resolve_names
 from pipeline.datasets.prepare import prepare
+from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
 
 NFC, NFD = (unicodedata.normalize(form, "caf\u00e9.jpg") for form in ("NFC", "NFD"))

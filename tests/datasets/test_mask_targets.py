@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 
-from pipeline.datasets import oracle
-from pipeline.datasets.partial import NO_MASK, LoadPartialAnnotations, PartialCocoDataset, rectangles
-from pipeline.datasets.pipelines import train_pipeline
-from pipeline.datasets.split import split
+from pipeline.methods.contrastmask import oracle
+from pipeline.tasks.instances.packed_coco import NO_MASK, LoadPartialAnnotations, PartialCocoDataset, rectangles
+from pipeline.tasks.instances.split import split
+from pipeline.tasks.instances.steps import train_pipeline
 
 from .conftest import NONVOC2VOC
 from .test_oracle import complete  # noqa: F401  (a fixture)

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import growth, loading_scale
 from benchmarks.measuring import exponent, watched
 from benchmarks.split_scale import DIRECTIONS, write_instances
-from pipeline.datasets.split import split
+from pipeline.tasks.instances.split import split
 
 FORKS = """
 import os, time

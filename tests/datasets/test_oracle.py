@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from pipeline import config, paths
-from pipeline.datasets import oracle
-from pipeline.datasets.partial import PartialCocoDataset
-from pipeline.datasets.pipelines import train_pipeline
+from pipeline.artifacts import paths
+from pipeline.declaration import config
 from pipeline.errors import ExperimentError
+from pipeline.methods.contrastmask import oracle
+from pipeline.tasks.instances.packed_coco import PartialCocoDataset
+from pipeline.tasks.instances.steps import train_pipeline
 
 STEPS = {
     "as drawn": train_pipeline(flip_ratio=1.0, size_divisor=32),

@@ -12,13 +12,13 @@ from PIL import Image
 from pycocotools import mask as rle
 from torch.utils.data import DataLoader
 
-from pipeline.datasets.categories import NAMES, VOC
-from pipeline.datasets.partial import PackedCocoDataset, PartialCocoDataset, Records
-from pipeline.datasets.pipelines import test_pipeline as inference_steps
-from pipeline.datasets.pipelines import train_pipeline
-from pipeline.datasets.sampler import IterationBatchSampler
-from pipeline.datasets.split import split
+from pipeline.declaration.categories import NAMES, VOC
 from pipeline.errors import ExperimentError
+from pipeline.tasks.instances.packed_coco import PackedCocoDataset, PartialCocoDataset, Records
+from pipeline.tasks.instances.split import split
+from pipeline.tasks.instances.steps import test_pipeline as inference_steps
+from pipeline.tasks.instances.steps import train_pipeline
+from pipeline.training.sampler import IterationBatchSampler
 
 from .conftest import NONVOC2VOC
 

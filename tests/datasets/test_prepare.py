@@ -9,10 +9,10 @@ import zipfile
 
 import pytest
 
-from pipeline import experiments
 from pipeline.datasets import contents, downloads, generated
 from pipeline.datasets import prepare as preparation
 from pipeline.datasets.prepare import ensure_images, prepare
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 
 from .conftest import SPEC

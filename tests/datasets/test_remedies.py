@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets.partial import LoadWholeImage
 from pipeline.datasets.prepare import _check_subset, ensure_images
 from pipeline.errors import ExperimentError
+from pipeline.tasks.instances.packed_coco import LoadWholeImage
 from tests.e2e.clone import Clone
 
 from .conftest import SPEC
@@ -234,10 +234,10 @@ def test_a_plan_knows_the_images_after_a_download(copy):
     params.write_text(chosen.replace("dataset: drawn", "dataset: mini"))
     manifest.unlink()
     try:
-        failed = copy.run("python", "-m", "stages.plan", check=False)
+        failed = copy.run("python", "-m", "commands.plan", check=False)
         assert failed.returncode == 1 and "how many training images is unknown" in failed.stderr
         copy.obey(failed.stderr)
-        copy.run("python", "-m", "stages.plan")
+        copy.run("python", "-m", "commands.plan")
     finally:
         params.write_text(chosen)
 

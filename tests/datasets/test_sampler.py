@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.datasets.sampler import IterationBatchSampler
+from pipeline.training.sampler import IterationBatchSampler
 
 flags = st.lists(st.integers(0, 1), min_size=1, max_size=40)
 batch_sizes = st.integers(1, 6)

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.split_scale import DIRECTIONS, straightforward, write_instances
 from pipeline.datasets import streamed_json
-from pipeline.datasets.categories import VOC
-from pipeline.datasets.split import split
+from pipeline.declaration.categories import VOC
 from pipeline.errors import ExperimentError
+from pipeline.tasks.instances.split import split
 
 from .conftest import NONVOC2VOC
 

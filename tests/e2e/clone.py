@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline import paths
+from pipeline.artifacts import paths
 
 TINY = {
     ("datasets", "generated"): {"train_images": 24, "val_images": 6},

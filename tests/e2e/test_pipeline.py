@@ -98,7 +98,7 @@ def test_an_experiment_retrains_what_follows_the_knobs(clone):
     rows = {row["Experiment"] or row["rev"]: row for row in csv.DictReader(shown.splitlines())}
     assert rows["lower-sigma"]["params.yaml:sigma"] == "0.2" and rows["main"]["params.yaml:sigma"] == "0.3"
     assert rows["lower-sigma"]["novel_mask_mAP"] != ""
-    compared = clone.run("python", "-m", "stages.compare").stdout
+    compared = clone.run("python", "-m", "commands.compare").stdout
     for row in (r"\| workspace +\| 0\.3 +\| \d+\.\d ", r"\| lower-sigma +\| 0\.2 +\| \d+\.\d "):
         assert re.search(row, compared)
     assert status(clone) == "" and "stages:" in (clone.folder / "dvc.lock").read_text()
@@ -154,7 +154,7 @@ def test_plotting_code_retrains_nothing(clone):
 
 
 def test_more_tables_train_only_what_is_new_and_one_override_only_its_run(clone):
-    clone.run("python", "-m", "stages.select", "table2", "table7")
+    clone.run("python", "-m", "commands.select", "table2", "table7")
     trained = {name for name in stages_to_run(clone) if name.startswith(("train", "pretrain"))}
     assert trained == {"train@contrastmask_own_queries"}
     clone.run("git", "checkout", "-q", ".")
@@ -168,7 +168,7 @@ def test_a_finished_report_becomes_the_snapshot(clone):
     clone.run("git", "checkout", "-q", ".")
     clone.run("dvc", "repro")
     clone.commit()
-    clone.run("python", "-m", "stages.snapshot")
+    clone.run("python", "-m", "commands.snapshot")
     changed = {line.split()[-1] for line in status(clone).splitlines()}
     assert changed == {"README.md", "reports/"}  # the clone was made without one
     page = clone.folder / "reports/snapshot/README.md"
@@ -208,7 +208,7 @@ def test_what_is_not_built_or_evaluated_is_made_as_printed(clone, make):
 def test_the_page_of_mlflow_opens_on_the_port_that_is_printed(clone, make):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        failed = clone.run("python", "-m", "stages.ui", "--port", str(port), check=False)
+        failed = clone.run("python", "-m", "commands.ui", "--port", str(port), check=False)
     (command,) = re.findall("`(.*)`", failed.stderr)
     other = int(command.removeprefix("make ui PORT="))
     server = subprocess.Popen(
@@ -234,9 +234,9 @@ def test_the_page_of_mlflow_opens_on_the_port_that_is_printed(clone, make):
 
 
 def test_a_run_that_fails_is_shown_and_stops_nothing_else(clone):
-    clone.run("python", "-m", "stages.select", "table2", "table6")
+    clone.run("python", "-m", "commands.select", "table2", "table6")
     clone.edit_experiments({("runs", "contrastmask_novel_only"): {"overrides": {"supervision": "novle"}}})
-    launched = clone.run("python", "-m", "stages.launch", "--jobs", "2", check=False)
+    launched = clone.run("python", "-m", "commands.launch", "--jobs", "2", check=False)
     assert launched.returncode == 1
     (line,) = [line for line in launched.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: 1 of 6 runs have no result: contrastmask_novel_only (failed: ") and "novle" in line
@@ -248,9 +248,9 @@ def test_a_run_that_fails_is_shown_and_stops_nothing_else(clone):
     assert "novle" in page and "table6" in page
 
     clone.edit_experiments({("runs", "contrastmask_novel_only"): {"overrides": {"supervision": "novel"}}})
-    clone.run("python", "-m", "stages.launch", "--jobs", "2")
+    clone.run("python", "-m", "commands.launch", "--jobs", "2")
     assert "novle" not in (clone.folder / "reports/generated/index.html").read_text()
-    again = clone.run("python", "-m", "stages.launch")
+    again = clone.run("python", "-m", "commands.launch")
     assert "up to date" in again.stderr
 
 

@@ -18,12 +18,16 @@ import pytest
 import torch
 from mmdet.models import build_backbone, build_detector
 
-from pipeline import checkpoint, config, doctor, experiments, paths, plan, runs, training
-from pipeline.datasets import oracle
+from pipeline import doctor, runs
+from pipeline.artifacts import checkpoint, paths
 from pipeline.datasets.annotations import read_instances
-from pipeline.datasets.partial import PartialCocoDataset
+from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
-from pipeline.reporting import cells, examples, figures, measured, report, tables
+from pipeline.launching import plan
+from pipeline.methods.contrastmask import oracle
+from pipeline.reporting import examples, figures, measured, report, roi_cells, tables
+from pipeline.tasks.instances.packed_coco import PartialCocoDataset
+from pipeline.training import loop
 from tests.e2e.clone import Clone
 
 pytestmark = pytest.mark.slow
@@ -116,7 +120,7 @@ def test_a_damaged_checkpoint(clone):
 
 def test_a_checkpoint_of_another_run(clone):
     path = paths.checkpoint(DATASET, RUN, 0)
-    training.save_atomically(checkpoint.content_of(checkpoint.read(path)["state_dict"], {"fingerprint": "0"}), path)
+    loop.save_atomically(checkpoint.content_of(checkpoint.read(path)["state_dict"], {"fingerprint": "0"}), path)
     assert mend(clone, trained, "trained with other code, settings or data") == f"dvc repro -s -f train@{RUN}"
 
 
@@ -136,7 +140,7 @@ def test_what_a_training_starts_from_is_missing(clone, path):
 
 def load_initial_weights():
     model = build_detector(mmcv.ConfigDict(job().model))
-    training.load_initial_weights(model, paths.initial_weights(DATASET, "r50"))
+    loop.load_initial_weights(model, paths.initial_weights(DATASET, "r50"))
 
 
 def test_damaged_initial_weights(clone):
@@ -145,7 +149,7 @@ def test_damaged_initial_weights(clone):
 
 
 def test_initial_weights_of_another_model(clone):
-    training.save_atomically(
+    loop.save_atomically(
         checkpoint.content_of({"backbone.other": torch.zeros(1)}, {}), paths.initial_weights(DATASET, "r50")
     )
     assert mend(clone, load_initial_weights, "has no place in the model") == "dvc repro -s -f pretrain@r50"
@@ -211,7 +215,7 @@ def draw_partition():
 
 def test_stage_priors_has_not_run(clone):
     paths.priors(DATASET, RUN).unlink()
-    step = lambda: request_of_a_figure().available(cells.read, cells.priors_command)  # noqa: E731
+    step = lambda: request_of_a_figure().available(roi_cells.read, roi_cells.priors_command)  # noqa: E731
     assert mend(clone, step, "none of its runs has data") == f"dvc repro priors@{RUN}"
 
 
@@ -225,7 +229,7 @@ def test_objects_of_stage_priors_that_are_gone(clone):
     with np.load(path) as archive:
         arrays = dict(archive)
     np.savez(path, **arrays | {"annotation_ids": arrays["annotation_ids"] + 10**6})
-    assert cells.read(DATASET, run()) is not None
+    assert roi_cells.read(DATASET, run()) is not None
     assert mend(clone, draw_partition, "which the validation set has no more") == "dvc repro -s -f --glob 'priors@*'"
 
 
@@ -317,7 +321,7 @@ def test_a_declaration_that_is_missing(clone):
 def test_a_selection_that_is_not_what_is_declared(clone):
     text = paths.SELECTION.read_text()
     paths.SELECTION.write_text(text.replace("ResNet-50", "ResNet"))
-    assert mend(clone, experiments.selected, "is not what") == "python -m stages.select"
+    assert mend(clone, experiments.selected, "is not what") == "python -m commands.select"
     assert paths.SELECTION.read_text() == text
 
 
@@ -325,7 +329,7 @@ def test_a_run_of_a_table_that_is_not_chosen(clone):
     """DVC does not know it: the table is chosen first."""
     text = paths.SELECTION.read_text()
     command = mend(clone, lambda: runs.require_trained(job(LATER)), "not trained yet")
-    assert command == f"python -m stages.select table2 table7 && dvc repro train@{LATER}"
+    assert command == f"python -m commands.select table2 table7 && dvc repro train@{LATER}"
     paths.SELECTION.write_text(text)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from pipeline import scoring
-from pipeline.scoring_engines import ENGINES, VARIABLE, match
+from pipeline.tasks.instances import scoring
+from pipeline.tasks.instances.coco_engines import ENGINES, VARIABLE, match
 
 CASE = Path(__file__).parent / "parity"
 TRUTH = CASE / "instances_val2017.json"

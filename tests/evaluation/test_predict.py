@@ -15,11 +15,14 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 import mmcv
 from mmdet.models import build_detector
 
-from pipeline import config, evaluation, experiments, machine, paths
-from pipeline.datasets.categories import base_and_novel
+from pipeline import hardware
+from pipeline.artifacts import paths
 from pipeline.datasets.prepare import prepare
+from pipeline.declaration import config, experiments
+from pipeline.declaration.categories import base_and_novel
 from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
+from pipeline.tasks.instances import prediction
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +73,7 @@ def saved(job):
 @pytest.fixture(scope="module")
 def uninterrupted(job, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "seed0.json"
-    evaluation.predict(job, path)
+    prediction.predict(job, path)
     content = path.read_bytes()
     assert len({record["image_id"] for record in json.loads(content)}) == 5
     return content
@@ -83,10 +86,10 @@ class Killed(BaseException):
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_killed_inference_goes_on(job, saved, batch_size, uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setenv("CONTRASTMASK_TEST_BATCH", str(batch_size))
-    evaluation.predict(job, tmp_path / "whole.json")
+    prediction.predict(job, tmp_path / "whole.json")
     whole = saved.read_bytes()
     saved.unlink()
-    records, images = evaluation._records, []
+    records, images = prediction._records, []
 
     def counted(image, *detected):
         if len(images) == 3:
@@ -94,9 +97,9 @@ def test_a_killed_inference_goes_on(job, saved, batch_size, uninterrupted, tmp_p
         images.append(image)
         return records(image, *detected)
 
-    monkeypatch.setattr(evaluation, "_records", counted)
+    monkeypatch.setattr(prediction, "_records", counted)
     with pytest.raises(Killed):
-        evaluation.predict(job, tmp_path / "seed0.json")
+        prediction.predict(job, tmp_path / "seed0.json")
     kept = 3 if batch_size == 1 else 1  # two at a time: those at 0, 2 and 4 come first, and 1 is due behind 0
     assert not (tmp_path / "seed0.json").exists() and len(saved.read_bytes().splitlines()) == 1 + kept
     again = []
@@ -105,8 +108,8 @@ def test_a_killed_inference_goes_on(job, saved, batch_size, uninterrupted, tmp_p
         again.append(image)
         return records(image, *detected)
 
-    monkeypatch.setattr(evaluation, "_records", noted)
-    evaluation.predict(job, tmp_path / "seed0.json")
+    monkeypatch.setattr(prediction, "_records", noted)
+    prediction.predict(job, tmp_path / "seed0.json")
     assert len(again) == 5 - kept
     assert saved.read_bytes() == whole
     assert (tmp_path / "seed0.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
@@ -115,7 +118,7 @@ def test_a_killed_inference_goes_on(job, saved, batch_size, uninterrupted, tmp_p
 
 
 def test_images_of_a_size_make_batches(job, saved, uninterrupted, tmp_path, monkeypatch):
-    evaluation.predict(job, tmp_path / "alone.json")
+    prediction.predict(job, tmp_path / "alone.json")
     header = saved.read_text().splitlines()[0]
     shapes = []
 
@@ -126,9 +129,9 @@ def test_images_of_a_size_make_batches(job, saved, uninterrupted, tmp_path, monk
         )
         return detector
 
-    monkeypatch.setattr(evaluation, "build_detector", noted)
+    monkeypatch.setattr(prediction, "build_detector", noted)
     monkeypatch.setenv("CONTRASTMASK_TEST_BATCH", "2")
-    evaluation.predict(job, tmp_path / "together.json")
+    prediction.predict(job, tmp_path / "together.json")
     assert shapes == [(2, 3, 128, 128), (1, 3, 128, 128), (2, 3, 96, 128)]
     assert saved.read_text().splitlines()[0] != header, "one at a time may differ by rounding"
     alone, together = json.loads(uninterrupted), json.loads((tmp_path / "together.json").read_text())
@@ -145,19 +148,19 @@ def test_images_of_a_size_make_batches(job, saved, uninterrupted, tmp_path, monk
 
 def test_batches_cover_all_images_once():
     sizes = [(640, 480)] * 5 + [(480, 640)] * 2 + [(640, 480)] * 100
-    assert list(evaluation._batches(sizes, 1)) == [[index] for index in range(107)]
-    batches = list(evaluation._batches(sizes, 4))
+    assert list(prediction._batches(sizes, 1)) == [[index] for index in range(107)]
+    batches = list(prediction._batches(sizes, 4))
     assert sorted(index for batch in batches for index in batch) == list(range(107))
     assert all(len({sizes[index] for index in batch}) == 1 for batch in batches)
     assert sum(len(batch) == 4 for batch in batches) == 25
-    assert max(batch[-1] - batch[0] for batch in batches) < evaluation.WINDOW
+    assert max(batch[-1] - batch[0] for batch in batches) < prediction.WINDOW
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
 def test_a_bad_batch_size_is_one_line(value, monkeypatch):
     monkeypatch.setenv("CONTRASTMASK_TEST_BATCH", value)
     with pytest.raises(ExperimentError, match="CONTRASTMASK_TEST_BATCH=.*: not a number of images; valid: 1, 2, ..."):
-        machine.test_batch()
+        hardware.test_batch()
 
 
 def test_a_killed_scoring_needs_no_second_inference(job, saved, uninterrupted, monkeypatch):
@@ -167,20 +170,20 @@ def test_a_killed_scoring_needs_no_second_inference(job, saved, uninterrupted, m
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "match", dies)
+        patch.setattr(prediction, "match", dies)
         with pytest.raises(Killed):
-            evaluation.evaluate(job, *groups)
+            prediction.evaluate(job, *groups)
     paths.predictions(DATASET, RUN, 0).unlink()  # as DVC does when the stage starts again
-    monkeypatch.setattr(evaluation, "build_detector", dies)
-    scores = evaluation.evaluate(job, *groups)
+    monkeypatch.setattr(prediction, "build_detector", dies)
+    scores = prediction.evaluate(job, *groups)
     assert set(scores) == {"per_category", "segm", "bbox"}
     assert paths.predictions(DATASET, RUN, 0).read_bytes() == uninterrupted
-    evaluation.forget("f" * 20)
+    prediction.forget("f" * 20)
     assert not saved.exists()
 
 
 def test_the_report_reads_the_predictions(job, saved, uninterrupted, monkeypatch):
-    evaluation.predict(job, paths.predictions(DATASET, RUN, 0))
+    prediction.predict(job, paths.predictions(DATASET, RUN, 0))
     run = experiments.load().run(RUN)
     monkeypatch.setattr(measured, "result", lambda dataset, run: type("Result", (), {"seeds": (0,)}))
     by_image = measured.predictions(DATASET, run)
@@ -188,7 +191,7 @@ def test_the_report_reads_the_predictions(job, saved, uninterrupted, monkeypatch
 
 
 def test_another_checkpoint_is_predicted_anew(job, saved, tmp_path):
-    evaluation.predict(job, tmp_path / "seed0.json")
+    prediction.predict(job, tmp_path / "seed0.json")
     checkpoint = paths.checkpoint(DATASET, RUN, 0)
     content = torch.load(checkpoint, weights_only=True)
     name = next(iter(content["state_dict"]))
@@ -196,7 +199,7 @@ def test_another_checkpoint_is_predicted_anew(job, saved, tmp_path):
     original = checkpoint.read_bytes()
     content["state_dict"][name] += 1
     torch.save(content, checkpoint)
-    evaluation.predict(job, tmp_path / "other.json")
+    prediction.predict(job, tmp_path / "other.json")
     assert saved.read_text().splitlines()[0] != before
     checkpoint.write_bytes(original)
 
@@ -205,7 +208,7 @@ def test_another_checkpoint_is_predicted_anew(job, saved, tmp_path):
 @pytest.mark.parametrize("column", [0, 4])
 def test_a_detection_that_is_not_finite_is_refused(value, column):
     boxes, masks = [np.float32([[1, 2, 5, 6, 0.5]]), np.zeros((0, 5), np.float32)], [[np.ones((8, 8), bool)], []]
-    assert [record["score"] for record in evaluation._records(3, [1, 2], boxes, masks)] == [0.5]
+    assert [record["score"] for record in prediction._records(3, [1, 2], boxes, masks)] == [0.5]
     boxes[0][0, column] = value
     with pytest.raises(ExperimentError, match="image 3: a detection has a box or score that is not finite"):
-        evaluation._records(3, [1, 2], boxes, masks)
+        prediction._records(3, [1, 2], boxes, masks)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.prediction_file import PredictionLines
+from pipeline.artifacts.detections import PredictionLines
 
 IMAGES = [7, 3, 11, 5]
 IDENTITY = {"checkpoint": "a", "code": "b"}

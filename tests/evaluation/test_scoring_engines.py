@@ -12,17 +12,17 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from benchmarks import eval_scale
-from pipeline import scoring, scoring_engines
 from pipeline.errors import ExperimentError
+from pipeline.tasks.instances import coco_engines, scoring
 
 GROUPS = eval_scale.GROUPS | {"rare": [89, 90], "one": [1], "absent": [89]}
 
 
-@pytest.fixture(params=scoring_engines.ENGINES)
+@pytest.fixture(params=coco_engines.ENGINES)
 def engine(request, monkeypatch):
     if request.param == "hotcoco":
         pytest.importorskip("hotcoco")
-    monkeypatch.setenv(scoring_engines.VARIABLE, request.param)
+    monkeypatch.setenv(coco_engines.VARIABLE, request.param)
 
 
 def drawn(tmp_path, images=12, detections=60, seed=0):
@@ -43,7 +43,7 @@ def plain(truth, records):
     """What restricted pycocotools runs give: {iou type: {group: 12 numbers}}."""
     return {
         iou_type: eval_scale.reference(load(truth), json.loads(json.dumps(records)), iou_type, GROUPS)
-        for iou_type in scoring_engines.IOU_TYPES
+        for iou_type in coco_engines.IOU_TYPES
     }
 
 
@@ -53,7 +53,7 @@ def assert_equal(truth, records, tmp_path):
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     (tmp_path / "found.json").write_text(json.dumps(records))
     for source in ((load(truth), records), (tmp_path / "truth.json", tmp_path / "found.json")):
-        matched = scoring_engines.match(*source)
+        matched = coco_engines.match(*source)
         for iou_type, groups in expected.items():
             for group, values in groups.items():
                 measured = scoring.statistics(matched, iou_type, GROUPS[group])
@@ -168,7 +168,7 @@ def test_a_ground_truth_that_pycocotools_has_used(engine, tmp_path):
     truth, records = drawn(tmp_path)
     used = load(truth)
     first = eval_scale.reference(used, json.loads(json.dumps(records)), "segm", {"all": None})
-    assert [*scoring.statistics(scoring_engines.match(used, records), "segm").values()] == pytest.approx(first["all"])
+    assert [*scoring.statistics(coco_engines.match(used, records), "segm").values()] == pytest.approx(first["all"])
 
 
 def renumbered_from_zero(truth, records):
@@ -233,7 +233,7 @@ def test_what_does_not_matter_changes_no_number(engine, tmp_path, change):
     if change is not without_object_ids:  # pycocotools cannot index them
         sources.append((load(truth), records))
     for source in sources:
-        matched = scoring_engines.match(*source)
+        matched = coco_engines.match(*source)
         for iou_type, groups in expected.items():
             for group, values in groups.items():
                 measured = scoring.statistics(matched, iou_type, GROUPS[group])
@@ -313,7 +313,7 @@ def test_a_box_that_is_none_is_refused_by_both_engines(engine, tmp_path, box):
     truth["annotations"][0]["bbox"] = box
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     with pytest.raises(ExperimentError, match="annotation 0: bbox is .* valid: four finite numbers"):
-        scoring_engines.match(tmp_path / "truth.json", records)
+        coco_engines.match(tmp_path / "truth.json", records)
 
 
 @st.composite
@@ -381,29 +381,29 @@ def test_engines_agree_on_any_valid_file(monkeypatch, files):
     pytest.importorskip("hotcoco")
     truth, records = files
     found = []
-    for name in scoring_engines.ENGINES:
-        monkeypatch.setenv(scoring_engines.VARIABLE, name)
-        matched = scoring_engines.match(load(truth), records)
+    for name in coco_engines.ENGINES:
+        monkeypatch.setenv(coco_engines.VARIABLE, name)
+        matched = coco_engines.match(load(truth), records)
         found.append([*scoring.statistics(matched, "segm").values(), *scoring.statistics(matched, "bbox").values()])
     assert found[0] == pytest.approx(found[1], abs=1e-9, nan_ok=True)
 
 
 def test_the_engine_is_a_setting_of_the_machine(monkeypatch):
-    monkeypatch.setenv(scoring_engines.VARIABLE, "pycocotools")
-    assert scoring_engines.chosen_engine() == "pycocotools"
-    monkeypatch.setenv(scoring_engines.VARIABLE, "fast")
+    monkeypatch.setenv(coco_engines.VARIABLE, "pycocotools")
+    assert coco_engines.chosen_engine() == "pycocotools"
+    monkeypatch.setenv(coco_engines.VARIABLE, "fast")
     with pytest.raises(ExperimentError, match="'fast': no such engine; valid: hotcoco, pycocotools"):
-        scoring_engines.chosen_engine()
+        coco_engines.chosen_engine()
 
 
 def test_pycocotools_stands_in_for_an_absent_engine(monkeypatch):
-    monkeypatch.delenv(scoring_engines.VARIABLE, raising=False)
+    monkeypatch.delenv(coco_engines.VARIABLE, raising=False)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "hotcoco" else find(name))
-    assert scoring_engines.chosen_engine() == "pycocotools"
-    monkeypatch.setenv(scoring_engines.VARIABLE, "hotcoco")
+    assert coco_engines.chosen_engine() == "pycocotools"
+    monkeypatch.setenv(coco_engines.VARIABLE, "hotcoco")
     with pytest.raises(ExperimentError, match="not installed"):
-        scoring_engines.chosen_engine()
+        coco_engines.chosen_engine()
 
 
 def test_the_benchmark_measures_and_compares(capsys, monkeypatch):

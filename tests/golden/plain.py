@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.models.contrastmask.released_checkpoint import released_key, released_model, released_shape
-from pipeline.models.contrastmask.verification import drawn, drawn_image, drawn_parameter, fill
+from pipeline.methods.contrastmask.golden import drawn, drawn_image, drawn_parameter, fill
+from pipeline.methods.contrastmask.released_checkpoint import released_key, released_model, released_shape
 
 from mmcv.ops import nms, roi_align  # isort: skip  needs pipeline.compat
 

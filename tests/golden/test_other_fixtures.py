@@ -1,4 +1,4 @@
-"""stages.verify on fixtures it has never seen, made by another implementation; every check fails where it should."""
+"""commands.verify on fixtures it has never seen, made by another implementation; every check fails where it should."""
 
 import shutil
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ExperimentError
-from pipeline.models.contrastmask.verification import verify
+from pipeline.methods.contrastmask.golden import verify
 
 from . import plain
 from .test_verify import GOLDEN
@@ -122,7 +122,7 @@ def test_the_smallest_gradient_is_compared_too(tmp_path):
 
 def test_the_pinned_loss_is_checked(tmp_path, monkeypatch):
     """An implementation that ignores the temperature in the denominator agrees with the released code alone."""
-    from pipeline.models.contrastmask import losses
+    from pipeline.methods.contrastmask import losses
 
     right = losses._term
     monkeypatch.setattr(

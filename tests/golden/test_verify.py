@@ -1,4 +1,4 @@
-"""The released code's numbers are reproduced, and `stages.verify` notices when they are not."""
+"""The released code's numbers are reproduced, and `commands.verify` notices when they are not."""
 
 import shutil
 import sys
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from commands.verify import main
 from pipeline.errors import ExperimentError
-from pipeline.models.contrastmask.verification import drawn, verify
-from stages.verify import main
+from pipeline.methods.contrastmask.golden import drawn, verify
 
 GOLDEN = Path(__file__).parent
 FIXTURES = sorted(file.name for file in GOLDEN.glob("*.npz")) + sorted(file.name for file in GOLDEN.glob("*.json"))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.knobs import Knobs
-from pipeline.models import Architecture, model_config
+from pipeline.declaration.knobs import Knobs
+from pipeline.methods.contrastmask.model import Architecture, model_config
 
 METHODS = {
     "mask_rcnn": {"cam": False, "cl_head": False},

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from pipeline.knobs import Knobs
-from pipeline.models import Architecture, model_config
-from pipeline.models.contrastmask import ContrastiveHead, sampling
-from pipeline.models.contrastmask.attention import enhance
+from pipeline.declaration.knobs import Knobs
+from pipeline.methods.contrastmask import sampling
+from pipeline.methods.contrastmask.attention import enhance
+from pipeline.methods.contrastmask.model import Architecture, model_config
+from pipeline.methods.contrastmask.modules import ContrastiveHead
 
 ROIS, CHANNELS, SIZE = 6, 8, 14
 NOVEL = torch.tensor([False, True, False, True, False, True])

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from mmcv.runner import LogBuffer
 
-from pipeline.knobs import Knobs
-from pipeline.models.contrastmask import TrainingProgressHook
+from pipeline.declaration.knobs import Knobs
+from pipeline.methods.contrastmask.modules import TrainingProgressHook
 
 from .conftest import batch, build, train_losses
 

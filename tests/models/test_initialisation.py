@@ -7,8 +7,8 @@ import torch
 from mmcv import Config
 from mmdet.models import build_head
 
-from pipeline.knobs import Knobs
-from pipeline.models import Architecture, model_config
+from pipeline.declaration.knobs import Knobs
+from pipeline.methods.contrastmask.model import Architecture, model_config
 
 from .conftest import METHODS, SMALL_BACKBONE, build
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from pipeline.declaration.knobs import Knobs, preset_values
 from pipeline.errors import ExperimentError
-from pipeline.knobs import Knobs, preset_values
-from pipeline.models import Architecture, model_config
+from pipeline.methods.contrastmask.model import Architecture, model_config
 
 from .conftest import METHODS, SMALL, SMALL_BACKBONE
 
@@ -183,7 +183,7 @@ def test_the_methods_differ_in_what_enters_the_mask_head_and_nothing_else():
 
 
 def test_the_full_model_has_the_papers_sizes():
-    from pipeline.models.contrastmask.released_checkpoint import released_model
+    from pipeline.methods.contrastmask.released_checkpoint import released_model
 
     def count(*modules):
         return sum(parameter.numel() for module in modules for parameter in module.parameters())

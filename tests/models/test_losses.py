@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.contrastmask import losses, partition
+from pipeline.methods.contrastmask import losses, partition
 
 from . import reference
 

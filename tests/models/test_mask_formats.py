@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmdet.core import PolygonMasks
 
-from pipeline.datasets.partial import NO_MASK, rectangles
+from pipeline.tasks.instances.packed_coco import NO_MASK, rectangles
 
 from .conftest import batch, build, total, train_losses
 

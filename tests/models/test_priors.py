@@ -8,13 +8,14 @@ import torch
 from mmcv import ConfigDict
 from mmdet.models import build_detector
 
-from pipeline import config, experiments, paths, priors
-from pipeline.datasets.categories import base_and_novel
+from pipeline.artifacts import paths
 from pipeline.datasets.prepare import prepare
+from pipeline.declaration import config, experiments
+from pipeline.declaration.categories import base_and_novel
 from pipeline.errors import ExperimentError
-from pipeline.models.contrastmask import sampling
-from pipeline.models.contrastmask.partition import PartitionRule, partition
-from pipeline.reporting import cells, examples
+from pipeline.methods.contrastmask import look_inside, sampling
+from pipeline.methods.contrastmask.partition import PartitionRule, partition
+from pipeline.reporting import examples, roi_cells
 
 from .conftest import batch, build
 
@@ -30,7 +31,7 @@ def ready_model(**knobs):
 
 
 def computed(model, data, generator=None):
-    return priors.compute(
+    return look_inside.compute(
         model,
         data["img"],
         data["gt_bboxes"][0],
@@ -144,13 +145,13 @@ def trained(tmp_path, monkeypatch):
 def test_the_file_has_the_objects_of_the_rule_and_is_the_same_when_written_again(trained):
     training = trained()
     groups = dict(zip(("base", "novel"), base_and_novel(experiments.load().directions["nonvoc2voc"]), strict=True))
-    priors.write(training, **groups)
+    look_inside.write(training, **groups)
     path = paths.priors("generated", training.name)
     first = path.read_bytes()
-    priors.write(training, **groups)
+    look_inside.write(training, **groups)
     assert path.read_bytes() == first
     assert not list(path.parent.glob("*.part"))
-    arrays = cells.read("generated", experiments.load().runs[training.name])
+    arrays = roi_cells.read("generated", experiments.load().runs[training.name])
     truth = examples.load_ground_truth("generated")
     images = examples.select_images(truth, groups, examples.PRIORS_IMAGES)
     expected = [a for image in images for a in examples.objects_of(truth, groups, image)]
@@ -172,9 +173,9 @@ def test_a_run_without_weights_or_cl_head_is_named(trained):
     base, novel = base_and_novel(experiments.load().directions["nonvoc2voc"])
     missing = replace(trained(), name="contrastmask_c4f2")
     with pytest.raises(ExperimentError, match=r"contrastmask_c4f2/seed3/.*: not trained yet; run `.*dvc repro "):
-        priors.write(missing, base, novel)
+        look_inside.write(missing, base, novel)
     with pytest.raises(ExperimentError, match="run cam_r50_1x_nonvoc2voc has no CL head"):
-        priors.write(config.resolve("cam_r50_1x_nonvoc2voc", "generated", 0), base, novel)
+        look_inside.write(config.resolve("cam_r50_1x_nonvoc2voc", "generated", 0), base, novel)
 
 
 def test_sets_are_ordered_as_the_figures_read_them():

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from commands.import_checkpoint import main
 from pipeline.errors import ExperimentError
-from pipeline.models.contrastmask import released_checkpoint as released
-from pipeline.models.contrastmask.verification import drawn_parameter
-from stages.import_checkpoint import main
+from pipeline.methods.contrastmask import released_checkpoint as released
+from pipeline.methods.contrastmask.golden import drawn_parameter
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -125,7 +125,7 @@ def test_a_converted_model_computes_what_the_released_one_did(tmp_path):
     import numpy as np
     from mmdet.core import bbox2roi
 
-    from pipeline.models.contrastmask.verification import drawn_image
+    from pipeline.methods.contrastmask.golden import drawn_image
 
     shapes = json.loads((GOLDEN / "state_dict_keys_r50.json").read_text())
     file = saved({key: drawn_parameter(key, tuple(shape)) for key, shape in shapes.items()}, tmp_path)

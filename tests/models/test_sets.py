@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.contrastmask import edges, partition, sampling
+from pipeline.methods.contrastmask import edges, partition, sampling
 
 from . import reference
 
@@ -91,7 +91,7 @@ def test_objects_that_almost_fill_the_roi(margin, kept):
 
 @pytest.mark.parametrize(("cell", "above"), [((3, 3), 4), ((0, 0), 3)])
 def test_a_single_hot_cam_cell_is_dropped(cell, above):
-    from pipeline.models.contrastmask import cam
+    from pipeline.methods.shared import cam
 
     coarse = torch.zeros(1, 1, 7, 7)
     coarse[0, 0][cell] = 1

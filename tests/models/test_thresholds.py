@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipeline.models.contrastmask import cam, losses
+from pipeline.methods.contrastmask import losses
+from pipeline.methods.shared import cam
 
 
 def similarity(key, query, form):

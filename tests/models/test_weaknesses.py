@@ -14,10 +14,11 @@ import torch
 from mmdet.core import BitmapMasks, bbox2roi
 
 from pipeline.errors import ExperimentError
-from pipeline.models import Architecture
-from pipeline.models.contrastmask import cam, edges, losses, partition, sampling
-from pipeline.models.contrastmask.attention import enhance
-from pipeline.models.contrastmask.cl_head import rows_of_cells
+from pipeline.methods.contrastmask import edges, losses, partition, sampling
+from pipeline.methods.contrastmask.attention import enhance
+from pipeline.methods.contrastmask.cl_head import rows_of_cells
+from pipeline.methods.contrastmask.model import Architecture
+from pipeline.methods.shared import cam
 
 from .conftest import SMALL, batch, build, total, train_losses
 from .test_contrastive_head import NOVEL, head, rois, run
@@ -238,8 +239,8 @@ def test_w11_without_a_contrastive_head():
 def test_w12_a_shared_roi_extractor_is_rejected_when_building():
     from mmdet.models import build_head
 
-    from pipeline.knobs import Knobs
-    from pipeline.models import model_config
+    from pipeline.declaration.knobs import Knobs
+    from pipeline.methods.contrastmask.model import model_config
 
     config = model_config(
         Knobs.preset("paper"),
@@ -374,7 +375,7 @@ def test_w20_no_assertion_or_exception_depends_on_data():
     ],
 )
 def test_w21_wrong_splits_are_refused(direction):
-    from pipeline.datasets.categories import base_and_novel
+    from pipeline.declaration.categories import base_and_novel
 
     with pytest.raises(ExperimentError):
         base_and_novel(direction)
@@ -412,8 +413,8 @@ def test_w22_masks_of_novel_objects_change_no_loss_and_no_gradient(recipe, super
 
 
 def test_w22_the_split_leaves_no_trace_of_novel_masks(tmp_path):
-    from pipeline.datasets.categories import CATEGORIES
-    from pipeline.datasets.split import split
+    from pipeline.declaration.categories import CATEGORIES
+    from pipeline.tasks.instances.split import split
 
     categories = [category._asdict() for category in CATEGORIES]
     files = []
@@ -522,7 +523,7 @@ def test_w27_logged_numbers_are_no_part_of_the_loss_dictionary():
 def test_w28_base_novel_and_all_categories_are_scored_for_boxes_and_masks():
     from pycocotools import mask as rle
 
-    from pipeline.scoring import score
+    from pipeline.tasks.instances.scoring import score
 
     truth = {
         "images": [{"id": 1, "height": 32, "width": 32}],

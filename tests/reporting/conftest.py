@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.reporting.measured import GROUPS, KINDS, METRICS
 
 DECLARATION = {
@@ -31,9 +32,9 @@ DECLARATION = {
             "knobs": knobs,
         }
         for name, method, knobs in (
-            ("plain", "mask_rcnn", "pipeline/paper.yaml"),
-            ("ours", "contrastmask", "pipeline/paper.yaml"),
-            ("swapped", "contrastmask", "pipeline/paper.yaml"),
+            ("plain", "mask_rcnn", "pipeline/methods/contrastmask/knobs.yaml"),
+            ("ours", "contrastmask", "pipeline/methods/contrastmask/knobs.yaml"),
+            ("swapped", "contrastmask", "pipeline/methods/contrastmask/knobs.yaml"),
             ("current", "contrastmask", "params.yaml"),
         )
     },

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb, to_rgba
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.reporting import cells, style
+from pipeline.reporting import roi_cells, style
 from pipeline.reporting.figures import build_figure, saved_caption
 
 from .test_figures import declare, drawn, empty_masks, no_masks, odd_labels
@@ -56,7 +57,7 @@ def write(workspace, **changes):
 def test_cells_are_coloured_by_their_side():
     sides = np.zeros((2, 2, 2), dtype=bool)
     sides[0, 0, 0] = sides[1, 0, 1] = True
-    colours = cells.partition_colours(sides)
+    colours = roi_cells.partition_colours(sides)
     assert colours[0, 0].tolist() == list(to_rgb(style.SIDE_COLOURS["foreground"]))
     assert colours[0, 1].tolist() == list(to_rgb(style.SIDE_COLOURS["background"]))
     assert colours[1, 0].tolist() == colours[1, 1].tolist() == list(to_rgb(style.SIDE_COLOURS["unassigned"]))
@@ -65,11 +66,11 @@ def test_cells_are_coloured_by_their_side():
 def test_candidates_are_pale_sampled_keys_full_and_the_rest_transparent():
     candidates = np.array([[[True, True, False]], [[False, False, True]]])
     keys = np.array([[[True, False, False]], [[False, False, False]]])
-    sampled, positive, negative = cells.key_colours(candidates, keys)[0]
+    sampled, positive, negative = roi_cells.key_colours(candidates, keys)[0]
     assert tuple(sampled) == to_rgba(style.SIDE_COLOURS["foreground"])
-    assert tuple(positive) == to_rgba(style.SIDE_COLOURS["foreground"], cells.CANDIDATE)
-    assert tuple(negative) == to_rgba(style.SIDE_COLOURS["background"], cells.CANDIDATE)
-    assert cells.key_colours(candidates & False, keys & False).max() == 0
+    assert tuple(positive) == to_rgba(style.SIDE_COLOURS["foreground"], roi_cells.CANDIDATE)
+    assert tuple(negative) == to_rgba(style.SIDE_COLOURS["background"], roi_cells.CANDIDATE)
+    assert roi_cells.key_colours(candidates & False, keys & False).max() == 0
 
 
 def test_the_three_sides_differ_in_lightness_too():
@@ -89,7 +90,9 @@ def test_base_objects_stand_left_and_novel_ones_right(with_priors):
     assert labels == ["zebra", "", "", "person", "", ""] * 2
     assert "images 1, 2 and 1, 2." in caption and "4×4 cells" in caption
     partition = figure.axes[2].images[-1].get_array()
-    np.testing.assert_array_equal(partition, cells.partition_colours(np.load(paths.priors("toy", "ours"))["sides"][1]))
+    np.testing.assert_array_equal(
+        partition, roi_cells.partition_colours(np.load(paths.priors("toy", "ours"))["sides"][1])
+    )
     assert figure.axes[2].images[-1].get_extent() == [2, 8, 8, 2]  # the box of the object
 
 
@@ -120,7 +123,7 @@ def test_a_run_without_priors_is_named_with_the_command_that_makes_them(with_pri
 def test_a_file_that_cannot_be_right_is_named(with_priors, changes, message):
     write(with_priors, **changes)
     with pytest.raises(ExperimentError, match=rf"toy/priors/ours.npz: .*{message}.*run `dvc repro priors@ours`"):
-        cells.read("toy", experiments.load().runs["ours"])
+        roi_cells.read("toy", experiments.load().runs["ours"])
 
 
 def test_a_truncated_file_is_named(with_priors):
@@ -143,7 +146,7 @@ def test_damage_inside_a_compressed_file_is_named(with_priors):
     content[begin : begin + 8] = b"\xff" * 8
     path.write_bytes(content)
     with pytest.raises(ExperimentError, match="ours.npz: .*remove the file and run `dvc repro priors@ours`"):
-        cells.read("toy", experiments.load().runs["ours"])
+        roi_cells.read("toy", experiments.load().runs["ours"])
 
 
 def test_a_group_without_an_object_is_said_to_have_none(with_priors):
@@ -154,9 +157,9 @@ def test_a_group_without_an_object_is_said_to_have_none(with_priors):
 
 def test_crops_stay_inside_the_image_where_they_fit():
     picture, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), dtype=bool)
-    corner = cells.Crop(picture, (0, 0, 10, 5), mask, "base")
+    corner = roi_cells.Crop(picture, (0, 0, 10, 5), mask, "base")
     assert (corner.left, corner.top, corner.right, corner.bottom) == (0, 0, 13, 13)
-    tall = cells.Crop(picture, (5, 0, 10, 20), mask, "base")
+    tall = roi_cells.Crop(picture, (5, 0, 10, 20), mask, "base")
     assert (tall.top, tall.bottom) == (-3, 23)  # as high as the image: centred, with white above and below
     assert (tall.left, tall.right) == (0, 26) and tall.picture.shape == (20, 26, 3)
 

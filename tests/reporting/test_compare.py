@@ -13,7 +13,7 @@ WORKSPACE = {
     "State": None,
     **NUMBERS,
     "params.yaml:sigma": 0.3,
-    "pipeline/paper.yaml:sigma": 0.3,
+    "pipeline/methods/contrastmask/knobs.yaml:sigma": 0.3,
     "dataset": "toy",
     "seeds": "[0]",
 }

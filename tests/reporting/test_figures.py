@@ -11,9 +11,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
 from pipeline.datasets import generated
-from pipeline.datasets.categories import CATEGORIES
+from pipeline.declaration import experiments
+from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
 from pipeline.reporting import examples, figures, panels, qualitative, style
 from pipeline.reporting.figures import build_figure, saved_caption

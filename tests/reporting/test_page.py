@@ -12,7 +12,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.reporting import style, tables
 from pipeline.reporting.figures import build_figure
 from pipeline.reporting.report import build_report

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from pipeline.experiments import read_yaml
+from pipeline.declaration.experiments import read_yaml
 from pipeline.reporting.measured import METRICS
 from pipeline.reporting.published import PAPER_TABLES
 

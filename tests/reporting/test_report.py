@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import psutil
 import pytest
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import provenance
 from pipeline.reporting.figures import build_figure
@@ -106,7 +107,7 @@ def test_only_what_is_chosen_is_shown_and_the_rest_named(workspace, chosen):
     assert "### Table 2: Parts & pieces_of 100%" in markdown and "### Table 1" not in markdown
     assert "3 of 3" in html.text and "swapped" not in html.text
     for text in (markdown, html.text):
-        assert "python -m stages.select table2 table1" in text
+        assert "python -m commands.select table2 table1" in text
 
 
 def test_empty_workspace_gives_a_page_of_commands(workspace):

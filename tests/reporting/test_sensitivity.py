@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
+from pipeline.declaration.experiments import Run
 from pipeline.errors import ExperimentError
-from pipeline.experiments import Run
 from pipeline.reporting import figures, sensitivity, style
 from pipeline.reporting.figures import build_figure, saved_caption
 
@@ -30,7 +31,9 @@ def tau(workspace):
     declared.tables["temperature"] = {"title": "Temperature", "published": "contrastmask_table_5", "rows": []}
     for name, (overrides, ap, printed) in TAU.items():
         if overrides:
-            declared.runs[name] = Run(name, "contrastmask", "r50", "1x", "nonvoc2voc", "pipeline/paper.yaml", overrides)
+            declared.runs[name] = Run(
+                name, "contrastmask", "r50", "1x", "nonvoc2voc", "pipeline/methods/contrastmask/knobs.yaml", overrides
+            )
         row = {"label": "tau = 0.5", "runs": [name]} | ({"published": printed} if printed else {})
         declared.tables["temperature"]["rows"].insert(0, row)
         workspace.result(name, (ap,))
@@ -46,7 +49,7 @@ def points(line):
 def test_values_are_those_that_the_runs_resolve_to(tau):
     figure, caption = drawn("tau")
     left, right = figure.axes
-    recipe = 0.3  # of `released`, which pipeline/paper.yaml follows
+    recipe = 0.3  # of `released`, which pipeline/methods/contrastmask/knobs.yaml follows
     assert points(left.lines[0]) == [(0.1, 20.0), (recipe, 22.0), (0.9, 21.0)]
     assert points(right.lines[0]) == [(0.1, 34.4), (0.9, 34.0)]
     assert "one seed each" in caption and "±0.2" in caption

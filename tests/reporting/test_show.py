@@ -1,12 +1,13 @@
-"""`stages.show` prints a finished table; where there is none its remedy is a command that makes it."""
+"""`commands.show` prints a finished table; where there is none its remedy is a command that makes it."""
 
 import sys
 
 import pytest
 
-from pipeline import experiments, paths
+from commands import show
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from stages import show
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import provenance, snapshot
 from pipeline.reporting.tables import build_table

@@ -7,7 +7,8 @@ import subprocess
 import pandas as pd
 import pytest
 
-from pipeline import experiments, paths
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import published
 from pipeline.reporting.tables import build_table, escape_latex, latex, table_frame

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline import doctor, paths
+from pipeline import doctor
+from pipeline.artifacts import paths
 from tools.pins import ROOT
 
 
@@ -74,7 +75,9 @@ def test_dataset(monkeypatch, tmp_path, params, status, found):
 
 
 def test_runs_where_nothing_is_installed():
-    done = subprocess.run([sys._base_executable, "-S", "-m", "stages.doctor"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys._base_executable, "-S", "-m", "commands.doctor"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 1 and not done.stderr
     assert all(f"\n{subject} " in f"\n{done.stdout}" for subject in doctor.CHECKS)
 

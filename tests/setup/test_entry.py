@@ -33,7 +33,7 @@ def test_a_stage_run_as_a_script(stage):
 
 
 def test_the_remedy_for_a_script_works():
-    (command,) = re.findall("`(.*)`", run(sys.executable, "stages/track.py").stderr)
+    (command,) = re.findall("`(.*)`", run(sys.executable, "commands/track.py").stderr)
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path}
     done = subprocess.run(f"{command} --help", shell=True, capture_output=True, text=True, env=environment)

@@ -2,19 +2,19 @@
 
 import pytest
 
-from pipeline import machine_settings
 from pipeline.errors import ExperimentError
+from pipeline.launching import settings
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# launcher: slurm\n\n  # jobs: 8\n"])
 def test_nothing_set(tmp_path, text):
     (tmp_path / "machine.yaml").write_text(text)
-    assert machine_settings.load(tmp_path / "machine.yaml") == machine_settings.Settings()
+    assert settings.load(tmp_path / "machine.yaml") == settings.Settings()
 
 
 def test_a_byte_order_mark_and_line_ends_of_windows_are_no_obstacle(tmp_path):
     (tmp_path / "machine.yaml").write_bytes(b"\xef\xbb\xbfjobs: 3\r\nprocesses: 2\r\n")
-    assert machine_settings.load(tmp_path / "machine.yaml").jobs == 3
+    assert settings.load(tmp_path / "machine.yaml").jobs == 3
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_no_obstacle(tmp_path):
 def test_what_is_wrong_is_one_line(tmp_path, content, said):
     (tmp_path / "machine.yaml").write_bytes(content)
     with pytest.raises(ExperimentError, match="machine.yaml") as error:
-        machine_settings.load(tmp_path / "machine.yaml")
+        settings.load(tmp_path / "machine.yaml")
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_folder_of_that_name(tmp_path):
     (tmp_path / "machine.yaml").mkdir()
     with pytest.raises(ExperimentError, match="machine.yaml: Is a directory; write it anew"):
-        machine_settings.load(tmp_path / "machine.yaml")
+        settings.load(tmp_path / "machine.yaml")

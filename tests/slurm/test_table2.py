@@ -42,7 +42,7 @@ class Login:
         self.output.parent.mkdir(exist_ok=True)
         with self.output.open("a") as file:
             return subprocess.Popen(
-                ["python", "-m", "stages.launch"],
+                ["python", "-m", "commands.launch"],
                 cwd=self.clone.folder,
                 env=self.environment,
                 stdout=file,
@@ -114,7 +114,7 @@ def through_slurm(tmp_path_factory):
             login.wait("the end", lambda: shell.poll() is not None)
             assert shell.returncode == 0, login.output.read_text()
             assert numbers(login) == submitted  # none was submitted twice
-            again = clone.run("env", f"SLURM_CONF={login.environment['SLURM_CONF']}", "python", "-m", "stages.launch")
+            again = clone.run("env", f"SLURM_CONF={login.environment['SLURM_CONF']}", "python", "-m", "commands.launch")
             assert "up to date" in again.stderr
             yield clone, login
         finally:
@@ -133,7 +133,7 @@ def alone(tmp_path_factory):
     """The same on this machine alone, without accidents."""
     clone = Clone(tmp_path_factory.mktemp("alone"), CHANGES)
     own_knobs(clone)
-    clone.run("python", "-m", "stages.launch", "--jobs", "2")
+    clone.run("python", "-m", "commands.launch", "--jobs", "2")
     return clone
 
 

@@ -11,7 +11,8 @@ import urllib.request
 
 import pytest
 
-from pipeline import paths, tracking
+from pipeline.artifacts import paths
+from pipeline.tracking import mirror
 
 
 def free_port():
@@ -72,7 +73,7 @@ def home(running_server, tmp_path, monkeypatch):
     """Its local store is there already: creating the tables takes seconds."""
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", tracking.REQUEST_SECONDS)  # stages.track raises it
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", mirror.REQUEST_SECONDS)  # commands.track raises it
     paths.tracking_store().parent.mkdir()
     shutil.copy(running_server.folder / "empty.db", paths.tracking_store())
     return tmp_path
@@ -84,7 +85,7 @@ def server(running_server, home, monkeypatch):
     running_server.heal()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", running_server.address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setattr(tracking, "PAUSE", 0)
-    monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(mirror, "PAUSE", 0)
+    monkeypatch.setattr(mirror, "PAUSE_SECONDS", 0.0)
     yield running_server
     running_server.heal()

@@ -3,7 +3,7 @@
 Starts a PostgreSQL of its own (as the user `postgres` or `nobody` when run by root, reached through a socket in a
 private folder, no network), `mlflow server` on 127.0.0.1, and the writers. Midway the server is killed with SIGKILL,
 PostgreSQL is stopped as by a crash and started again, then the server. Of the writers one is killed with SIGKILL, one
-fails, one is not evaluated. Then `python -m stages.track`, and the database is asked what it holds.
+fails, one is not evaluated. Then `python -m commands.track`, and the database is asked what it holds.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from pipeline import paths
+from pipeline.artifacts import paths
 from tests.tracking.conftest import free_port, wait_for
 from tests.tracking.stand_in import LOSSES, METRICS_OF_SCORES, record
 
@@ -150,7 +150,7 @@ def outage(folder, writers=8, steps=300, seconds=0.1):
         outputs = [process.communicate()[0] for process in started]
         codes = dict(zip(ends, (process.returncode for process in started), strict=True))
         track = subprocess.run(
-            [sys.executable, "-m", "stages.track"], cwd=paths.ROOT, env=environment, capture_output=True, text=True
+            [sys.executable, "-m", "commands.track"], cwd=paths.ROOT, env=environment, capture_output=True, text=True
         )
         assert track.returncode == 0, track.stderr
         expected = dict.fromkeys(ends, "FINISHED") | {"writer0": "KILLED", "writer1": "SCHEDULED", "writer2": "FAILED"}
@@ -159,7 +159,7 @@ def outage(folder, writers=8, steps=300, seconds=0.1):
         costs = [json.loads(output) for output in outputs if output.strip()]
         return held | {
             "server away for s": round(down, 1),
-            "stages.track": track.stdout.strip(),
+            "commands.track": track.stdout.strip(),
             "log_history, median ms": round(max(cost["median_ms"] for cost in costs), 1),
             "log_history, slowest ms": round(max(cost["slowest_ms"] for cost in costs), 1),
             "share of the time, at most": f"{max(cost['share'] for cost in costs):.1%}",

@@ -4,9 +4,9 @@ import json
 import random
 from types import SimpleNamespace
 
-from pipeline import paths
-from pipeline.experiments import read_yaml
-from pipeline.knobs import PINNED_FILE, Knobs
+from pipeline.artifacts import paths
+from pipeline.declaration.experiments import read_yaml
+from pipeline.declaration.knobs import PINNED_FILE, Knobs
 
 LOSSES = (
     "loss_rpn_cls",
@@ -27,7 +27,7 @@ METRICS_OF_SCORES = 12
 
 
 def training(name, seed=0):
-    """What a Tracker needs of a pipeline.config.Training; that module would import torch and mmdet."""
+    """What a Tracker needs of a pipeline.declaration.config.Training; that module would import torch and mmdet."""
     return SimpleNamespace(
         name=name,
         seed=seed,

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import paths, redaction
+from pipeline import redaction
+from pipeline.artifacts import paths
 from pipeline.redaction import redact, redact_uri
 
 # A mark in the middle, so that what is looked for cannot be part of the text around it by chance.

@@ -11,8 +11,10 @@ import time
 
 import pytest
 
-from pipeline import doctor, paths, tracking
+from pipeline import doctor
+from pipeline.artifacts import paths
 from pipeline.errors import ExperimentError
+from pipeline.tracking import mirror
 from tests.tracking.stand_in import differences, training, write_record
 
 pytestmark = pytest.mark.slow
@@ -25,7 +27,7 @@ def template(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTRASTMASK_HOME", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.connect("generated")
+        mirror.connect("generated")
         return shutil.copy(paths.tracking_store(), folder / "copy.db")
 
 
@@ -35,7 +37,7 @@ def store(template, tmp_path, monkeypatch):
     home.mkdir()
     monkeypatch.setenv("CONTRASTMASK_HOME", str(home))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", tracking.REQUEST_SECONDS)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", mirror.REQUEST_SECONDS)
     monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
     paths.tracking_store().parent.mkdir()
     return shutil.copy(template, paths.tracking_store())
@@ -46,7 +48,7 @@ def warned(caplog):
     caplog.clear()
     job = training("job")
     with caplog.at_level("WARNING", logger="pipeline"):
-        with tracking.track(job, job.name, "train", "SCHEDULED") as tracker:
+        with mirror.track(job, job.name, "train", "SCHEDULED") as tracker:
             tracker.log_history([write_record(job.name, 10), write_record(job.name, 20)])
     (message,) = {record.getMessage() for record in caplog.records}
     assert "\n" not in message and str(paths.tracking_records() / "generated") in message
@@ -55,9 +57,9 @@ def warned(caplog):
 
 
 def follow(message):
-    """Run the commands that a message prints, in their order, as a shell does; `stages.track` within this process."""
+    """Run the commands that a message prints, in their order, as a shell does; `commands.track` within this process."""
     *commands, last = re.findall(r"`([^`]+)`", message)
-    assert last in ("python -m stages.track", "python -m stages.track --all")
+    assert last in ("python -m commands.track", "python -m commands.track --all")
     environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"}
     for command in commands:
         done = subprocess.run(command, shell=True, cwd=paths.ROOT, env=environment, capture_output=True, text=True)
@@ -65,19 +67,19 @@ def follow(message):
     everything = last.endswith("--all")
     if everything:  # another spelling: this process has the file open that was put aside
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:////{paths.tracking_store()}"
-    assert "1 trainings brought up to date" in tracking.complete(everything)
-    client, experiment = tracking.connect("generated")
+    assert "1 trainings brought up to date" in mirror.complete(everything)
+    client, experiment = mirror.connect("generated")
     (run,) = client.search_runs([experiment])
     assert run.info.status == "SCHEDULED" and differences(client, run, [10, 20]) == []
 
 
 def test_a_deleted_experiment_is_brought_back(store, caplog):
-    client, experiment = tracking.connect("generated")
+    client, experiment = mirror.connect("generated")
     client.delete_experiment(experiment)
     message = warned(caplog)
     assert f"mlflow experiments restore -x {experiment}" in message and str(store) in message
     with pytest.raises(ExperimentError, match=f"restore -x {experiment}"):
-        tracking.complete(everything=False)
+        mirror.complete(everything=False)
     with pytest.raises(doctor.Problem) as found:
         doctor.check_mlflow()
     assert f"restore -x {experiment}" in found.value.finding[1]
@@ -124,13 +126,13 @@ def test_the_tables_of_an_older_version_are_lifted(store):
     changes = _get_alembic_config(f"sqlite:///{store}")
     head, before, *_ = ScriptDirectory.from_config(changes).walk_revisions()
     command.upgrade(changes, before.revision)
-    _, remedy = tracking._explain_schema(f"out-of-date database schema (found version {before.revision}", store)
+    _, remedy = mirror._explain_schema(f"out-of-date database schema (found version {before.revision}", store)
     upgrade, again = re.findall(r"`([^`]+)`", remedy)
     environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(upgrade, shell=True, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert revision() == [(head.revision,)] and paths.tracking_store().with_name("mlflow.db.old").exists()
-    assert again == "python -m stages.track" and "brought up to date" in tracking.complete(everything=False)
+    assert again == "python -m commands.track" and "brought up to date" in mirror.complete(everything=False)
 
 
 def test_a_locked_database_holds_nothing_up_for_long(store, caplog):
@@ -138,7 +140,7 @@ def test_a_locked_database_holds_nothing_up_for_long(store, caplog):
     database.execute("begin exclusive")
     began = time.monotonic()
     message = warned(caplog)
-    assert time.monotonic() - began < 4 * tracking.OPEN_SECONDS  # at the begin and at the end, each twice as slow
+    assert time.monotonic() - began < 4 * mirror.OPEN_SECONDS  # at the begin and at the end, each twice as slow
     assert "locked by another process" in message or "could not be opened within" in message
     database.execute("rollback")
     database.close()
@@ -150,7 +152,7 @@ def test_a_file_that_cannot_be_written(store, caplog, monkeypatch):
     """Whoever runs the tests may be root, whom no permission stops: the driver is told to open it so."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            tracking,
+            mirror,
             "_settle",
             lambda *_: sqlite3.connect(f"file:{store}?mode=ro", uri=True).execute("create table t(x)"),
         )
@@ -166,7 +168,7 @@ def test_a_file_that_cannot_be_written(store, caplog, monkeypatch):
         ("mongodb://host/db", "valid: http, https, sqlite, postgresql, file"),
         ("postgresql://me:a/Zq9x@b@host/db", "%40"),
         ("http://me:Zq9x s@host", "%20"),
-        ("http://me:Zq9x@127.0.0.1:9", "repeat `python -m stages.track` when it answers"),
+        ("http://me:Zq9x@127.0.0.1:9", "repeat `python -m commands.track` when it answers"),
         ("postgresql://me:Zq9x@127.0.0.1:9/db", "refused"),
     ],
 )
@@ -180,8 +182,8 @@ def test_an_address_that_leads_nowhere(store, caplog, monkeypatch, uri, said):
 
 
 def test_a_store_that_never_answers_is_left_after_the_bound(store, caplog, monkeypatch):
-    monkeypatch.setattr(tracking, "OPEN_SECONDS", 0.2)
-    monkeypatch.setattr(tracking, "_experiment", lambda *_: time.sleep(60))
+    monkeypatch.setattr(mirror, "OPEN_SECONDS", 0.2)
+    monkeypatch.setattr(mirror, "_experiment", lambda *_: time.sleep(60))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "0")
     began = time.monotonic()
     assert "could not be opened within 0 s" in warned(caplog)
@@ -194,9 +196,9 @@ def test_a_run_says_what_it_is_and_where_it_came_from(store, monkeypatch, tmp_pa
     job = training("described")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "Zq9xZq9x")
     monkeypatch.setenv("DVC_EXP_NAME", "Zq9xZq9x")
-    with tracking.track(job, job.name, "train", "SCHEDULED") as tracker:
+    with mirror.track(job, job.name, "train", "SCHEDULED") as tracker:
         tracker.log_history([write_record(job.name, 10)])
-    client, experiment = tracking.connect("generated")
+    client, experiment = mirror.connect("generated")
     (run,) = client.search_runs([experiment])
     tags = run.data.tags
     assert "class activation map" in tags["mlflow.note.content"]
@@ -206,22 +208,22 @@ def test_a_run_says_what_it_is_and_where_it_came_from(store, monkeypatch, tmp_pa
     assert given.dataset.name == "generated" and given.tags[0].value == "training"
     assert "train/loss_mask" in run.data.metrics
     assert not any("Zq9x" in value for value in (tags | run.data.params).values())
-    tracking.complete(everything=True)
+    mirror.complete(everything=True)
     (run,) = client.search_runs([experiment])
     assert len(run.inputs.dataset_inputs) == 1
 
 
 def test_a_run_under_the_names_of_former_versions_gets_the_new_ones_beside_them(store):
     job = training("former")
-    with tracking.track(job, job.name, "train", "SCHEDULED"):
+    with mirror.track(job, job.name, "train", "SCHEDULED"):
         pass
-    client, experiment = tracking.connect("generated")
+    client, experiment = mirror.connect("generated")
     (run,) = client.search_runs([experiment])
     client.log_metric(run.info.run_id, "loss", 1.0, step=10)
-    record = tracking.Record(job.dataset, job.name, job.seed, job.name)
+    record = mirror.Record(job.dataset, job.name, job.seed, job.name)
     record.own()
     record.change(scores={"metrics": {"novel_mask_mAP": 12.5, "base_box_AP50": 3.0}, "per_category": {}, "time": 1})
     record.release()
-    tracking.complete(everything=True)
+    mirror.complete(everything=True)
     (run,) = client.search_runs([experiment])
     assert run.data.metrics == {"loss": 1.0, "novel/mask/AP": 12.5, "base/box/AP50": 3.0}

@@ -1,0 +1,26 @@
+"""python -m commands.select [TABLE ...]: choose the tables that `dvc repro` makes; their runs and figures follow."""
+
+import argparse
+
+from pipeline.cli import command
+from pipeline.declaration import experiments
+
+
+@command
+def main():
+    declared = experiments.load()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "tables",
+        nargs="*",
+        metavar="TABLE",
+        help=f"{', '.join(declared.tables)} or all; none keeps the choice and writes it anew",
+    )
+    tables = parser.parse_args().tables or experiments.read_yaml(experiments.paths.SELECTION)["selected"]["tables"]
+    selection = experiments.select(list(declared.tables) if "all" in tables else tables)
+    counts = f"{len(selection['runs'])} runs, {len(selection['figures'])} figures"
+    print(f"tables: {', '.join(selection['tables'])}; {counts}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""From a declared run to everything its training needs, and the fingerprint that identifies the result.
+
+`resolve` is pure reading: it checks every name and value and returns plain dictionaries in MMDetection's vocabulary.
+Nothing that changes numbers is decided elsewhere.
+"""
+
+import difflib
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments
+from pipeline.declaration.knobs import Knobs
+from pipeline.errors import ExperimentError
+from pipeline.methods.contrastmask import oracle
+from pipeline.methods.contrastmask.model import model_config
+from pipeline.methods.shared.architecture import Architecture
+from pipeline.tasks.instances import steps
+from pipeline.training.precision import DTYPES as PRECISIONS
+
+# Code that changes the numbers of a training. config.py is not listed: its effect is the resolved configuration.
+TRAINING_CODE = (
+    "pipeline/methods",
+    "pipeline/tasks/instances/packed_coco.py",
+    "pipeline/datasets/annotations.py",
+    "pipeline/datasets/streamed_json.py",
+    "pipeline/declaration/categories.py",
+    "pipeline/tasks/instances/steps.py",
+    "pipeline/training/sampler.py",
+    "pipeline/training/loop.py",
+    "pipeline/training/distributed.py",
+)
+ORACLE_CODE = ("pipeline/methods/contrastmask/oracle.py",)  # of a training with oracle supervision alone
+LR_POLICIES = ("step", "cosine")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: a run (or the pre-training of a backbone) on a dataset with one seed.
+
+    Attributes:
+        name: run name, or `init_<backbone>` for a pre-training.
+        dataset: name of the dataset; `split` is the direction whose annotations are read.
+        seed: of initialisation, sampling and augmentation.
+        knobs: resolved knob values. method: row of `methods:` without its label.
+        model: MMDetection model configuration.
+        data: `train` and `test` pipelines, `batch_size` (images per optimiser step), `images_per_gpu` (in
+            one iteration, at most).
+        schedule: {epochs | iterations, milestones} in optimiser steps' unit.
+        optimisation: optimiser, learning-rate policy, warm-up, log and checkpoint intervals (in optimiser steps),
+            precision.
+        initial_weights: whether training starts from runs/<dataset>/init/<backbone>.pth.
+    """
+
+    name: str
+    dataset: str
+    split: str
+    backbone: str
+    seed: int
+    method: dict
+    knobs: Knobs
+    model: dict
+    data: dict
+    schedule: dict
+    optimisation: dict
+    initial_weights: bool
+
+    def to_json(self):
+        """The training as text; plain data, so that reading it can run nothing."""
+        return json.dumps(_tagged(asdict(self)), indent=1)
+
+    @classmethod
+    def from_json(cls, text):
+        """The training that `to_json` wrote. Raises ExperimentError for anything else."""
+        try:
+            content = _untagged(json.loads(text))
+            return cls(**content | {"knobs": Knobs(**content["knobs"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ExperimentError(f"not a training that this version wrote: {error}; launch it again") from None
+
+    def numbers(self):
+        """What determines the result, as plain data; the name is left out, so equal runs share one training."""
+        content = {key: value for key, value in asdict(self).items() if key not in ("name", "knobs")}
+        content["optimisation"] = {k: v for k, v in content["optimisation"].items() if k != "checkpoint_interval"}
+        content["seeded_knobs"] = {k: v for k, v in asdict(self.knobs).items() if k != "seeds"}
+        return content
+
+
+def _tagged(value):
+    """JSON knows no tuples, and mmdet tells them from lists."""
+    if isinstance(value, dict):
+        return {key: _tagged(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return {"tuple": [_tagged(item) for item in value]}
+    return [_tagged(item) for item in value] if isinstance(value, list) else value
+
+
+def _untagged(value):
+    if isinstance(value, dict):
+        if value.keys() == {"tuple"}:
+            return tuple(_untagged(item) for item in value["tuple"])
+        return {key: _untagged(item) for key, item in value.items()}
+    return [_untagged(item) for item in value] if isinstance(value, list) else value
+
+
+def load_knobs(run):
+    """Resolved knobs of a run: its knob file, the overrides of its row, and the recipe's values for its schedule."""
+    return _knobs(run.knobs, run.overrides or {}, f"experiments.yaml: runs.{run.name}.overrides", run.schedule)
+
+
+def _knobs(file, overrides, where, schedule="1x"):
+    values = dict(experiments.read_yaml(paths.ROOT / file))
+    values.pop("dataset", None)
+    if unknown := set(overrides) - set(values):
+        raise ExperimentError(f"{where}: unknown knob {sorted(unknown)[0]!r}")
+    return Knobs.load(values | overrides, file, schedule)
+
+
+def resolve(run_name, dataset, seed, declared=None):
+    """Resolve a declared run on a dataset. Raises ExperimentError for any unknown name or bad value."""
+    declared = declared or experiments.load()
+    run = declared.run(run_name)
+    profile = declared.profile(dataset)
+    check_profile(declared, dataset)
+    experiments.lookup(
+        profile["backbones"], run.backbone, f"backbone of profile {declared.datasets[dataset]['profile']!r}:"
+    )
+    knobs = load_knobs(run)
+    method = {key: value for key, value in declared.methods[run.method].items() if key != "label"}
+    architecture = Architecture.from_mapping(profile["architecture"])
+    return Training(
+        name=run.name,
+        dataset=dataset,
+        split=run.direction,
+        backbone=run.backbone,
+        seed=seed,
+        method=method,
+        knobs=knobs,
+        model=model_config(knobs, method, architecture, profile["backbones"][run.backbone]),
+        data=_with_oracle(_data(profile, knobs), dataset) if uses_oracle(knobs, method) else _data(profile, knobs),
+        schedule=dict(profile["schedules"][run.schedule]),
+        optimisation=_optimisation(profile),
+        initial_weights=profile["initial_weights"]["kind"] != "random",
+    )
+
+
+def resolve_pretraining(backbone, dataset, declared=None):
+    """Resolve the box-only detector that the runs of a `pretrain` profile start from."""
+    declared = declared or experiments.load()
+    profile = declared.profile(dataset)
+    check_profile(declared, dataset)
+    experiments.lookup(profile["backbones"], backbone, "backbone")
+    recipe = profile["initial_weights"]
+    knobs = _knobs("pipeline/methods/contrastmask/knobs.yaml", {}, "")
+    method = {"cam": False, "cl_head": False}
+    optimisation = _optimisation(profile, recipe["lr"])
+    return Training(
+        name=f"init_{backbone}",
+        dataset=dataset,
+        split=recipe["direction"],
+        backbone=backbone,
+        seed=recipe["seed"],
+        method=method,
+        knobs=knobs,
+        model=_without_masks(
+            model_config(
+                knobs,
+                method,
+                Architecture.from_mapping(profile["architecture"]),
+                profile["backbones"][backbone],
+            )
+        ),
+        data=_data(profile, knobs),
+        schedule={"iterations": recipe["iterations"], "milestones": []},
+        optimisation=optimisation,
+        initial_weights=False,
+    )
+
+
+def check_profile(declared, dataset):
+    """Refuse lengths, milestones and policies of a dataset's profile that would train nothing, or something else.
+
+    Raises ExperimentError that names the field.
+    """
+    name = declared.dataset(dataset)["profile"]
+    profile = declared.profile(dataset)
+    where = f"pipeline/experiments/contrastmask.yaml: profiles.{name}"
+    for schedule, values in profile["schedules"].items():
+        _check_schedule(values, f"{where}.schedules.{schedule}")
+    if profile["initial_weights"]["kind"] == "pretrain":
+        _check_length(profile["initial_weights"].get("iterations"), f"{where}.initial_weights.iterations")
+    policy = profile["training"]["lr_policy"]
+    if policy not in LR_POLICIES:
+        near = difflib.get_close_matches(str(policy), LR_POLICIES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ExperimentError(f"{where}.training.lr_policy is {policy!r}; valid: {', '.join(LR_POLICIES)}{hint}")
+    warmup = profile["training"]["warmup_iterations"]
+    if not _is_whole(warmup) or warmup < 0:
+        raise ExperimentError(f"{where}.training.warmup_iterations is {warmup!r}; valid: a whole number, at least 0")
+
+
+def _check_schedule(values, where):
+    if not isinstance(values, dict) or set(values) not in ({"epochs", "milestones"}, {"iterations", "milestones"}):
+        shown = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
+        raise ExperimentError(f"{where} has {shown}; valid: milestones, and either epochs or iterations")
+    unit = "epochs" if "epochs" in values else "iterations"
+    length, milestones = values[unit], values["milestones"]
+    _check_length(length, f"{where}.{unit}")
+    ordered = isinstance(milestones, list) and all(map(_is_whole, milestones)) and milestones == sorted(set(milestones))
+    if not ordered or milestones and not 0 < milestones[0] <= milestones[-1] < length:
+        raise ExperimentError(
+            f"{where}.milestones is {milestones!r}; valid: whole {unit} in ascending order, above 0 and below {length}"
+        )
+
+
+def _check_length(value, where):
+    if not _is_whole(value) or value < 1:
+        raise ExperimentError(f"{where} is {value!r}; valid: a whole number, at least 1")
+
+
+def _is_whole(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _without_masks(model):
+    """The same detector with the box branch only."""
+    branch = {key: model["roi_head"][key] for key in ("bbox_roi_extractor", "bbox_head")}
+    return model | {"type": "FasterRCNN", "roi_head": {"type": "StandardRoIHead", **branch}}
+
+
+def _data(profile, knobs):
+    images, training = profile["images"], profile["training"]
+    return {
+        "train": steps.train_pipeline(
+            images["train_scales"], size_divisor=images["size_divisor"], poly2mask=knobs.mask_format == "bitmap"
+        ),
+        "test": steps.test_pipeline(images["test_scale"], size_divisor=images["size_divisor"]),
+        "batch_size": training["batch_size"],
+        "images_per_gpu": training["images_per_gpu"],
+    }
+
+
+def uses_oracle(knobs, method):
+    """Whether the contrastive loss sees ground-truth masks of novel objects; nothing else ever does."""
+    return method["cl_head"] and knobs.supervision == "oracle"
+
+
+def _with_oracle(data, dataset):
+    return data | {"train": oracle.with_prior_masks(data["train"], dataset)}
+
+
+def _optimisation(profile, lr=None):
+    """Optimiser and learning-rate policy, scaled to the batch by the linear rule: k times the images in a step, k times
+    the learning rate and a k-th of the warm-up steps (Goyal et al., arXiv 1706.02677).
+
+    Args:
+        lr: instead of the profile's.
+    """
+    training = profile["training"]
+    experiments.lookup(PRECISIONS, training["precision"], "precision (profiles.<profile>.training.precision):")
+    keys = ("optimizer", "lr_policy", "warmup_iterations", "log_interval", "checkpoint_interval", "precision")
+    optimisation = json.loads(json.dumps({key: training[key] for key in keys}))
+    if lr is not None:
+        optimisation["optimizer"]["lr"] = lr
+    if training["lr_batch_size"] is not None:
+        factor = training["batch_size"] / training["lr_batch_size"]
+        optimisation["optimizer"]["lr"] *= factor
+        optimisation["warmup_iterations"] = round(optimisation["warmup_iterations"] / factor)
+    return optimisation
+
+
+def fingerprint(training):
+    """Hex digest of what determines the result: resolved configuration, annotations, initial weights, code.
+
+    Raises ExperimentError if the split or the initial weights do not exist yet.
+    """
+    digest = hashlib.sha256(json.dumps(training.numbers(), sort_keys=True, default=str).encode())
+    inputs = [paths.split_train(training.dataset, training.split), paths.manifest(training.dataset)]
+    if training.initial_weights:
+        inputs.append(paths.initial_weights(training.dataset, training.backbone))
+    for entry in TRAINING_CODE + ORACLE_CODE * uses_oracle(training.knobs, training.method):
+        path = paths.ROOT / entry
+        inputs += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    for path in inputs:
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except FileNotFoundError:
+            missing = path.relative_to(paths.ROOT)
+            make = experiments.repro("train", training.name)
+            raise ExperimentError(f"{missing}: no such file; run `{make}`") from None
+    return digest.hexdigest()[:20]

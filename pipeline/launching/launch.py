@@ -1,0 +1,227 @@
+"""Make every chosen run, several at a time, then the report: DVC does each step, this module only orders them.
+
+A run is one process `dvc repro --single-item train@RUN evaluate@RUN`, on this machine or as a job of a cluster
+(`pipeline.launching.launchers`). DVC keeps what is up to date, the scratch state of a training continues what
+was interrupted, so launching again is always safe.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections import Counter
+from dataclasses import replace
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from pipeline.artifacts import attempts, files, locks, paths
+from pipeline.declaration import experiments
+from pipeline.errors import ExperimentError
+from pipeline.launching import launchers, settings
+from pipeline.launching.launchers import Step
+from pipeline.launching.launchers.local import Local
+from pipeline.launching.launchers.slurm import Slurm
+
+logger = logging.getLogger("pipeline.launching.launch")
+
+LAUNCHERS = {"local": Local, "slurm": Slurm}
+KINDS = ("failed", "running", "queued", "done")  # of State, what one looks for first
+
+
+def launch(jobs=None, dataset=None, launcher=None):
+    """Train and evaluate the runs of selection.yaml, then build headline, tables, figures and report.
+
+    A run that fails does not stop the others; the report is built from what there is and says what is missing.
+
+    Args:
+        jobs: trainings at a time, at least 1; None: as machine.yaml or the launcher says.
+        launcher: 'local' or 'slurm'; None: as machine.yaml says, 'local' without it.
+
+    Raises:
+        ExperimentError: a bad machine.yaml, data or splits could not be made, or (after the report) runs failed;
+            names them.
+    """
+    if jobs is not None and jobs < 1:
+        raise ExperimentError(f"--jobs {jobs}; valid: 1 or more")
+    machine = settings.load()
+    dataset = dataset or experiments.chosen_dataset()
+    selection = experiments.selected()
+    steps = _steps(selection, dataset, machine)
+    kind = LAUNCHERS[launcher or machine.launcher]
+    chosen = kind(machine, jobs or machine.jobs, dataset, steps)
+    with contextlib.nullcontext() if kind.detached else _alone():
+        _launch(chosen, selection, dataset)
+
+
+def _launch(chosen, selection, dataset):
+    """Do the steps of a launcher, and what comes before and after them."""
+    launchers.children.ending.clear()
+    changed = launchers.changed_stages()
+    if not changed and not _incomplete().exists():
+        logger.info("data, runs and report are up to date")
+        return
+    if (first := _first(changed, chosen.here)) and launchers.dvc(*first, echo=True):
+        raise ExperimentError("data or splits could not be made, see above; nothing was trained")
+    try:
+        chosen.start()
+        states = _show(dataset, chosen)
+    except BaseException as error:
+        if not chosen.detached:
+            logger.info("ending: trainings save their state (Ctrl-C once more ends them without)")
+            chosen.stop()
+        if not (chosen.detached and isinstance(error, KeyboardInterrupt)):
+            raise
+        raise ExperimentError(
+            "the watching ended, the jobs go on; the same command watches them again, `scancel` ends them"
+        ) from None
+    failed = {name: states[name] for name in selection["runs"] if states[name].state == "failed"}
+    if chosen.detached:  # its last job has built the report
+        wrong = states["report"].state == "failed" and _reason(dataset, "report", states["report"])
+    else:
+        wrong = _report({name: state.target for name, state in failed.items()}, selection["priors"]) and "see above"
+    if failed:
+        words = "; ".join(f"{name} ({_reason(dataset, name, state)})" for name, state in failed.items())
+        raise ExperimentError(f"{len(failed)} of {len(selection['runs'])} runs have no result: {words}")
+    if wrong:
+        raise ExperimentError(f"the report could not be built completely: {wrong}")
+
+
+@contextlib.contextmanager
+def _alone():
+    """Hold the lock of the launches on this machine in this working copy, or say which process has it."""
+    path = paths.launch_log("launch").with_suffix(".lock")
+    holder = path.with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = locks.lock_file(path)
+    if not locks.take(lock, "the launch", seconds=1):
+        other = files.read_json(holder) or {}
+        who = f"process {other.get('pid')} on {other.get('host')}, since {other.get('since')}"
+        remedy = f"wait for it, or end it with `kill {other.get('pid')}` (trainings save their state)"
+        raise ExperimentError(f"a launch runs in this working copy already ({who}); {remedy}")
+    try:
+        since = time.strftime("%F %T")
+        files.write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename, "since": since})
+        yield
+    finally:
+        lock.release()
+
+
+def report():
+    """Build the report from what there is and start nothing else: what the last job on a cluster does.
+
+    Raises:
+        ExperimentError: it could not be built completely.
+    """
+    dataset, selection = experiments.chosen_dataset(), experiments.selected()
+    changed = launchers.changed_stages()
+    failed = {name: target for name in selection["runs"] for target in _targets(name)[::-1] if target in changed}
+    for name in failed:
+        attempts.settle(dataset, name)
+    if _report(failed, selection["priors"]):
+        raise ExperimentError("the report could not be built completely: see above")
+
+
+def _targets(run):
+    """The DVC stages of a run, in their order."""
+    return f"train@{run}", f"evaluate@{run}"
+
+
+def _steps(selection, dataset, settings):
+    """Every Step: initial weights, then runs, those with the longest schedule first: none is left alone at the end."""
+    schedules = experiments.load().profile(dataset)["schedules"]
+
+    def length(name):
+        schedule = schedules[selection["runs"][name]["schedule"]]
+        return schedule.get("epochs", schedule.get("iterations"))
+
+    weights = {name: f"pretrain@{name}" for name in selection["backbones"]}
+    return [Step(target, (target,)) for target in weights.values()] + [
+        Step(name, _targets(name), weights[selection["runs"][name]["backbone"]], *settings.size(name))
+        for name in sorted(selection["runs"], key=lambda name: -length(name))
+    ]
+
+
+def _first(changed, here):
+    """Targets to make before the steps; none if they are as they should be, for a training that runs has them open."""
+    data = ["download", "split"] if {stage.partition("@")[0] for stage in changed} & {"download", "split"} else []
+    return data + [target for target in here if data or target in changed]
+
+
+def _incomplete():
+    """A file that is there while the last report is not one of complete runs."""
+    return paths.launch_log("incomplete")
+
+
+def _report(failed, priors):
+    """Build the report from what there is. Returns the exit status."""
+    stages = ["headline"] * ("current" not in failed) + [f"priors@{name}" for name in priors if name not in failed]
+    stages += ["tables", "figures", "report"]
+    # A failure changes what the report says, and so does its end, but neither changes a file that DVC compares.
+    marker = _incomplete()
+    again = bool(failed) or marker.exists()
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    wrong = launchers.dvc(*stages, single=True, force=again, echo=True)
+    if not failed and not wrong:
+        marker.unlink()
+    return wrong
+
+
+def _reason(dataset, name, state):
+    """Why a step failed: what its launcher says of it, else its own last words, else where to look."""
+    if state.note:
+        return state.note
+    known = attempts.read(dataset, name)
+    if known and known.state == "failed" and state.target.endswith(f"@{name}"):
+        return known.describe()
+    return f"{state.target} failed, see {launchers.log(state.target)}"
+
+
+def _show(dataset, launcher):
+    """Show a table of the steps until all are over: live on a terminal, else a line for each. Returns their State."""
+    began = time.monotonic()
+    console = Console(stderr=True)
+    told = set()
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        while True:
+            states = launcher.states()
+            count = Counter(state.state for state in states.values())
+            counts = ", ".join(f"{count[kind]} {kind}" for kind in KINDS if count[kind])
+            table = Table("run", "state", "ETA", title=f"{dataset}, {_minutes(time.monotonic() - began)}: {counts}")
+            # A terminal may be too short for all rows: those at the end are cut.
+            for name, state in sorted(states.items(), key=lambda item: KINDS.index(item[1].state)):
+                words, eta = _describe(dataset, name, state)
+                table.add_row(name, words, eta)
+                if state.over and name not in told:
+                    told.add(name)
+                    if live is None:
+                        logger.info("%s: %s (%d of %d)", name, words, len(told), len(states))
+            if live:
+                live.update(table, refresh=True)
+            if all(state.over for state in states.values()):
+                return states
+            time.sleep(launcher.REFRESH_SECONDS)
+
+
+def _describe(dataset, name, state):
+    """A few words on a step, and how long its training still takes."""
+    if state.over:
+        return ("done" if state.state == "done" else _reason(dataset, name, state)), ""
+    known = attempts.read(dataset, name)
+    begun = known if known and known.state in ("running", "interrupted") else None  # which of them, the launcher knows
+    if state.state == "running":
+        eta = begun.eta if begun else None
+        words = replace(begun, state="running").describe() if begun else "running"
+        return words, "" if eta is None else _minutes(eta)
+    words = f"queued ({state.note})" if state.note else "queued"
+    if begun and begun.iteration:
+        words += f", goes on after iteration {begun.iteration} of {begun.of}"
+    return words, ""
+
+
+def _minutes(seconds):
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

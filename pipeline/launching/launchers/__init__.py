@@ -1,0 +1,131 @@
+"""Where the steps of `commands.launch` run: on this machine (`local`) or as jobs of a cluster (`slurm`).
+
+A launcher has `here` (targets to make before), `start()` and `states()`; `detached` says whether its steps, and a
+report behind them, go on without the process that started them. A step is always the same command, `dvc repro`.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from pipeline.artifacts import dvc_lock, paths
+from pipeline.errors import ExperimentError
+from pipeline.processes import Children, tie_to_parent
+
+children = Children()  # the DVC commands of this launch
+
+FORGET = "run `rm dvc.lock` and the same command again: DVC finds in its cache what is unchanged and makes the rest"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is made as one: the initial weights of a backbone, or a run.
+
+    Attributes:
+        name: the run, or `pretrain@BACKBONE`.
+        targets: DVC stages, one after the other.
+        after: name of the step that has to succeed first, or None.
+        nodes, processes: of its training: nodes, and processes (GPUs) on each.
+    """
+
+    name: str
+    targets: tuple
+    after: str | None = None
+    nodes: int = 1
+    processes: int = 1
+
+    @property
+    def log(self):
+        return log(self.targets[0])
+
+    @property
+    def environment(self):
+        """What tells the training how many processes it has."""
+        return {"CONTRASTMASK_NODES": str(self.nodes), "CONTRASTMASK_PROCESSES": str(self.processes)}
+
+
+@dataclass(frozen=True)
+class State:
+    """What has become of a step.
+
+    Attributes:
+        state: 'queued', 'running', 'done' or 'failed'.
+        note: why it waits, or how it ended if the training cannot know; else None.
+        target: the DVC stage that failed.
+    """
+
+    state: str
+    note: str | None = None
+    target: str | None = None
+
+    @property
+    def over(self):
+        return self.state in ("done", "failed")
+
+
+def log(target):
+    """Where the output of a step goes, named after its first target."""
+    return paths.launch_log(target.replace("@", "_"))
+
+
+def command(*arguments):
+    """A command line of DVC that waits for other DVC commands."""
+    module = "pipeline.launching.launchers.dvc_without_rwlock" if "SLURM_JOB_ID" in os.environ else "dvc"
+    return [sys.executable, "-m", module, "--wait-for-lock", *arguments]
+
+
+def dvc(*targets, single=False, force=False, echo=False, environment=None):
+    """Run `dvc repro` on targets; its output goes to a log of its own unless it is echoed.
+
+    Returns:
+        The exit status.
+    """
+    line = command("repro", *["--single-item"] * single, *["--force"] * force, *targets)
+    environment = os.environ | (environment or {})
+    if echo:
+        return children.run(line, cwd=paths.ROOT, env=environment)
+    path = log(targets[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        return children.run(line, cwd=paths.ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+
+
+def changed_stages():
+    """Names of the DVC stages that are not as their inputs say. Raises ExperimentError if DVC cannot tell."""
+    _require_lock_file()
+    asked = subprocess.run(
+        command("status", "--json"),
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=tie_to_parent,
+    )
+    with contextlib.suppress(ValueError):
+        if not asked.returncode:
+            return set(json.loads(asked.stdout))
+    lines = asked.stderr.strip().splitlines()
+    said = [line for line in lines if line.startswith("ERROR: ")] or lines or [f"exit status {asked.returncode}"]
+    what, busy, _ = said[0].removeprefix("ERROR: ").partition(", it is being blocked by")
+    remedy = "; wait for the launch or DVC command that runs here" if busy else ""
+    raise ExperimentError(f"`dvc status` failed: {what}{remedy}")
+
+
+def _require_lock_file():
+    """Refuse a dvc.lock that DVC cannot read, such as one that git could not merge, and say how it comes back."""
+    path = paths.ROOT / "dvc.lock"
+    if not path.exists():
+        return
+    if (found := dvc_lock.damage(path.read_bytes().decode(errors="replace"))) is None:
+        return
+    remedy = FORGET
+    if found == dvc_lock.CONFLICTS:
+        unmerged = subprocess.run(
+            ["git", "ls-files", "--unmerged", "dvc.lock"], cwd=paths.ROOT, capture_output=True, check=False
+        ).stdout
+        if unmerged:
+            remedy = "run `git checkout --ours dvc.lock` (or --theirs), then `git add dvc.lock`, and this command again"
+    raise ExperimentError(f"dvc.lock: {found}; {remedy}")
