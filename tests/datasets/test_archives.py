@@ -124,7 +124,8 @@ WRONG = b"x" + CONTENT[1:]
             f"train2017.zip: expected sha256 {ARCHIVE.checksums['sha256']}, got {hashlib.sha256(WRONG).hexdigest()}; "
             "kept as train2017.zip.rejected; either the file is damaged or "
             "pipeline/experiments/contrastmask.yaml declares a wrong value for zips/train2017.zip: run "
-            "`python -m stages.download` again, which fetches another one, or correct the entry and run it again, and it takes the one kept",
+            "`python -m stages.download` again, which fetches another one, or correct the entry "
+            "and run it again, and it takes the one kept",
         ),
         (
             CONTENT + b"more",
