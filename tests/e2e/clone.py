@@ -55,7 +55,7 @@ class Clone:
         self.commit()
 
     def edit_experiments(self, changes):
-        yaml, path = YAML(), self.folder / "pipeline" / "experiments.yaml"
+        yaml, path = YAML(), self.folder / "pipeline" / "experiments" / "contrastmask.yaml"
         content = yaml.load(path)
         for keys, values in changes.items():
             section = content

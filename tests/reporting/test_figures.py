@@ -298,7 +298,7 @@ def test_every_declared_figure_can_be_drawn_and_those_with_priors_are_known():
 
 def test_every_method_has_a_colour_of_its_own():
     root = Path(__file__).resolve().parents[2]
-    methods = experiments.read_yaml(root / "pipeline" / "experiments.yaml")["methods"]
+    methods = experiments.read_yaml(root / "pipeline" / "experiments" / "contrastmask.yaml")["methods"]
     assert set(methods) <= set(style.METHOD_COLOURS)
     assert len(set(style.METHOD_COLOURS.values())) == len(style.METHOD_COLOURS)
 

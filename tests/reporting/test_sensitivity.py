@@ -15,7 +15,7 @@ from pipeline.reporting.figures import build_figure, saved_caption
 
 from .test_figures import declare, drawn
 
-KNOBS = Path(__file__).resolve().parents[2] / "pipeline" / "paper.yaml"
+KNOBS = Path(__file__).resolve().parents[2] / "pipeline" / "methods" / "contrastmask" / "knobs.yaml"
 TAU = {
     "ours": (None, 22.0, None),  # what the recipe says
     "tau_low": ({"tau_easy": 0.1, "tau_hard": 0.9}, 20.0, "t5_tau_0_1"),
