@@ -199,7 +199,7 @@ def test_the_fingerprint_follows_what_changes_numbers(workspace):
     first = recipe.fingerprint(job())
     assert recipe.fingerprint(replace(job(), name="other")) == first
     assert recipe.fingerprint(job(seed=1)) != first
-    assert recipe.fingerprint(replace(job(), knobs=replace(job().knobs, sigma=0.2))) != first
+    assert recipe.fingerprint(replace(job(), knobs=replace(job().knobs, sigma=0.2))) == first  # acts through the model
     split_file = paths.split_train(DATASET, "nonvoc2voc")
     content = split_file.read_bytes()
     split_file.write_bytes(content + b"\n")
