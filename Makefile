@@ -21,7 +21,7 @@ ACTIVATE := PATH="$(abspath $(VENV))/bin:$$PATH"; export PATH;
 
 CACHES := .pytest_cache .ruff_cache .hypothesis
 REPORTS := $(filter-out reports/snapshot/ reports/seed_study/,$(sort $(dir $(wildcard reports/*/statistics reports/*/tables))))
-RESULTS := data runs logs predictions results metrics $(REPORTS) scratch mlruns dvc_plots .dvc/cache .dvc/tmp .venv
+RESULTS := data recipes runs logs predictions results metrics $(REPORTS) scratch mlruns dvc_plots .dvc/cache .dvc/tmp .venv
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce snapshot test test-slurm test-postgres lint format compare ui doctor clean

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from pipeline.artifacts import paths
 from pipeline.datasets.prepare import prepare
-from pipeline.declaration import config, experiments
+from pipeline.declaration import config, experiments, recipe
 from pipeline.tasks.instances.split import split
 from pipeline.training import loop
 
@@ -139,7 +139,7 @@ def main():
         move_to(Path(folder))
         draw_inputs()
         work = job(interval=1, iterations=args.steps)
-        scratch = paths.scratch(config.fingerprint(work))
+        scratch = paths.scratch(recipe.fingerprint(work))
         scratch.mkdir(parents=True)
         began = time.monotonic()
         assert attempt(work) == "done", (paths.home() / "output.log").read_text()

@@ -5,7 +5,7 @@ import logging
 from pipeline.artifacts import attempts, checkpoint, files, paths, results
 from pipeline.artifacts.training_log import read_log
 from pipeline.datasets import prepare
-from pipeline.declaration import config, experiments
+from pipeline.declaration import config, experiments, recipe
 from pipeline.declaration.categories import base_and_novel
 from pipeline.errors import ExperimentError
 from pipeline.tasks.instances import prediction
@@ -51,7 +51,7 @@ def train(run_name, dataset):
     with attempts.attempt(dataset, run_name, "train") as working_on:
         ensure_images(dataset)
         for job in resolve_seeds(run_name, dataset):
-            fingerprint = config.fingerprint(job)
+            fingerprint = recipe.fingerprint(job)
             working_on(fingerprint)
             with mirror.track(job, fingerprint, "train", "SCHEDULED", tags(run_name)) as tracker:
                 scratch = loop.train(job, tracker)
@@ -92,6 +92,7 @@ def _evaluate(run_name, dataset, working_on):
             "direction": run.direction,
             "method": run.method,
             "seeds": [job.seed for job in jobs],
+            "versions": recipe.versions(),
             "per_seed": per_seed,
         },
     )
@@ -120,7 +121,7 @@ def track_results(dataset):
                 continue
             try:
                 job = config.resolve(content["run"], dataset, scores["seed"])
-                same = scores["fingerprint"] == trained_fingerprint(job) == config.fingerprint(job)
+                same = scores["fingerprint"] == trained_fingerprint(job) == recipe.fingerprint(job)
             except ExperimentError:
                 same = False
             if not same:
@@ -147,7 +148,7 @@ def require_trained(job):
         ExperimentError: the run is not trained, or with another configuration, code or data, or it is another's
             checkpoint.
     """
-    trained, today = trained_fingerprint(job), config.fingerprint(job)
+    trained, today = trained_fingerprint(job), recipe.fingerprint(job)
     if trained != today:
         path = paths.checkpoint(job.dataset, job.name, job.seed).relative_to(paths.ROOT)
         make = experiments.repro("train", job.name, again=True)

@@ -55,6 +55,20 @@ def initial_weights(dataset, backbone):
     return ROOT / "runs" / dataset / "init" / f"{backbone}.pth"
 
 
+def recipes(dataset):
+    return ROOT / "recipes" / dataset
+
+
+def recipe(dataset, name, kind):
+    """What DVC compares: of a run's `training` or `evaluation`, or of a backbone's weights (`init`)."""
+    return recipes(dataset) / ("" if kind == "training" else kind) / f"{name}.json"
+
+
+def recipe_content(dataset, name, kind):
+    """The same in words."""
+    return recipes(dataset) / "content" / kind / f"{name}.json"
+
+
 def run(dataset, run_name):
     return ROOT / "runs" / dataset / run_name
 

@@ -1,11 +1,10 @@
-"""From a declared run to everything its training needs, and the fingerprint that identifies the result.
+"""From a declared run to everything its training needs.
 
 `resolve` is pure reading: it checks every name and value and returns plain dictionaries in MMDetection's vocabulary.
 Nothing that changes numbers is decided elsewhere.
 """
 
 import difflib
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 
@@ -19,19 +18,6 @@ from pipeline.methods.shared.architecture import Architecture
 from pipeline.tasks.instances import steps
 from pipeline.training.precision import DTYPES as PRECISIONS
 
-# Code that changes the numbers of a training. config.py is not listed: its effect is the resolved configuration.
-TRAINING_CODE = (
-    "pipeline/methods",
-    "pipeline/tasks/instances/packed_coco.py",
-    "pipeline/datasets/annotations.py",
-    "pipeline/datasets/streamed_json.py",
-    "pipeline/declaration/categories.py",
-    "pipeline/tasks/instances/steps.py",
-    "pipeline/training/sampler.py",
-    "pipeline/training/loop.py",
-    "pipeline/training/distributed.py",
-)
-ORACLE_CODE = ("pipeline/methods/contrastmask/oracle.py",)  # of a training with oracle supervision alone
 LR_POLICIES = ("step", "cosine")
 
 
@@ -68,40 +54,45 @@ class Training:
 
     def to_json(self):
         """The training as text; plain data, so that reading it can run nothing."""
-        return json.dumps(_tagged(asdict(self)), indent=1)
+        return json.dumps(tagged(asdict(self)), indent=1)
 
     @classmethod
     def from_json(cls, text):
         """The training that `to_json` wrote. Raises ExperimentError for anything else."""
         try:
-            content = _untagged(json.loads(text))
+            content = untagged(json.loads(text))
             return cls(**content | {"knobs": Knobs(**content["knobs"])})
         except (ValueError, TypeError, KeyError) as error:
             raise ExperimentError(f"not a training that this version wrote: {error}; launch it again") from None
 
     def numbers(self):
-        """What determines the result, as plain data; the name is left out, so equal runs share one training."""
-        content = {key: value for key, value in asdict(self).items() if key not in ("name", "knobs")}
+        """What determines the result but code, data and initial weights, as plain data.
+
+        Names are left out, so equal runs share one training; so are the knobs, which act through the model and the
+        data steps, and what only an evaluation reads.
+        """
+        left_out = ("name", "dataset", "backbone", "method", "knobs")
+        content = {key: value for key, value in asdict(self).items() if key not in left_out}
+        content["data"] = {k: v for k, v in content["data"].items() if k != "test"}
         content["optimisation"] = {k: v for k, v in content["optimisation"].items() if k != "checkpoint_interval"}
-        content["seeded_knobs"] = {k: v for k, v in asdict(self.knobs).items() if k != "seeds"}
         return content
 
 
-def _tagged(value):
-    """JSON knows no tuples, and mmdet tells them from lists."""
+def tagged(value):
+    """Plain data for JSON, which knows no tuples, and mmdet tells them from lists."""
     if isinstance(value, dict):
-        return {key: _tagged(item) for key, item in value.items()}
+        return {key: tagged(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return {"tuple": [_tagged(item) for item in value]}
-    return [_tagged(item) for item in value] if isinstance(value, list) else value
+        return {"tuple": [tagged(item) for item in value]}
+    return [tagged(item) for item in value] if isinstance(value, list) else value
 
 
-def _untagged(value):
+def untagged(value):
     if isinstance(value, dict):
         if value.keys() == {"tuple"}:
-            return tuple(_untagged(item) for item in value["tuple"])
-        return {key: _untagged(item) for key, item in value.items()}
-    return [_untagged(item) for item in value] if isinstance(value, list) else value
+            return tuple(untagged(item) for item in value["tuple"])
+        return {key: untagged(item) for key, item in value.items()}
+    return [untagged(item) for item in value] if isinstance(value, list) else value
 
 
 def load_knobs(run):
@@ -268,25 +259,3 @@ def _optimisation(profile, lr=None):
         optimisation["optimizer"]["lr"] *= factor
         optimisation["warmup_iterations"] = round(optimisation["warmup_iterations"] / factor)
     return optimisation
-
-
-def fingerprint(training):
-    """Hex digest of what determines the result: resolved configuration, annotations, initial weights, code.
-
-    Raises ExperimentError if the split or the initial weights do not exist yet.
-    """
-    digest = hashlib.sha256(json.dumps(training.numbers(), sort_keys=True, default=str).encode())
-    inputs = [paths.split_train(training.dataset, training.split), paths.manifest(training.dataset)]
-    if training.initial_weights:
-        inputs.append(paths.initial_weights(training.dataset, training.backbone))
-    for entry in TRAINING_CODE + ORACLE_CODE * uses_oracle(training.knobs, training.method):
-        path = paths.ROOT / entry
-        inputs += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    for path in inputs:
-        try:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        except FileNotFoundError:
-            missing = path.relative_to(paths.ROOT)
-            make = experiments.repro("train", training.name)
-            raise ExperimentError(f"{missing}: no such file; run `{make}`") from None
-    return digest.hexdigest()[:20]

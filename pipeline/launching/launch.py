@@ -58,7 +58,7 @@ def launch(jobs=None, dataset=None, launcher=None):
 def _launch(chosen, selection, dataset):
     """Do the steps of a launcher, and what comes before and after them."""
     launchers.children.ending.clear()
-    changed = launchers.changed_stages()
+    changed = _changed_by_recipes()
     if not changed and not _incomplete().exists():
         logger.info("data, runs and report are up to date")
         return
@@ -86,6 +86,16 @@ def _launch(chosen, selection, dataset):
         raise ExperimentError(f"{len(failed)} of {len(selection['runs'])} runs have no result: {words}")
     if wrong:
         raise ExperimentError(f"the report could not be built completely: {wrong}")
+
+
+def _changed_by_recipes():
+    """The changed stages once the recipes are of today: before that, DVC knows of no training that they change."""
+    changed = launchers.changed_stages()
+    if "recipes" not in changed:
+        return changed
+    if launchers.dvc("recipes", single=True, echo=True):
+        raise ExperimentError("the recipes could not be made, see above; nothing was trained")
+    return launchers.changed_stages()
 
 
 @contextlib.contextmanager

@@ -294,7 +294,7 @@ class Tracker:
         """Find or create the MLflow run of a pipeline.declaration.config.Training and mark it RUNNING.
 
         Args:
-            fingerprint: pipeline.declaration.config.fingerprint of the training, or the one recorded in its checkpoint.
+            fingerprint: pipeline.declaration.recipe.fingerprint of the training, or the one recorded in its checkpoint.
             stage: `train` or `evaluate`, recorded as a tag.
             tags: further tags, strings.
         """

@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader
 import pipeline.tasks.instances.packed_coco  # noqa: F401  # registers the dataset and its steps
 from pipeline.artifacts import checkpoint, files, paths
 from pipeline.artifacts.training_log import read_log, read_progress
-from pipeline.declaration.config import fingerprint
+from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError, Interrupted, first_line
 from pipeline.hardware import data_workers, use_device
 from pipeline.processes import handling, tie_to_trainer
@@ -79,23 +79,30 @@ def train(training, tracker=None):
         tracker: pipeline.tracking.mirror.Tracker or None; a mirror, never an input.
 
     Raises:
-        ExperimentError: missing inputs, non-finite loss, bad data, full disk.
+        ExperimentError: missing inputs, non-finite loss, bad data, full disk; code edited meanwhile.
         Interrupted: stopped by SIGTERM, SIGHUP or Ctrl-C; the state is saved.
     """
-    identity = fingerprint(training)
+    identity = recipe.fingerprint(training)
     scratch = paths.scratch(identity)
     scratch.mkdir(parents=True, exist_ok=True)
     with distributed.exclusive(scratch / "lock", training.name):
         if finished(scratch):
             logger.info("%s seed %d: already trained, reusing %s", training.name, training.seed, identity)
-        elif distributed.processes() == (1, 1):
-            work(training, scratch, tracker)
         else:
-            with _follow(scratch / "log.jsonl", tracker):
-                distributed.train_in_processes(training, scratch)
+            _train(training, scratch, tracker)
+            recipe.require_unchanged(training)
         if tracker:
             tracker.log_history(read_log(scratch / "log.jsonl"))
     return scratch
+
+
+def _train(training, scratch, tracker):
+    """Train in this process, or in as many as the machine's settings say."""
+    if distributed.processes() == (1, 1):
+        work(training, scratch, tracker)
+        return
+    with _follow(scratch / "log.jsonl", tracker):
+        distributed.train_in_processes(training, scratch)
 
 
 def finished(scratch):
@@ -254,7 +261,7 @@ def work(training, scratch, tracker=None):
     model = runner.model.module
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
     require_finite(weights, training.name)
-    meta = {"fingerprint": scratch.name, "CLASSES": list(dataset.CLASSES)}
+    meta = {"fingerprint": scratch.name, "CLASSES": list(dataset.CLASSES), "versions": recipe.versions()}
     save_atomically(checkpoint.content_of(weights, meta), scratch / "checkpoint.pth")
     for leftover in scratch.glob("state_*.pth*"):
         leftover.unlink()

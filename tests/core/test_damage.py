@@ -11,7 +11,7 @@ from benchmarks.damage import KINDS, damage, outcome, weights
 from pipeline import runs
 from pipeline.artifacts import checkpoint, paths, results
 from pipeline.artifacts.detections import PredictionLines
-from pipeline.declaration import config, experiments
+from pipeline.declaration import experiments, recipe
 from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
 from pipeline.training import loop
@@ -49,7 +49,7 @@ def test_a_damaged_checkpoint_is_trained_again_or_refused(tmp_path, monkeypatch,
     damaged = damage(content, kind, random.Random(seed), (tmp_path / "other.pth").read_bytes())
     published.parent.mkdir(parents=True)
     published.write_bytes(content)
-    monkeypatch.setattr(config, "fingerprint", lambda job: "f" * 20)
+    monkeypatch.setattr(recipe, "fingerprint", lambda job: "f" * 20)
     whole = weights(checkpoint.of_run(Job()))
 
     (scratch / "checkpoint.pth").write_bytes(damaged)
@@ -70,7 +70,7 @@ def test_a_damaged_checkpoint_is_trained_again_or_refused(tmp_path, monkeypatch,
 
 def test_a_code_edit_between_training_and_evaluation_is_noticed(monkeypatch):
     write_checkpoint(paths.checkpoint(DATASET, RUN, 0))
-    monkeypatch.setattr(config, "fingerprint", lambda job: "a" * 20)
+    monkeypatch.setattr(recipe, "fingerprint", lambda job: "a" * 20)
     with pytest.raises(ExperimentError, match=f"{'f' * 20}, not {'a' * 20}.*run `dvc repro -s -f train@{RUN}`"):
         runs.require_trained(Job())
 

@@ -15,7 +15,7 @@ import torch
 from benchmarks.random_kills import job
 from pipeline.artifacts import paths
 from pipeline.artifacts.training_log import read_log
-from pipeline.declaration import config
+from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError, Interrupted
 from pipeline.training import distributed, loop
 
@@ -75,7 +75,7 @@ def test_two_processes_log_every_step(whole):
 
 def test_a_killed_training_of_two_processes_ends_with_the_same_weights(whole, two, tmp_path):
     shared = job(**SHARED)
-    scratch = paths.scratch(config.fingerprint(shared))
+    scratch = paths.scratch(recipe.fingerprint(shared))
     empty(scratch)
     # what starts the processes is killed alone; the next attempt waits for those it left, or goes on
     (scratch / distributed.JOB).write_text(shared.to_json())
@@ -132,7 +132,7 @@ def to_one_process(scratch):
 @pytest.mark.parametrize("signal_to", [to_the_starter, to_one_process])
 def test_sigterm_saves_the_state_of_all_processes_and_the_next_attempt_goes_on_from_there(whole, two, signal_to):
     shared = job(**SHARED, interval=1000)  # no state but the one that the signal asks for
-    scratch = paths.scratch(config.fingerprint(shared))
+    scratch = paths.scratch(recipe.fingerprint(shared))
     empty(scratch)
     after_steps(scratch, 3, lambda: signal_to(scratch))
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM at step \d+; the state is saved") as stopped:
@@ -146,7 +146,7 @@ def test_sigterm_saves_the_state_of_all_processes_and_the_next_attempt_goes_on_f
 
 def test_the_processes_of_a_killed_starter_save_their_state_and_end(whole, two):
     shared = job(**SHARED, interval=1000)
-    scratch = paths.scratch(config.fingerprint(shared))
+    scratch = paths.scratch(recipe.fingerprint(shared))
     empty(scratch)
     starter = os.fork()
     if not starter:
@@ -193,7 +193,7 @@ def test_nodes_outside_a_slurm_job_are_refused(workspace, monkeypatch):
 
 def test_resuming_with_another_number_of_processes_goes_on(two, monkeypatch):
     shared = job(seed=6, iterations=4)
-    scratch = paths.scratch(config.fingerprint(shared))
+    scratch = paths.scratch(recipe.fingerprint(shared))
     monkeypatch.setenv("CONTRASTMASK_PROCESSES", "1")
 
     class Stop(BaseException):

@@ -9,7 +9,7 @@ import pytest
 import commands.track
 from pipeline import runs
 from pipeline.artifacts import paths
-from pipeline.declaration import config
+from pipeline.declaration import config, recipe
 from pipeline.tracking import mirror
 
 BY_GROUP = {group: {"mAP": 12.5, "AP50": None} for group in ("novel", "base", "all")}
@@ -71,7 +71,7 @@ def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
         return scratch
 
     monkeypatch.setattr(runs, "ensure_images", lambda dataset: None)
-    monkeypatch.setattr(config, "fingerprint", lambda training: "f1")
+    monkeypatch.setattr(recipe, "fingerprint", lambda training: "f1")
     monkeypatch.setattr(runs, "trained_fingerprint", lambda training: "f1")
     monkeypatch.setattr(runs.training, "train", train)
     monkeypatch.setattr(runs.training, "publish", lambda *_: None)
@@ -161,7 +161,7 @@ def test_results_without_tracking_files_are_tracked_from_themselves(job, tmp_pat
     """As after `scratch/` and the store were removed; a result of other settings than now is left out."""
     monkeypatch.setattr(paths, "results", lambda dataset, run: tmp_path / "results" / f"{run}.json")
     monkeypatch.setattr(paths, "log", lambda dataset, run, seed: tmp_path / "seed0.jsonl")
-    monkeypatch.setattr(config, "fingerprint", lambda training: "f1")
+    monkeypatch.setattr(recipe, "fingerprint", lambda training: "f1")
     monkeypatch.setattr(runs, "trained_fingerprint", lambda training: "f1")
     monkeypatch.setattr(sys, "argv", ["track", "--all"])
     (tmp_path / "results").mkdir()

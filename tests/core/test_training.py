@@ -16,7 +16,7 @@ from benchmarks.random_kills import DATASET, job
 from pipeline.artifacts import paths
 from pipeline.artifacts.training_log import read_log
 from pipeline.cli import command
-from pipeline.declaration import config
+from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError, Interrupted
 from pipeline.training import distributed, loop
 from pipeline.training.precision import PARTS
@@ -79,7 +79,7 @@ def assert_same(scratch, uninterrupted):
     "damage", [None, "newest state cut short", "a byte of the newest state changed", "last log line cut short"]
 )
 def test_killed_and_resumed_ends_with_the_same_weights(uninterrupted, kill_after, damage):
-    scratch = paths.scratch(config.fingerprint(job()))
+    scratch = paths.scratch(recipe.fingerprint(job()))
     empty(scratch)
     disarm = kill_after(5)
     with pytest.raises(Killed):
@@ -101,7 +101,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(uninterrupted, kill_after
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_saves_the_state_and_the_next_attempt_goes_on_from_there(uninterrupted, monkeypatch, name):
-    scratch = paths.scratch(config.fingerprint(job()))
+    scratch = paths.scratch(recipe.fingerprint(job()))
     empty(scratch)
     original = loop.RunLogHook._dump_log
 
@@ -120,7 +120,7 @@ def test_a_signal_saves_the_state_and_the_next_attempt_goes_on_from_there(uninte
 
 
 def test_a_full_disk_is_one_line_and_the_state_before_it_goes_on(uninterrupted, monkeypatch):
-    scratch = paths.scratch(config.fingerprint(job()))
+    scratch = paths.scratch(recipe.fingerprint(job()))
     empty(scratch)
     room = iter([None, None])  # the state of step 2 and its folder fit
     original = os.fsync
@@ -196,14 +196,14 @@ def test_a_finished_training_is_reused_and_the_interval_of_states_does_not_matte
 
 
 def test_the_fingerprint_follows_what_changes_numbers(workspace):
-    first = config.fingerprint(job())
-    assert config.fingerprint(replace(job(), name="other")) == first
-    assert config.fingerprint(job(seed=1)) != first
-    assert config.fingerprint(replace(job(), knobs=replace(job().knobs, sigma=0.2))) != first
+    first = recipe.fingerprint(job())
+    assert recipe.fingerprint(replace(job(), name="other")) == first
+    assert recipe.fingerprint(job(seed=1)) != first
+    assert recipe.fingerprint(replace(job(), knobs=replace(job().knobs, sigma=0.2))) == first  # acts through the model
     split_file = paths.split_train(DATASET, "nonvoc2voc")
     content = split_file.read_bytes()
     split_file.write_bytes(content + b"\n")
-    assert config.fingerprint(job()) != first
+    assert recipe.fingerprint(job()) != first
     split_file.write_bytes(content)
 
 

@@ -21,7 +21,7 @@ from mmdet.models import build_backbone, build_detector
 from pipeline import doctor, runs
 from pipeline.artifacts import checkpoint, paths
 from pipeline.datasets.annotations import read_instances
-from pipeline.declaration import config, experiments
+from pipeline.declaration import config, experiments, recipe
 from pipeline.errors import ExperimentError
 from pipeline.launching import plan
 from pipeline.methods.contrastmask import oracle
@@ -135,7 +135,7 @@ def test_a_checkpoint_of_another_run(clone):
 )
 def test_what_a_training_starts_from_is_missing(clone, path):
     path().unlink()
-    assert mend(clone, lambda: config.fingerprint(job()), "no such file") == f"dvc repro train@{RUN}"
+    assert mend(clone, lambda: recipe.fingerprint(job()), "no such file") == f"dvc repro train@{RUN}"
 
 
 def load_initial_weights():

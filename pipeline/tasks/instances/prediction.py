@@ -10,7 +10,6 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 
 import contextlib
 import hashlib
-import json
 import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from tqdm import tqdm
 import pipeline.methods.contrastmask.model  # noqa: F401  # registers the model
 from pipeline.artifacts import checkpoint, locks, paths
 from pipeline.artifacts.detections import PredictionLines
-from pipeline.declaration import config
+from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError
 from pipeline.hardware import data_workers, test_batch, use_device
 from pipeline.processes import tie_to_trainer
@@ -182,17 +181,13 @@ def _lock(path):
 
 def _identity(training, device, batch_size):
     """All that detections depend on; scoring is left out, so that mending it does not cost an inference."""
-    entries = [paths.ROOT / entry for entry in (*config.TRAINING_CODE, "pipeline/tasks/instances/prediction.py")]
-    code = [path for entry in entries for path in (sorted(entry.rglob("*.py")) if entry.is_dir() else [entry])]
     files = {
         "checkpoint": [paths.checkpoint(training.dataset, training.name, training.seed)],
         "annotations": [paths.annotations(training.dataset, "val2017"), paths.manifest(training.dataset)],
-        "code": code,
     }
-    settings = json.dumps([training.model, training.data["test"]], sort_keys=True, default=str)
     return {
-        "settings": hashlib.sha256(settings.encode()).hexdigest(),
-        "torch": torch.__version__,
+        "recipe": recipe.identity(recipe.of_prediction(training)),
+        "versions": recipe.versions(),
         "device": device,
         "batch": batch_size,
         **{name: _digest(members) for name, members in files.items()},

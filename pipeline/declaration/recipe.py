@@ -1,0 +1,196 @@
+"""The identity of a training: its recipe, which is its resolved configuration and the code that it imports.
+
+A recipe is made in no time and depends on no data. `train` depends on the file that stage `recipes` writes of it, so
+that only what can change a number trains again. The versions of torch, mmcv and mmdet are no part of it: another
+version rounds otherwise, which is not worth weeks of GPUs. They are kept with the weights, and belong to the identity
+of saved predictions.
+"""
+
+import functools
+import hashlib
+import json
+from importlib import metadata
+
+from pipeline import artifacts
+from pipeline.artifacts import files, paths
+from pipeline.declaration import closure, config, experiments
+from pipeline.errors import ExperimentError
+
+TRAINING = "pipeline.training.loop"
+WEIGHTS = "pipeline.training.initial_weights"
+TASK = ("pipeline.tasks.instances.packed_coco",)
+METHOD = ("pipeline.methods.contrastmask.modules",)
+STEPS = {"LoadPriorMasks": "pipeline.methods.contrastmask.oracle"}  # data steps outside of them, and where they are
+PREDICTION = ("pipeline.tasks.instances.prediction",)
+SCORING = (
+    "pipeline.tasks.instances.coco_engines",
+    "pipeline.tasks.instances.scoring",
+    "pipeline.artifacts.detections",
+    "pipeline.artifacts.results",
+)
+LIBRARIES = ("torch", "mmcv-full", "mmdet")
+
+
+def of_training(training):
+    """All that a training's numbers depend on, seeds and data apart, as plain data: {configuration, code}."""
+    numbers = config.tagged(training.numbers())
+    numbers.pop("seed")
+    return {"configuration": numbers, "code": code_of(_roots(training))}
+
+
+def of_prediction(training):
+    """All that the detections of a trained run depend on, weights and data apart: {configuration, code}."""
+    tested = {"model": training.model, "test": training.data["test"]}
+    return {"configuration": config.tagged(tested), "code": code_of((*METHOD, *PREDICTION), SCORING)}
+
+
+def of_evaluation(training):
+    """All that the predictions and scores of a trained run depend on, weights and data apart: {configuration, code}."""
+    predicted = of_prediction(training)
+    return predicted | {"code": predicted["code"] | code_of(SCORING)}
+
+
+def of_initial_weights(backbone, dataset, declared):
+    """All that the initial weights of a backbone depend on, seed and data apart: {configuration, code}."""
+    profile = declared.profile(dataset)
+    source = profile["initial_weights"]
+    code = {WEIGHTS: closure.closure([WEIGHTS])[WEIGHTS]}
+    if source["kind"] == "pretrain":
+        recipe = of_training(config.resolve_pretraining(backbone, dataset, declared))
+        return {"configuration": recipe["configuration"], "code": recipe["code"] | code}
+    named = {"kind": source["kind"], "url": source.get(backbone), "backbone": profile["backbones"][backbone]}
+    return {"configuration": config.tagged(named), "code": code}
+
+
+def _roots(training):
+    steps = (STEPS[step["type"]] for step in training.data["train"] if step["type"] in STEPS)
+    return (TRAINING, *TASK, *METHOD, *steps)
+
+
+@functools.cache
+def code_of(roots, without=()):
+    """{module: digest} of the code below some modules as it was when this process first asked.
+
+    A training asks when it begins: what is edited later is not what it runs.
+    """
+    return closure.closure(roots, without)
+
+
+def require_unchanged(training):
+    """Refuse the end of a training whose code was edited while it ran.
+
+    Raises:
+        ExperimentError: names the modules. The weights stay in scratch/, for the code of when it began.
+    """
+    began, now = code_of(_roots(training)), closure.closure(_roots(training))
+    if edited := [module for module in {**began, **now} if began.get(module) != now.get(module)]:
+        make = experiments.repro("train", training.name)
+        raise ExperimentError(
+            f"run {training.name}: {', '.join(edited)} was edited while it trained, so its weights are of the code "
+            f"before; they are kept: undo the edit, or run `{make}` to train with it"
+        )
+
+
+def versions():
+    """Versions of the libraries that compute a training or a prediction."""
+    return {name: metadata.version(name) for name in LIBRARIES}
+
+
+def identity(content):
+    """Hex digest of a recipe, that of an older one if `commands.accept` found both to train the same.
+
+    Args:
+        content: as `of_training` and its like return it.
+    """
+    accepted = read_accepted()
+    code = follow(accepted["code"], _digest(content["code"]))
+    return follow(accepted["recipes"], _digest({"configuration": content["configuration"], "code": code}))
+
+
+def code_identity(content):
+    """Hex digest of a recipe's code, as pipeline/accepted.yaml names it."""
+    return _digest(content["code"])
+
+
+def read_accepted():
+    """{code, recipes}: what pipeline/accepted.yaml maps to older digests.
+
+    Raises ExperimentError for another content.
+    """
+    path = paths.ROOT / "pipeline" / "accepted.yaml"
+    content = experiments.read_yaml(path) if path.exists() else {}
+    sections = {name: content.get(name) or {} for name in ("code", "recipes")}
+    if set(content) - set(sections) or not all(_is_mapping(section) for section in sections.values()):
+        raise ExperimentError(f"{path}: expected `code` and `recipes`, digests of digests; restore it from git")
+    return sections
+
+
+def _is_mapping(section):
+    return isinstance(section, dict) and all(isinstance(item, str) for pair in section.items() for item in pair)
+
+
+def follow(mapping, name):
+    """Where a mapping leads to in the end. Raises ExperimentError if it leads back."""
+    seen = [name]
+    while name in mapping:
+        name = mapping[name]
+        if name in seen:
+            raise ExperimentError(f"pipeline/accepted.yaml: {name} leads back to itself; remove one of its entries")
+        seen.append(name)
+    return name
+
+
+def fingerprint(training):
+    """Hex digest of what determines a training's result: recipe, seed, annotations, images, initial weights.
+
+    Raises ExperimentError if the split or the initial weights do not exist yet.
+    """
+    digest = hashlib.sha256(f"{identity(of_training(training))} {training.seed}".encode())
+    inputs = [paths.split_train(training.dataset, training.split), paths.manifest(training.dataset)]
+    if training.initial_weights:
+        inputs.append(paths.initial_weights(training.dataset, training.backbone))
+    for path in inputs:
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except FileNotFoundError:
+            missing = path.relative_to(paths.ROOT)
+            make = experiments.repro("train", training.name)
+            raise ExperimentError(f"{missing}: no such file; run `{make}`") from None
+    return digest.hexdigest()[:20]
+
+
+def write(dataset):
+    """Write the recipes of all chosen runs and backbones on a dataset, and remove those of others.
+
+    recipes/<dataset>/ holds what stages depend on: <run>.json, evaluation/<run>.json and init/<backbone>.json, each
+    {"recipe": digest, "format": of what the stage writes} and, of runs, the seeds. content/ holds what was digested,
+    in words, which no stage depends on.
+    """
+    declared = experiments.load()
+    selection = experiments.selected(declared)
+    written = {}
+    for name in selection["runs"]:
+        seeds = config.load_knobs(declared.run(name)).seeds
+        training = config.resolve(name, dataset, seeds[0], declared)
+        for kind, content in (("training", of_training(training)), ("evaluation", of_evaluation(training))):
+            target = paths.recipe(dataset, name, kind)
+            written[target] = _depended(content, kind) | {"seeds": list(seeds)}
+            written[paths.recipe_content(dataset, name, kind)] = content
+    for name in selection["backbones"]:
+        content = of_initial_weights(name, dataset, declared)
+        seed = declared.profile(dataset)["initial_weights"].get("seed")
+        written[paths.recipe(dataset, name, "init")] = _depended(content, "training") | {"seed": seed}
+        written[paths.recipe_content(dataset, name, "init")] = content
+    for path, content in written.items():
+        files.write_json(path, content)
+    for path in paths.recipes(dataset).rglob("*.json"):
+        if path not in written:
+            path.unlink()
+
+
+def _depended(content, kind):
+    return {"recipe": identity(content), "format": artifacts.FORMATS[kind]}
+
+
+def _digest(content):
+    return closure.digest(json.dumps(content, sort_keys=True))
