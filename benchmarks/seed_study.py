@@ -73,10 +73,10 @@ def prepare(dataset):
 
 def measure(dataset, label, seed):
     """Train and evaluate one run; returns a row of percentages."""
+    from pipeline.artifacts import working_copy
     from pipeline.declaration import config
     from pipeline.declaration.categories import base_and_novel
     from pipeline.tasks.instances import prediction
-    from pipeline.tracking import mirror
     from pipeline.training import loop
 
     declared = declaration()
@@ -87,7 +87,7 @@ def measure(dataset, label, seed):
         "row": label,
         "dataset": dataset,
         "seed": seed,
-        "commit": mirror.git_commit(),
+        "commit": working_copy.commit(),
         "novel_mask_mAP": scores["segm"]["novel"]["mAP"],
         "novel_mask_AP50": scores["segm"]["novel"]["AP50"],
         "base_mask_mAP": scores["segm"]["base"]["mAP"],

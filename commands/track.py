@@ -5,7 +5,7 @@ import argparse
 from pipeline import runs
 from pipeline.cli import command
 from pipeline.declaration import experiments
-from pipeline.tracking import mirror
+from pipeline.tracking import sync
 
 
 @command
@@ -20,7 +20,7 @@ def main():
     everything = parser.parse_args().all
     if everything:
         runs.track_results(experiments.chosen_dataset())
-    print(mirror.complete(everything))
+    print(sync.complete(everything))
 
 
 if __name__ == "__main__":

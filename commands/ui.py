@@ -3,7 +3,7 @@
 import argparse
 
 from pipeline.cli import command
-from pipeline.tracking import mirror
+from pipeline.tracking import page
 
 
 @command
@@ -12,7 +12,7 @@ def main():
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
     args = parser.parse_args()
-    mirror.serve(args.host, args.port)
+    page.serve(args.host, args.port)
 
 
 if __name__ == "__main__":

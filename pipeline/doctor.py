@@ -189,14 +189,14 @@ def check_mlflow():
     import mlflow
 
     from pipeline.declaration import experiments
-    from pipeline.tracking import mirror
+    from pipeline.tracking import store
 
-    uri = redact_uri(mirror.store_uri())
-    if (file := mirror.sqlite_file(mirror.store_uri())) and not file.exists():
+    uri = redact_uri(store.tracking_uri())
+    if (file := store.sqlite_file(store.tracking_uri())) and not file.exists():
         return f"{mlflow.__version__}, local store {uri} (made by the first training)"
     try:
-        mirror.find_experiment(experiments.chosen_dataset())
-    except mirror.StoreError as error:
+        store.find_experiment(experiments.chosen_dataset())
+    except store.StoreError as error:
         remedy = error.remedy
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             raise Problem(f"{mlflow.__version__}, {uri}: {error.matter}", remedy) from None

@@ -9,7 +9,8 @@ from pipeline.declaration import config, experiments, recipe
 from pipeline.declaration.categories import base_and_novel
 from pipeline.errors import ExperimentError
 from pipeline.tasks.instances import prediction
-from pipeline.tracking import mirror, record
+from pipeline.tracking import record
+from pipeline.tracking.tracker import track
 from pipeline.training import loop
 
 logger = logging.getLogger("pipeline.runs")
@@ -53,7 +54,7 @@ def train(run_name, dataset):
         for job in resolve_seeds(run_name, dataset):
             fingerprint = recipe.fingerprint(job)
             working_on(fingerprint)
-            with mirror.track(job, fingerprint, "train", "SCHEDULED", tags(run_name)) as tracker:
+            with track(job, fingerprint, "train", "SCHEDULED", tags(run_name)) as tracker:
                 scratch = loop.train(job, tracker)
                 loop.publish(scratch, dataset, run_name, job.seed)
                 tracker.log_files(scratch / "config.py")
@@ -77,7 +78,7 @@ def _evaluate(run_name, dataset, working_on):
     for job in jobs:
         fingerprint = require_trained(job)
         working_on(fingerprint)
-        with mirror.track(job, fingerprint, "evaluate", "FINISHED", tags(run_name)) as tracker:
+        with track(job, fingerprint, "evaluate", "FINISHED", tags(run_name)) as tracker:
             tracker.log_history(_published_log(job))  # of a training whose folder is elsewhere or gone
             scores = prediction.evaluate(job, base, novel)
             predictions = results.predictions_digest(dataset, run_name, job.seed)
@@ -131,7 +132,7 @@ def track_results(dataset):
                     scores["seed"],
                 )
                 continue
-            with mirror.track(job, scores["fingerprint"], "evaluate", "FINISHED", tags(content["run"])) as tracker:
+            with track(job, scores["fingerprint"], "evaluate", "FINISHED", tags(content["run"])) as tracker:
                 tracker.log_history(_published_log(job))
                 tracker.log_scores(scores)
 

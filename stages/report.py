@@ -6,7 +6,7 @@ from pipeline.artifacts import dvc_lock, paths
 from pipeline.cli import command
 from pipeline.declaration import experiments
 from pipeline.reporting.report import build_report
-from pipeline.tracking import mirror
+from pipeline.tracking import page, report
 
 
 @command
@@ -14,10 +14,10 @@ def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
     dvc_lock.keep_private()
     dataset = experiments.chosen_dataset()
-    links = mirror.run_links(dataset)
+    links = page.run_links(dataset)
     scores = build_report(links)
     if links is not None:  # else the store is out of reach, which has been said
-        mirror.log_report(dataset, paths.reports(dataset), experiments.selected(), scores)
+        report.log_report(dataset, paths.reports(dataset), experiments.selected(), scores)
 
 
 if __name__ == "__main__":

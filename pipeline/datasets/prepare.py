@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.artifacts import locks
-from pipeline.datasets import coco, coco_check, contents, generated
+from pipeline.datasets import coco, coco_check, contents
 from pipeline.datasets.annotations import REMEDY, listed_image_sizes, read_instances
 from pipeline.datasets.coco import SUBSETS
 from pipeline.datasets.contents import Filled
 from pipeline.datasets.files import refusals_told, require_regular
+from pipeline.datasets.generated import scenes
 from pipeline.datasets.images import remedy, resolve_names
 from pipeline.declaration.categories import CATEGORIES, VOC
 from pipeline.errors import ExperimentError
@@ -29,8 +30,8 @@ BUFFER = 1 << 20  # bytes
 
 def identify_generated(_name, spec):
     """What identifies a generated dataset, for the manifest. Raises ExperimentError for a bad spec."""
-    generated.check_spec(spec)
-    return {"spec": {key: spec[key] for key in generated.SPEC_KEYS}}
+    scenes.check_spec(spec)
+    return {"spec": {key: spec[key] for key in scenes.SPEC_KEYS}}
 
 
 def fill_generated(name, spec, root, _downloads, _check):
@@ -43,7 +44,7 @@ def fill_generated(name, spec, root, _downloads, _check):
     staging = contents.beside(root)
     contents.discard(staging)
     try:
-        generated.generate(spec, staging, staging / "annotations")
+        scenes.generate(spec, staging, staging / "annotations")
     except BaseException:  # what is half drawn is of no use, and the disk may be full
         contents.discard(staging)
         raise

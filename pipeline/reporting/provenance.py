@@ -7,9 +7,8 @@ from importlib import metadata
 
 import psutil
 
-from pipeline.artifacts import attempts, paths
+from pipeline.artifacts import attempts, paths, working_copy
 from pipeline.artifacts.training_log import read_progress
-from pipeline.tracking import mirror
 
 PACKAGES = ("torch", "mmdet", "mmcv-full", "numpy", "dvc", "mlflow")
 # tracked, but no code: written by commands, or chosen
@@ -23,7 +22,7 @@ def commit():
         changed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     except (OSError, subprocess.CalledProcessError):
         changed = []
-    return {"hash": mirror.git_commit().removesuffix("-dirty"), "changed": [name for name in changed if name]}
+    return {"hash": working_copy.commit().removesuffix("-dirty"), "changed": [name for name in changed if name]}
 
 
 def machine():

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.patches import Polygon
 
-from pipeline.datasets import generated
+from pipeline.datasets.generated import looks
 from pipeline.reporting import style
 
 SIDE = 0.27  # inches of a shape
@@ -21,7 +21,7 @@ def add_legend(figure, groups):
         figure: its size stays as it is; the row lies below it, for `savefig.bbox: tight` to take in.
         groups: {"base": category names, "novel": category names}.
     """
-    shown = [(name, group) for group in groups for name in generated.LOOKS if name in groups[group]]
+    shown = [(name, group) for group in groups for name in looks.LOOKS if name in groups[group]]
     width, height = figure.get_size_inches()
     step = width / max(len(shown), 1)
     longest = max((len(name) for name, _ in shown), default=1)
@@ -29,16 +29,16 @@ def add_legend(figure, groups):
     for index, (name, group) in enumerate(shown):
         left = index * step
         axis = figure.add_axes((left / width, -(ROW - 0.03) / height, SIDE / width, SIDE / height))
-        draw(axis, generated.LOOKS[name])
+        draw(axis, looks.LOOKS[name])
         axis.text(
             1.12, 0.5, name, transform=axis.transAxes, va="center", fontsize=size, color=style.GROUP_COLOURS[group]
         )
 
 
 def draw(axis, look):
-    """Draw one category upright: a `generated.Look` in its texture and hues."""
+    """Draw one category upright: a `looks.Look` in its texture and hues."""
     at = np.linspace(-SPREAD, SPREAD, SAMPLES, dtype=np.float32)
-    tone = generated.TEXTURES[look.texture](at[None, :], at[:, None], 0.0)[..., None]
+    tone = looks.TEXTURES[look.texture](at[None, :], at[:, None], 0.0)[..., None]
     one, other = (hsv_to_rgb((hue / 360, *tones)) for hue, tones in zip(look.hues, TONES, strict=True))
     extent = (-SPREAD, SPREAD, SPREAD, -SPREAD)
     picture = axis.imshow(one + (other - one) * tone, extent=extent, interpolation="bicubic")

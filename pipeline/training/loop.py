@@ -76,7 +76,7 @@ def train(training, tracker=None):
 
     Args:
         training: pipeline.declaration.config.Training.
-        tracker: pipeline.tracking.mirror.Tracker or None; a mirror, never an input.
+        tracker: pipeline.tracking.tracker.Tracker or None; a mirror, never an input.
 
     Raises:
         ExperimentError: missing inputs, non-finite loss, bad data, full disk; code edited meanwhile.

@@ -10,7 +10,8 @@ import commands.track
 from pipeline import runs
 from pipeline.artifacts import paths
 from pipeline.declaration import config, recipe
-from pipeline.tracking import mirror
+from pipeline.tracking import page, report, store
+from pipeline.tracking.tracker import track
 
 BY_GROUP = {group: {"mAP": 12.5, "AP50": None} for group in ("novel", "base", "all")}
 SCORES = {"segm": BY_GROUP, "bbox": BY_GROUP, "per_category": {"segm": {"person": {"AP": 12.5, "AP50": None}}}}
@@ -20,7 +21,7 @@ SCORES = {"segm": BY_GROUP, "bbox": BY_GROUP, "per_category": {"segm": {"person"
 def job(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", mirror.REQUEST_SECONDS)  # commands.track raises it
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", store.REQUEST_SECONDS)  # commands.track raises it
     return config.resolve("contrastmask_r50_1x_nonvoc2voc", "generated", 0)
 
 
@@ -29,19 +30,19 @@ def records(last):
 
 
 def stored(query=""):
-    client, experiment = mirror.connect("generated")
+    client, experiment = store.connect("generated")
     return client, client.search_runs([experiment], query)
 
 
 def test_a_killed_training_is_continued_and_the_evaluation_finishes_the_same_record(job):
     with pytest.raises(KeyboardInterrupt):
-        with mirror.track(job, "f1", "train", "SCHEDULED") as tracker:
+        with track(job, "f1", "train", "SCHEDULED") as tracker:
             tracker.log_history(records(30))
             raise KeyboardInterrupt
     client, (run,) = stored()
     assert run.info.status == "KILLED"
 
-    with mirror.track(job, "f1", "train", "SCHEDULED") as tracker:
+    with track(job, "f1", "train", "SCHEDULED") as tracker:
         tracker.log_history(records(20))  # resumed from an earlier state: these points are there already
         tracker.log_history(records(50))
     client, (run,) = stored()
@@ -49,7 +50,7 @@ def test_a_killed_training_is_continued_and_the_evaluation_finishes_the_same_rec
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == [10, 20, 30, 40, 50]
 
-    with mirror.track(job, "f1", "evaluate", "FINISHED", {"tables": "table2"}) as tracker:
+    with track(job, "f1", "evaluate", "FINISHED", {"tables": "table2"}) as tracker:
         tracker.log_scores(SCORES)
     client, (run,) = stored()
     assert run.info.status == "FINISHED" and run.info.run_name == "contrastmask_r50_1x_nonvoc2voc_seed0"
@@ -78,10 +79,10 @@ def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.evaluation, "evaluate", lambda *_: SCORES)
     monkeypatch.setattr(paths, "results", lambda *_: results)
     monkeypatch.setattr(paths, "log", lambda *_: tmp_path / "none.jsonl")  # not that of this working copy
-    connect = mirror.connect
-    monkeypatch.setattr(mirror, "connect", lambda _: 1 / 0)
+    connect = store.connect
+    monkeypatch.setattr(store, "connect", lambda _: 1 / 0)
     runs.train(job.name, "generated")
-    monkeypatch.setattr(mirror, "connect", connect)
+    monkeypatch.setattr(store, "connect", connect)
     runs.evaluate(job.name, "generated")
     client, (run,) = stored()
     assert run.info.status == "FINISHED" and run.data.tags["stage"] == "evaluate"
@@ -92,7 +93,7 @@ def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
 
 def test_other_numbers_are_another_record(job):
     for fingerprint in ("f1", "f2", "f1"):
-        with mirror.track(job, fingerprint, "train", "SCHEDULED"):
+        with track(job, fingerprint, "train", "SCHEDULED"):
             pass
     assert len(stored()[1]) == 2
 
@@ -103,7 +104,7 @@ def test_the_report_keeps_only_the_newest(job, tmp_path):
         (tmp_path / "reports" / name).write_text(name)
     for _ in range(2):
         selection = {"tables": {"table2": {}, "oracle": {}}, "figures": {"loss_curves": {}}}
-        mirror.log_report("generated", tmp_path / "reports", selection, {"plain": 12.5})
+        report.log_report("generated", tmp_path / "reports", selection, {"plain": 12.5})
     client, (run,) = stored("tags.stage = 'report'")
     folders = ("", "tables", "figures")
     kept = {item.path for folder in folders for item in client.list_artifacts(run.info.run_id, folder)}
@@ -113,10 +114,10 @@ def test_the_report_keeps_only_the_newest(job, tmp_path):
 
 
 def test_links_lead_to_the_training_of_a_fingerprint(job):
-    assert mirror.run_links("generated") == {}
+    assert page.run_links("generated") == {}
     assert not paths.tracking_store().exists()
     for fingerprint in ("f1", "f2"):
-        with mirror.track(job, fingerprint, "train", "SCHEDULED"):
+        with track(job, fingerprint, "train", "SCHEDULED"):
             pass
     _, runs = stored()
     expected = {
@@ -125,26 +126,26 @@ def test_links_lead_to_the_training_of_a_fingerprint(job):
         ]: f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
         for run in runs
     }
-    assert mirror.run_links("generated") == {job.name: expected}
+    assert page.run_links("generated") == {job.name: expected}
 
 
 def test_links_hold_no_password(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host:81/mlflow/")
-    assert mirror._page() == "https://host:81/mlflow"
+    assert page.page_address() == "https://host:81/mlflow"
 
 
 def test_no_links_to_a_store_out_of_reach(job, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    assert mirror.run_links("generated") is None
+    assert page.run_links("generated") is None
 
 
 def test_a_store_out_of_reach_is_reported_once_and_stops_nothing(job, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)  # a stage run by another test turns it off
-    with caplog.at_level("WARNING", logger="pipeline.tracking.mirror"):
-        with mirror.track(job, "f1", "train", "SCHEDULED") as tracker:
+    with caplog.at_level("WARNING", logger="pipeline.tracking"):
+        with track(job, "f1", "train", "SCHEDULED") as tracker:
             tracker.log_history(records(30))
     assert len(set(caplog.records)) == 1 and "127.0.0.1:9" in caplog.text  # pytest may hand on one record twice
     assert not (paths.tracking_store()).exists()
@@ -152,8 +153,8 @@ def test_a_store_out_of_reach_is_reported_once_and_stops_nothing(job, monkeypatc
 
 def test_a_warning_does_not_show_the_password_of_the_store(monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@host/db")
-    with caplog.at_level("WARNING", logger="pipeline.tracking.mirror"):
-        mirror._warn(OSError("postgresql://user:secret@host/db refused"), "going on")
+    with caplog.at_level("WARNING", logger="pipeline.tracking"):
+        store.warn(OSError("postgresql://user:secret@host/db refused"), "going on")
     assert "host/db" in caplog.text and "secret" not in caplog.text
 
 
@@ -181,7 +182,7 @@ def test_results_without_tracking_files_are_tracked_from_themselves(job, tmp_pat
 def test_an_outage_that_remains_is_one_line_that_says_what_to_do(job, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     monkeypatch.setattr(sys, "argv", ["track"])
-    with mirror.track(job, "f1", "train", "SCHEDULED") as tracker:
+    with track(job, "f1", "train", "SCHEDULED") as tracker:
         tracker.log_history(records(30))
     with pytest.raises(SystemExit):
         commands.track.main()

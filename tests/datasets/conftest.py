@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pipeline.datasets.generated import generate
+from pipeline.datasets.generated.scenes import generate
 from pipeline.tasks.instances.split import split
 
 SPEC = {"version": 1, "seed": 7, "train_images": 12, "val_images": 4, "image_size": 128}

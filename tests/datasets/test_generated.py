@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from pipeline.datasets import generated
+from pipeline.datasets.generated import scenes
 from pipeline.declaration.categories import VOC
 from pipeline.errors import ExperimentError
 
@@ -25,7 +25,7 @@ def decode(polygons, size):
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds, size=st.sampled_from([64, 128, 200]))
 def test_objects_of_an_image(seed, size):
-    objects = generated.arrange(np.random.default_rng(seed), size)
+    objects = scenes.arrange(np.random.default_rng(seed), size)
     names = [name for name, _ in objects]
     figures = [figure for _, figure in objects]
     assert 4 <= len(objects) <= 6
@@ -37,9 +37,9 @@ def test_objects_of_an_image(seed, size):
         assert (columns.min(), rows.min()) == (x, y)
         assert (columns.max() + 1, rows.max() + 1) == (x + width, y + height)
         assert figure.visible.sum() >= 0.6 * figure.mask.sum()
-        assert max(generated.bounding_box(figure.mask)[2:]) <= 64 * size / 128 + 2
-        assert all(generated.box_iou(figure.box, other.box) <= 0.3 for other in figures[:position])
-        np.testing.assert_array_equal(decode(generated.outlines(figure.visible), size), figure.visible)
+        assert max(scenes.bounding_box(figure.mask)[2:]) <= 64 * size / 128 + 2
+        assert all(scenes.box_iou(figure.box, other.box) <= 0.3 for other in figures[:position])
+        np.testing.assert_array_equal(decode(scenes.outlines(figure.visible), size), figure.visible)
 
 
 @settings(max_examples=200, deadline=None)
@@ -50,7 +50,7 @@ def test_polygons_rasterise_to_the_mask_they_were_traced_from(seed, density):
     mask[0, 0] = 1
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(mask, contours, -1, 1, cv2.FILLED)
-    polygons = generated.outlines(mask)
+    polygons = scenes.outlines(mask)
     np.testing.assert_array_equal(rle.decode(rle.merge(rle.frPyObjects(polygons, 9, 11))), mask)
     assert all(len(polygon) >= 8 and len(polygon) % 2 == 0 for polygon in polygons)
 
@@ -83,8 +83,8 @@ def test_both_groups_in_both_subsets_and_all_categories_listed(generated_root):
 
 def test_an_image_does_not_depend_on_how_many_are_drawn(generated_root, tmp_path):
     fewer = {**SPEC, "train_images": 3, "val_images": 1}
-    digest = generated.generate(fewer, tmp_path, tmp_path / "annotations")
-    assert digest == generated.generate(fewer, tmp_path, tmp_path / "annotations"), "same spec, same bytes"
+    digest = scenes.generate(fewer, tmp_path, tmp_path / "annotations")
+    assert digest == scenes.generate(fewer, tmp_path, tmp_path / "annotations"), "same spec, same bytes"
     for subset, count in (("train2017", 3), ("val2017", 1)):
         files = sorted((tmp_path / subset).iterdir())
         assert len(files) == count
@@ -99,14 +99,14 @@ def test_an_image_does_not_depend_on_how_many_are_drawn(generated_root, tmp_path
 
 
 def test_seed_and_subset_change_the_image():
-    images = [generated.draw({**SPEC, "seed": seed}, subset, 0)[0] for seed in (0, 1) for subset in generated.SUBSETS]
+    images = [scenes.draw({**SPEC, "seed": seed}, subset, 0)[0] for seed in (0, 1) for subset in scenes.SUBSETS]
     assert len({image.tobytes() for image in images}) == 4
 
 
 def test_position_size_and_depth_do_not_tell_base_from_novel():
     values = defaultdict(list)
     for index in range(300):
-        objects = generated.arrange(np.random.default_rng([11, index]), 128)
+        objects = scenes.arrange(np.random.default_rng([11, index]), 128)
         for depth, (name, figure) in enumerate(objects):
             x, y, width, height = figure.box
             values[name in VOC].append((x + width / 2, y + height / 2, max(width, height), depth))
@@ -119,7 +119,7 @@ def test_objects_are_more_saturated_than_their_surroundings():
     """The figure cue that novel objects share with base ones."""
     saturation = {"object": [], "ground": []}
     for index in range(20):
-        image, objects = generated.draw(SPEC, "train2017", index)
+        image, objects = scenes.draw(SPEC, "train2017", index)
         covered = sum(figure.visible for _, figure in objects) > 0
         values = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)[..., 1]
         saturation["object"].append(values[covered].mean())
@@ -141,6 +141,6 @@ def test_objects_are_more_saturated_than_their_surroundings():
 )
 def test_bad_spec(change, message, tmp_path):
     with pytest.raises(ExperimentError) as caught:
-        generated.generate({**SPEC, **change}, tmp_path / "images", tmp_path / "annotations")
+        scenes.generate({**SPEC, **change}, tmp_path / "images", tmp_path / "annotations")
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())

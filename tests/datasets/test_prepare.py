@@ -9,8 +9,9 @@ import zipfile
 
 import pytest
 
-from pipeline.datasets import contents, downloads, generated
+from pipeline.datasets import contents, downloads
 from pipeline.datasets import prepare as preparation
+from pipeline.datasets.generated import scenes
 from pipeline.datasets.prepare import ensure_images, prepare
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
@@ -70,8 +71,8 @@ def test_generated(tmp_path):
 def test_generated_is_drawn_once_and_again_for_another_spec(tmp_path, monkeypatch):
     run(GENERATED, tmp_path)
     drawn = []
-    draw_all = generated.generate
-    monkeypatch.setattr(generated, "generate", lambda spec, *folders: drawn.append(spec) or draw_all(spec, *folders))
+    draw_all = scenes.generate
+    monkeypatch.setattr(scenes, "generate", lambda spec, *folders: drawn.append(spec) or draw_all(spec, *folders))
     before = tree(tmp_path)
     shutil.rmtree(tmp_path / "out")  # as DVC does before a stage
     run(GENERATED, tmp_path)
@@ -90,12 +91,12 @@ def test_an_interrupted_drawing_is_not_taken_for_complete(tmp_path, monkeypatch)
             raise Interrupted
         return draw(spec, subset, index)
 
-    draw = generated.draw
-    monkeypatch.setattr(generated, "draw", interrupted)
+    draw = scenes.draw
+    monkeypatch.setattr(scenes, "draw", interrupted)
     with pytest.raises(Interrupted):
         run(GENERATED, tmp_path)
     assert not (tmp_path / "home" / "images").exists() and not (tmp_path / "out").exists()
-    monkeypatch.setattr(generated, "draw", draw)
+    monkeypatch.setattr(scenes, "draw", draw)
     assert run(GENERATED, tmp_path)["subsets"]["val2017"]["images"] == 2
     assert sorted(entry.name for entry in (tmp_path / "home").iterdir()) == ["images", "images.lock"]
 
@@ -527,7 +528,7 @@ def test_another_spec_is_drawn_before_the_old_images_go(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(generated, "draw", interrupted)
+        patch.setattr(scenes, "draw", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(other, tmp_path)
     assert {name: tree(tmp_path).get(name) for name in before} == before

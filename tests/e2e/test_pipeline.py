@@ -107,7 +107,7 @@ def test_an_experiment_retrains_what_follows_the_knobs(clone):
         "python",
         "-c",
         (
-            "import json, mlflow; from pipeline import tracking; client, experiment = tracking.connect('generated');"
+            "import json, mlflow; from pipeline.tracking import store; client, experiment = store.connect('generated');"
             "runs = client.search_runs([experiment], \"tags.run = 'current'\");"
             "print(json.dumps([[r.info.status, r.data.params['sigma'], r.data.tags['dvc_experiment'],"
             " 'novel/mask/AP' in r.data.metrics,"

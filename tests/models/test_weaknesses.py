@@ -157,7 +157,10 @@ def test_w06_edges_need_no_other_package_and_follow_the_gradient():
 def test_w07_no_loop_over_rois_and_no_copy_to_the_host():
     """Shapes alone decide what runs: the meta device has no values that a loop or a host copy could read."""
     forbidden = {"item", "tolist", "cpu", "nonzero", "numpy"}
-    for name in ("edges.py", "partition.py", "losses.py", "cl_head.py", "attention.py", "cam.py"):
+    for name in (
+        "shared/cam.py",
+        *(f"contrastmask/{part}.py" for part in ("edges", "partition", "losses", "cl_head", "attention")),
+    ):
         calls = {
             node.func.attr
             for node in ast.walk(source_trees()[name])

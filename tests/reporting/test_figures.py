@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from pipeline.artifacts import paths
-from pipeline.datasets import generated
+from pipeline.datasets.generated import looks
 from pipeline.declaration import experiments
 from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
@@ -541,7 +541,7 @@ def test_drawn_images_have_a_legend_of_their_shapes_and_say_what_they_are(worksp
     assert "Data: generated images, drawn by a program, not COCO" in svg
     figure, _ = drawn("qualitative")
     shapes = [text.get_text() for axis in figure.axes if not axis.axison for text in axis.texts]
-    assert sorted(shapes) == sorted(generated.LOOKS)
+    assert sorted(shapes) == sorted(looks.LOOKS)
 
 
 @pytest.mark.parametrize(

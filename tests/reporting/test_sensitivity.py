@@ -26,6 +26,7 @@ TAU = {
 @pytest.fixture
 def tau(workspace):
     """A table of three temperatures in no order, with labels that lie, and the figure of it."""
+    paths.PAPER_KNOBS.parent.mkdir(parents=True, exist_ok=True)
     workspace.write(paths.PAPER_KNOBS, KNOBS.read_text())
     declared = experiments.load()
     declared.tables["temperature"] = {"title": "Temperature", "published": "contrastmask_table_5", "rows": []}

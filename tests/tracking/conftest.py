@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from pipeline.artifacts import paths
-from pipeline.tracking import mirror
+from pipeline.tracking import store
 
 
 def free_port():
@@ -73,7 +73,7 @@ def home(running_server, tmp_path, monkeypatch):
     """Its local store is there already: creating the tables takes seconds."""
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", mirror.REQUEST_SECONDS)  # commands.track raises it
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", store.REQUEST_SECONDS)  # commands.track raises it
     paths.tracking_store().parent.mkdir()
     shutil.copy(running_server.folder / "empty.db", paths.tracking_store())
     return tmp_path
@@ -85,7 +85,7 @@ def server(running_server, home, monkeypatch):
     running_server.heal()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", running_server.address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setattr(mirror, "PAUSE", 0)
-    monkeypatch.setattr(mirror, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.tracking.tracker.PAUSE", 0)
+    monkeypatch.setattr("pipeline.tracking.tracker.PAUSE_SECONDS", 0.0)
     yield running_server
     running_server.heal()

@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.tracking import mirror
+from pipeline.tracking.tracker import Tracker
 from tests.tracking.outage import MlflowServer
 from tests.tracking.stand_in import training, write_record
 
@@ -35,7 +35,7 @@ def main():
         server.start()
         os.environ |= {"MLFLOW_TRACKING_URI": server.address, "CONTRASTMASK_HOME": str(folder / "home")}
         try:
-            tracker = mirror.Tracker(training("cost"), "cost", "train")
+            tracker = Tracker(training("cost"), "cost", "train")
             print("up:     ", measure(tracker, range(1, 51), 1.0), flush=True)
             os.killpg(server.process.pid, signal.SIGSTOP)
             print("hanging:", measure(tracker, range(51, 251), 1.0), flush=True)

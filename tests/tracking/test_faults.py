@@ -8,14 +8,15 @@ import time
 import pytest
 
 from pipeline.errors import ExperimentError
-from pipeline.tracking import mirror, record
+from pipeline.tracking import record, store, sync
+from pipeline.tracking.tracker import Tracker, track
 from tests.tracking.stand_in import METRICS_OF_SCORES, SCORES, differences, training, write_record
 
 FORK = multiprocessing.get_context("fork")
 
 
 def train(job, fingerprint, steps, during=lambda step: None, pause=0.0):
-    with mirror.track(job, fingerprint, "train", "SCHEDULED") as tracker:
+    with track(job, fingerprint, "train", "SCHEDULED") as tracker:
         for step in steps:
             during(step)
             tracker.log_history([write_record(fingerprint, step)])
@@ -24,13 +25,13 @@ def train(job, fingerprint, steps, during=lambda step: None, pause=0.0):
 
 
 def evaluate(job, fingerprint):
-    with mirror.track(job, fingerprint, "evaluate", "FINISHED") as tracker:
+    with track(job, fingerprint, "evaluate", "FINISHED") as tracker:
         tracker.log_scores(SCORES)
 
 
 def stored(job):
     """Client and the one MLflow run of a job."""
-    client, experiment = mirror.connect("generated")
+    client, experiment = store.connect("generated")
     (run,) = client.search_runs([experiment], f"tags.run = '{job.name}'")
     return client, run
 
@@ -71,7 +72,7 @@ def test_no_single_request_matters(server, kind, request_path):
     train(job, job.name, [10, 20])
     server.fault(kind, request_path, times=1)
     evaluate(job, job.name)
-    mirror.sync(60)
+    sync.settle_all(60)
     assert_complete(job, "FINISHED", [10, 20])
 
 
@@ -82,7 +83,7 @@ def test_faults_at_random(server, chance):
     train(job, job.name, range(10, 201, 10))
     evaluate(job, job.name)
     server.heal()
-    mirror.sync(60)
+    sync.settle_all(60)
     assert_complete(job, "FINISHED", range(10, 201, 10))
 
 
@@ -102,9 +103,9 @@ def test_a_create_that_arrives_after_its_repetition_is_no_second_run(server):
 
 
 def test_a_hanging_server_hardly_delays_a_training(server, monkeypatch):
-    monkeypatch.setattr(mirror, "PAUSE", 20)
+    monkeypatch.setattr("pipeline.tracking.tracker.PAUSE", 20)
     job = training("hanging")
-    tracker = mirror.Tracker(job, job.name, "train")
+    tracker = Tracker(job, job.name, "train")
     server.fault("hang")
     began = time.monotonic()
     for step in range(10, 2001, 10):
@@ -116,12 +117,12 @@ def test_a_hanging_server_hardly_delays_a_training(server, monkeypatch):
 
 
 def test_a_slow_server_does_not_hold_up_for_longer_than_agreed(server, monkeypatch):
-    monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(sync, "SETTLE_SECONDS", 0.0)
     job = training("slow")
     began = time.monotonic()
     train(job, job.name, [10, 20])
     assert time.monotonic() - began < 3 and pending() == 1
-    assert mirror.sync(60)[0] == 1
+    assert sync.settle_all(60)[0] == 1
     assert_complete(job, "SCHEDULED", [10, 20])
 
 
@@ -130,7 +131,7 @@ def test_an_outage_of_a_whole_training_is_mended_by_the_next_stage_of_another(se
     server.fault("drop")
     train(lost, lost.name, [10, 20])
     with pytest.raises(ExperimentError, match="1 trainings are not complete.*commands.track"):
-        mirror.complete(everything=False)
+        sync.complete(everything=False)
     server.heal()
     train(other, other.name, [10])
     assert_complete(lost, "SCHEDULED", [10, 20])
@@ -142,7 +143,7 @@ def test_the_store_is_filled_again_from_files_alone(server, monkeypatch):
     train(job, job.name, [10, 20])
     evaluate(job, job.name)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address.replace("http://", "http://me:secret@"))
-    assert "1 trainings brought up to date" in mirror.complete(everything=True)
+    assert "1 trainings brought up to date" in sync.complete(everything=True)
     assert_complete(job, "FINISHED", [10, 20])
     files = [path for path in record.paths.tracking_records().rglob("*") if path.is_file()]
     assert files and not any("secret" in path.read_text() for path in files)
@@ -153,7 +154,7 @@ def test_what_waits_for_another_store_is_not_sent_to_this_one(server, monkeypatc
     server.fault("drop")
     train(job, job.name, [10])
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert mirror.sync(60) == (0, 0, 1, [])
+    assert sync.settle_all(60) == (0, 0, 1, [])
     assert pending() == 1
 
 
@@ -161,7 +162,7 @@ def killed_training(job, steps):
     """A training in a process of its own that is killed with SIGKILL after its last step."""
 
     def work():
-        with mirror.track(job, job.name, "train", "SCHEDULED") as tracker:
+        with track(job, job.name, "train", "SCHEDULED") as tracker:
             for step in steps:
                 tracker.log_history([write_record(job.name, step)])
             ready.set()
@@ -177,14 +178,14 @@ def killed_training(job, steps):
 def test_a_killed_training_is_neither_running_nor_finished_and_can_go_on(server):
     job = training("killed")
     process = killed_training(job, [10, 20])
-    assert mirror.sync(60) == (0, 1, 0, [])
+    assert sync.settle_all(60) == (0, 1, 0, [])
     assert stored(job)[1].info.status == "RUNNING"
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert stored(job)[1].info.status == "RUNNING"
-    assert mirror.sync(60) == (1, 0, 0, [])
+    assert sync.settle_all(60) == (1, 0, 0, [])
     assert_complete(job, "KILLED", [10, 20])
-    assert mirror.sync(60) == (0, 0, 0, [])
+    assert sync.settle_all(60) == (0, 0, 0, [])
     train(job, job.name, [30])
     assert_complete(job, "SCHEDULED", [10, 20, 30])
 
@@ -192,11 +193,11 @@ def test_a_killed_training_is_neither_running_nor_finished_and_can_go_on(server)
 def test_an_error_is_failed_and_no_outage_makes_it_finished(server):
     job = training("failing")
     with pytest.raises(RuntimeError):
-        with mirror.track(job, job.name, "evaluate", "FINISHED"):
+        with track(job, job.name, "evaluate", "FINISHED"):
             server.fault("drop")
             raise RuntimeError
     server.heal()
-    mirror.sync(60)
+    sync.settle_all(60)
     assert_complete(job, "FAILED", [])
 
 
@@ -207,7 +208,7 @@ def test_scores_are_stored_once_however_often_they_are_made_and_newer_ones_are_s
     client, run = stored(job)
     assert len(client.get_metric_history(run.info.run_id, "novel/mask/AP")) == 1
     better = {"novel": {"mAP": 13.0}, "base": {"mAP": 2.0}, "all": {"mAP": 12.5}}
-    with mirror.track(job, job.name, "evaluate", "FINISHED") as tracker:
+    with track(job, job.name, "evaluate", "FINISHED") as tracker:
         tracker.log_scores(SCORES | {"segm": better})
     client, run = stored(job)
     assert run.data.metrics["novel/mask/AP"] == 13.0 and run.data.metrics["base/mask/AP"] == 2.0
@@ -217,14 +218,14 @@ def test_scores_are_stored_once_however_often_they_are_made_and_newer_ones_are_s
 def test_two_writers_that_cannot_see_each_other_end_with_one_run(server, home, monkeypatch):
     """Two machines create the run at the same time: each finds no run, then both create one."""
     job = training("twice")
-    tracker = mirror.Tracker(job, job.name, "train")
+    tracker = Tracker(job, job.name, "train")
     tracker.log_history([write_record(job.name, 10)])
     client, run = stored(job)
     identity = {key: run.data.tags[key] for key in ("run", "seed", "fingerprint")}
     earlier = client.create_run(run.info.experiment_id, start_time=run.info.start_time - 1000, tags=identity)
 
     monkeypatch.setenv("CONTRASTMASK_HOME", str(home / "other"))
-    other = mirror.Tracker(job, job.name, "train")
+    other = Tracker(job, job.name, "train")
     other.log_history([write_record(job.name, 10)])
     assert stored(job)[1].info.run_id == earlier.info.run_id
 
@@ -241,7 +242,7 @@ def test_two_writers_that_cannot_see_each_other_end_with_one_run(server, home, m
 def test_a_second_process_of_the_same_training_waits_its_turn(server):
     job = training("shared")
     process = killed_training(job, [10])
-    tracker = mirror.Tracker(job, job.name, "train")
+    tracker = Tracker(job, job.name, "train")
     tracker.log_history([write_record(job.name, 20)])
     assert not tracker.reached
     os.kill(process.pid, signal.SIGKILL)
@@ -275,7 +276,7 @@ def test_several_processes_share_the_local_store(home):
         process.start()
     for process in processes:
         process.join()
-    assert mirror.complete(everything=False).startswith("MLflow store local: ")
+    assert sync.complete(everything=False).startswith("MLflow store local: ")
     for number in range(4):
         assert_complete(training(f"local_{number}"), "FINISHED", range(10, 201, 10))
 
@@ -298,6 +299,6 @@ def test_a_restart_of_the_server_in_the_middle(server):
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    mirror.complete(everything=False)
+    sync.complete(everything=False)
     for name in names:
         assert_complete(training(name), "FINISHED", range(10, 601, 10))

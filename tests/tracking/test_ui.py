@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.errors import ExperimentError
-from pipeline.tracking import mirror
+from pipeline.tracking import page, store
 from tests.tracking.conftest import free_port
 from tools.pins import ROOT
 
@@ -17,10 +17,10 @@ from tools.pins import ROOT
 def started(monkeypatch, tmp_path):
     """Arguments and environment that the server would have been started with."""
     calls = []
-    experiment = SimpleNamespace(name="generated", experiment_id="7", tags=mirror.VIEW)
+    experiment = SimpleNamespace(name="generated", experiment_id="7", tags=store.VIEW)
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "")
-    monkeypatch.setattr(mirror, "open_store", lambda: SimpleNamespace(search_experiments=lambda: [experiment]))
+    monkeypatch.setattr(store, "open_store", lambda: SimpleNamespace(search_experiments=lambda: [experiment]))
     monkeypatch.setattr(os, "execv", lambda program, words: calls.append((words, dict(os.environ))))
     return calls
 
@@ -29,7 +29,7 @@ def test_the_address_of_the_store_is_no_argument(started, monkeypatch, capsys):
     uri = "postgresql://me:Zq9xZq9x@127.0.0.1:9/db?sslpassword=Zq9xZq9x"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     port = free_port()
-    mirror.serve("127.0.0.1", port)
+    page.serve("127.0.0.1", port)
     ((words, environment),) = started
     assert "Zq9x" not in " ".join(words) + capsys.readouterr().out
     assert environment["MLFLOW_BACKEND_STORE_URI"] == uri.replace("postgresql:", "postgresql+psycopg2:")
@@ -39,9 +39,9 @@ def test_the_address_of_the_store_is_no_argument(started, monkeypatch, capsys):
 
 def test_the_printed_page_shows_ap_first(started, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://127.0.0.1:9/db")
-    mirror.serve("127.0.0.1", free_port())
+    page.serve("127.0.0.1", free_port())
     assert "/#/experiments/7/runs?viewStateShareKey=ap" in capsys.readouterr().out
-    assert "metrics.`novel/mask/AP`" in mirror.VIEW["mlflow.sharedViewState.ap"]
+    assert "metrics.`novel/mask/AP`" in store.VIEW["mlflow.sharedViewState.ap"]
 
 
 def test_a_port_in_use_is_named_with_one_that_is_free(started, monkeypatch):
@@ -49,9 +49,9 @@ def test_a_port_in_use_is_named_with_one_that_is_free(started, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ExperimentError, match=f"port {port} of 127.0.0.1 is in use; choose another") as error:
-            mirror.serve("127.0.0.1", port)
+            page.serve("127.0.0.1", port)
     other = int(re.search(r"`make ui PORT=(\d+)`", str(error.value))[1])
-    mirror.serve("127.0.0.1", other)
+    page.serve("127.0.0.1", other)
     assert len(started) == 1
 
 
@@ -59,14 +59,14 @@ def test_a_port_in_use_is_named_with_one_that_is_free(started, monkeypatch):
 def test_what_is_no_port(started, monkeypatch, port):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://127.0.0.1:9/db")
     with pytest.raises(ExperimentError, match="cannot be had"):
-        mirror.serve("127.0.0.1", port)
+        page.serve("127.0.0.1", port)
 
 
 def test_no_store_yet_and_a_server(started, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     with pytest.raises(ExperimentError, match="there is no MLflow store yet; the first training makes it"):
-        mirror.serve("127.0.0.1", free_port())
+        page.serve("127.0.0.1", free_port())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:Zq9xZq9x@host/mlflow")
     with pytest.raises(ExperimentError, match="a page of its own: open https://host/mlflow$"):
-        mirror.serve("127.0.0.1", free_port())
+        page.serve("127.0.0.1", free_port())
     assert not started

@@ -7,14 +7,14 @@ import json
 import sys
 import time
 
-from pipeline.tracking import mirror
+from pipeline.tracking.tracker import track
 from tests.tracking.stand_in import SCORES, training, write_record
 
 
 def main():
     name, steps, seconds, end = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     job, calls = training(name), []
-    with mirror.track(job, name, "train", "SCHEDULED") as tracker:
+    with track(job, name, "train", "SCHEDULED") as tracker:
         print("started", flush=True)
         for step in range(1, steps + 1):
             record = write_record(name, step)
@@ -24,7 +24,7 @@ def main():
             time.sleep(seconds)
         tracker.log_history(tracker.record.log())
     if end != "train":
-        with mirror.track(job, name, "evaluate", "FINISHED") as tracker:
+        with track(job, name, "evaluate", "FINISHED") as tracker:
             if end == "fail":
                 raise RuntimeError("as asked")
             tracker.log_scores(SCORES)
