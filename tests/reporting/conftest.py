@@ -169,7 +169,7 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.delenv("CONTRASTMASK_HOME", raising=False)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
-    monkeypatch.setattr(paths, "PAPER_KNOBS", tmp_path / "pipeline" / "paper.yaml")
+    monkeypatch.setattr(paths, "PAPER_KNOBS", tmp_path / "pipeline" / "methods" / "contrastmask" / "knobs.yaml")
     space = Workspace(tmp_path)
     space.write(paths.PARAMS, "dataset: toy\nsigma: 0.2\ndelta: 0.1\n")
     space.write(paths.PAPER_KNOBS, "sigma: 0.3\ndelta: 0.1\n")
