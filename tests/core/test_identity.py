@@ -1,0 +1,296 @@
+"""What trains again after an edit, and what does not."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.random_kills import job
+from pipeline.artifacts import paths
+from pipeline.declaration import closure, recipe
+from pipeline.errors import ExperimentError
+from pipeline.training import loop
+from tests.e2e.clone import Clone
+
+SAME = {
+    "comment": ("x = 1", "# one\nx = 1  # it is"),
+    "docstring of a module": ("x = 1", '"""One."""\nx = 1'),
+    "docstring of a function": ("def f():\n    return 1", 'def f():\n    """One."""\n    return 1'),
+    "docstring of a class": ("class A:\n    x = 1", 'class A:\n    """One."""\n\n    x = 1'),
+    "layout": ("f(1, 2)", "f(\n    1,\n    2,\n)"),
+    "words of an error": ("raise ValueError('a')", "raise ValueError(f'b {x}')"),
+    "words of a log": ("if x:\n    logger.info('a')\n    f()", "if x:\n    logger.warning('b %s', x)\n    f()"),
+}
+OTHER = {
+    "number": ("x = 1", "x = 2"),
+    "type of a number": ("x = 1", "x = 1.0"),
+    "name": ("f(x)", "f(y)"),
+    "order": ("f()\ng()", "g()\nf()"),
+    "kind of an error": ("raise ValueError('a')", "raise KeyError('a')"),
+    "a text that is no docstring": ("x = 1\n'a'", "x = 1\n'b'"),
+    "default": ("def f(x=1):\n    pass", "def f(x=2):\n    pass"),
+}
+
+
+def canonical(text):
+    return closure.canonical(ast.parse(text))
+
+
+@pytest.mark.parametrize("before, after", [pytest.param(*pair, id=name) for name, pair in SAME.items()])
+def test_what_changes_no_number_changes_no_digest(before, after):
+    assert canonical(before) == canonical(after)
+
+
+@pytest.mark.parametrize("before, after", [pytest.param(*pair, id=name) for name, pair in OTHER.items()])
+def test_what_may_change_a_number_changes_the_digest(before, after):
+    assert canonical(before) != canonical(after)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Write modules of a package `pipeline` of their own."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+
+    def write(**modules):
+        for name, text in modules.items():
+            path = tmp_path / "pipeline" / f"{name.replace('__', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            if not (path.parent / "__init__.py").exists():
+                (path.parent / "__init__.py").touch()
+
+    return write
+
+
+def test_a_closure_follows_every_form_of_import(package):
+    package(
+        a__root="import torch\nfrom . import near\nfrom ..b import member\nfrom pipeline.c.own import thing\n"
+        "def later():\n    import pipeline.d.inside\n",
+        a__near="",
+        b__member="",
+        b__stranger="",
+        c__own="from pipeline import errors\nfrom pipeline.artifacts.files import write",
+        d__inside="",
+        errors="from pipeline.b import stranger",
+        artifacts__files="from pipeline.b import stranger",
+    )
+    names = ("a", "a.near", "a.root", "b", "b.member", "c", "c.own", "d", "d.inside")
+    assert list(closure.closure(["pipeline.a.root"])) == [f"pipeline.{name}" for name in names]
+
+
+def test_a_root_that_is_no_module_is_named(package):
+    package(a="")
+    with pytest.raises(ExperimentError, match=r"pipeline\.b: no such module"):
+        closure.closure(["pipeline.b"])
+
+
+def test_every_exclusion_is_of_a_module_and_has_a_reason():
+    for pattern, reason in closure.EXCLUDED.items():
+        path = pattern.replace(".", "/")
+        found = [*paths.ROOT.glob(f"{path}.py"), *paths.ROOT.glob(f"{path}/__init__.py")]
+        assert found and reason, pattern
+
+
+@pytest.mark.slow
+def test_a_recipe_names_what_the_training_imports(workspace):
+    """Run a training in a process of its own, as `train` does, and ask it what it has imported at its end."""
+    training = job(seed=11)
+    (workspace / "job.json").write_text(training.to_json())
+    script = (
+        "import sys, json, pathlib\n"
+        "from pipeline.training import loop\n"
+        "from pipeline.declaration import config\n"
+        "loop.train(config.Training.from_json(pathlib.Path('job.json').read_text()))\n"
+        "print(json.dumps([name for name in sys.modules if name.split('.')[0] == 'pipeline']))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], cwd=workspace, capture_output=True, text=True, check=True)
+    imported = {name for name in json.loads(ran.stdout.splitlines()[-1]) if not closure.is_excluded(name)}
+    named = set(recipe.of_training(training)["code"])
+    assert named <= imported, "of no effect"
+    for name in imported - named:
+        importers = [module for module in named if name in closure._read(closure.source(module), module, 0, 0)[1]]
+        assert not importers, f"{name} is imported by {importers} and is in no recipe"
+
+
+def test_an_accepted_recipe_is_that_of_before(package):
+    content = {"configuration": {"lr": 1}, "code": {"pipeline.a": "1"}}
+    moved = {"configuration": {"lr": 1}, "code": {"pipeline.b": "1"}}
+    renamed = {"configuration": {"rate": 1}, "code": {"pipeline.b": "1"}}
+    package(a="")
+    assert len({recipe.identity(each) for each in (content, moved, renamed)}) == 3
+    first = recipe.identity(content)
+    (paths.ROOT / "pipeline" / "accepted.yaml").write_text(
+        f"code: {{{recipe.code_identity(moved)}: {recipe.code_identity(content)}}}"
+    )
+    other = recipe.identity(renamed)
+    assert recipe.identity(content) == recipe.identity(moved) == first != other
+    (paths.ROOT / "pipeline" / "accepted.yaml").write_text(
+        f"code: {{{recipe.code_identity(moved)}: {recipe.code_identity(content)}}}\nrecipes: {{{other}: {first}}}"
+    )
+    assert recipe.identity(renamed) == first
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("code: {a: b, b: c, c: a}", "leads back to itself"),
+        ("codes: {a: b}", "expected `code` and `recipes`"),
+        ("code: [a]", "expected `code` and `recipes`"),
+        ("code: {a: 1}", "expected `code` and `recipes`"),
+    ],
+)
+def test_a_bad_list_of_accepted_recipes_is_refused(package, text, message):
+    package(a="")
+    (paths.ROOT / "pipeline" / "accepted.yaml").write_text(text)
+    with pytest.raises(ExperimentError, match=message):
+        recipe.follow(recipe.read_accepted()["code"], "a")
+
+
+@pytest.fixture
+def own_copy(tiny_root, tmp_path, monkeypatch):
+    """A copy of the tiny root whose code may be edited."""
+    root = tmp_path / "root"
+    shutil.copytree(tiny_root, root, ignore=shutil.ignore_patterns("scratch", "__pycache__"))
+    monkeypatch.setattr(paths, "ROOT", root)
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(root))
+    recipe.code_of.cache_clear()
+    yield root
+    recipe.code_of.cache_clear()
+
+
+def edit(path, before, after):
+    text = path.read_text()
+    assert text.count(before) == 1, (path, before)
+    path.write_text(text.replace(before, after))
+
+
+@pytest.mark.parametrize("matters", [True, False])
+def test_code_edited_while_it_trains_is_noticed(own_copy, monkeypatch, matters):
+    training, edited = job(), own_copy / "pipeline/training/sampler.py"
+    began = recipe.fingerprint(training)
+
+    def train(*_):
+        edited.write_text(edited.read_text() + ("\nWITH = 1\n" if matters else "\n# a comment\n"))
+
+    monkeypatch.setattr(loop, "_train", train)
+    if not matters:
+        assert loop.train(training).name == began
+        return
+    with pytest.raises(ExperimentError, match=r"pipeline\.training\.sampler was edited while it trained.*dvc repro"):
+        loop.train(training)
+    assert recipe.fingerprint(replace(training, name="other")) == began, "a later seed runs what was imported"
+    recipe.code_of.cache_clear()  # another process
+    assert recipe.fingerprint(training) != began
+
+
+class Graph:
+    """A clone whose stages all count as made, and what DVC would make again after edits and new recipes."""
+
+    def __init__(self, folder):
+        self.clone = Clone(folder)
+        self.clone.run(sys.executable, "-m", "stages.recipes")
+        stages = self.clone.run("dvc", "status", "--json").stdout
+        for stage in json.loads(stages).values():
+            for change in stage:
+                for path in (change.get("changed outs") or {}) if isinstance(change, dict) else ():
+                    self._pretend(folder / path)
+        self.clone.run("dvc", "commit", "-f")
+        self.clone.commit()
+
+    @staticmethod
+    def _pretend(path):
+        if path.exists():
+            return
+        if path.suffix:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{path.name}\n")
+        else:
+            path.mkdir(parents=True)
+            (path / "content").write_text(f"{path.name}\n")
+
+    def edit(self, name, before, after):
+        edit(self.clone.folder / name, before, after)
+
+    def append(self, name, text):
+        path = self.clone.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(text)
+
+    def again(self):
+        """The trainings that DVC would make."""
+        self.clone.run("dvc", "repro", "-s", "recipes")
+        changed = json.loads(self.clone.run("dvc", "status", "--json").stdout)
+        return {name for name in changed if name.split("@")[0] in ("pretrain", "train", "evaluate")}
+
+    def undo(self):
+        self.clone.run("git", "checkout", "-q", "--", "pipeline", "params.yaml")
+        self.clone.run("git", "clean", "-fdq", "pipeline")
+
+
+@pytest.fixture(scope="module")
+def made_graph(tmp_path_factory):
+    return Graph(tmp_path_factory.mktemp("graph"))
+
+
+@pytest.fixture
+def graph(made_graph):
+    yield made_graph
+    made_graph.undo()
+
+
+EXPERIMENTS = "pipeline/experiments/contrastmask.yaml"
+KNOBS = "pipeline/methods/contrastmask/knobs.yaml"
+LOSSES = "pipeline/methods/contrastmask/losses.py"
+PINNED = ("mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc")
+
+
+def made(*runs, pretrain=False):
+    return {f"{stage}@{run}" for run in runs for stage in ("train", "evaluate")} | {"pretrain@r50"} * pretrain
+
+
+@pytest.mark.slow
+def test_what_looks_different_trains_nothing(graph):
+    assert graph.again() == set()
+    graph.append(LOSSES, "\n# a comment\n")
+    graph.edit("pipeline/training/sampler.py", '"""Which images', '"""A docstring that says more. Which images')
+    graph.append("pipeline/methods/opmask/__init__.py", "")
+    graph.append("pipeline/methods/opmask/losses.py", "WEIGHT = 1\n")
+    graph.append("pipeline/reporting/style.py", "\nWIDTH = 7\n")
+    graph.edit(EXPERIMENTS, 'label: "Mask R-CNN (baseline)"', 'label: "A printed label"')
+    graph.edit(EXPERIMENTS, "{type: SGD, lr: 0.02, momentum", "{type: SGD, lr: 0.04, momentum")  # of profile `full`
+    assert graph.again() == set()
+
+
+@pytest.mark.slow
+def test_a_knob_trains_the_runs_whose_model_reads_it(graph):
+    graph.edit(KNOBS, "\nsigma: 0.3", "\nsigma: 0.4")
+    assert graph.again() == made(PINNED[2])
+    graph.undo()
+    graph.edit("params.yaml", "\nsigma: 0.3", "\nsigma: 0.4")
+    assert graph.again() == made("current")
+
+
+@pytest.mark.slow
+def test_a_changed_line_trains_the_runs_that_import_it(graph):
+    graph.append(LOSSES, "\nWEIGHT = 1\n")
+    assert graph.again() == made(PINNED[2], "current")
+    graph.undo()
+    graph.append("pipeline/tasks/instances/packed_coco.py", "\nWEIGHT = 1\n")
+    assert graph.again() == made(*PINNED, "current", pretrain=True)
+
+
+@pytest.mark.slow
+def test_a_data_step_trains_the_runs_that_have_it(graph):
+    graph.edit("params.yaml", "mask_format: recipe", "mask_format: polygon")
+    graph.edit("params.yaml", "supervision: all", "supervision: oracle")
+    assert graph.again() == made("current")
+    graph.append("pipeline/methods/contrastmask/oracle.py", "\nWEIGHT = 1\n")
+    assert graph.again() == made("current")
+    graph.undo()
+    graph.edit("pipeline/tasks/instances/steps.py", "flip_ratio=0.5", "flip_ratio=0.4")
+    assert graph.again() == {name for name in made(*PINNED, "current", pretrain=True) if "evaluate" not in name}
