@@ -58,7 +58,7 @@ def make_run(work):
     """Train and evaluate, without MLflow."""
     runs.ensure_images = lambda dataset: None
     runs.resolve_seeds = lambda run_name, dataset: [work]
-    runs.tracking.track = lambda *_: contextlib.nullcontext(Mock())
+    runs.track = lambda *_: contextlib.nullcontext(Mock())
     runs.train(RUN, DATASET)
     saved = paths.saved_predictions(runs.trained_fingerprint(work))
     prediction.forget, forget = lambda fingerprint: None, prediction.forget

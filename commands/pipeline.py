@@ -1,6 +1,7 @@
 """Found in the place of the library by `python commands/plan.py`, as `stages/pipeline.py` is."""
 
 import os
-import runpy
 
-runpy.run_path(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "stages", "pipeline.py"))
+_folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+with open(os.path.join(_folder, "stages", "pipeline.py")) as _file:
+    exec(_file.read())

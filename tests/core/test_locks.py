@@ -43,7 +43,13 @@ def messages(caplog):
     logger.removeHandler(caplog.handler)
 
 
-HOLDER = "import sys, time; from pipeline import locks\nwith locks.hold(sys.argv[1], 'it'): print(flush=True); input()"
+HOLDER = """
+import sys
+from pipeline.artifacts import locks
+with locks.hold(sys.argv[1], 'it'):
+    print(flush=True)
+    input()
+"""
 
 
 def test_a_wait_names_who_holds_the_lock_and_ends_with_it(tmp_path, monkeypatch, messages):

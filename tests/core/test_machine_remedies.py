@@ -20,7 +20,10 @@ from pipeline.tasks.instances import coco_engines
 from tools.pins import ROOT
 
 NOBODY = 65534
-TOUCH = "from pathlib import Path; import sys; from pipeline import files; files.write_text(Path(sys.argv[1]), 'x')"
+TOUCH = (
+    "import sys; from pathlib import Path; from pipeline.artifacts import files; "
+    "files.write_text(Path(sys.argv[1]), 'x')"
+)
 
 
 def quoted(text):
@@ -57,7 +60,7 @@ def test_too_few_open_files():
 def test_a_limit_on_the_size_of_files_is_looked_at_and_raised(tmp_path):
     (command,) = quoted(REMEDY[errno.EFBIG])
     step = reading(
-        "from pathlib import Path; from pipeline import files; files.write_text(Path('%s'), 'x' * 9000)"
+        "from pathlib import Path; from pipeline.artifacts import files; files.write_text(Path('%s'), 'x' * 9000)"
         % (tmp_path / "x")
     )
     failed = shell(f"ulimit -Sf 4; {command}; {step}")
@@ -115,7 +118,7 @@ def test_a_full_disk_is_named_and_another_takes_the_file(tmp_path):
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "CONTRASTMASK_WORKERS"])
 def test_a_bad_number_is_unset(variable):
-    step = reading("from pipeline import machine; machine.use_device(); machine.data_workers()")
+    step = reading("from pipeline import hardware; hardware.use_device(); hardware.data_workers()")
     failed = shell(step, environment={variable: "many", "CUDA_VISIBLE_DEVICES": ""})
     assert failed.returncode == 1 and failed.stderr.strip().endswith("or unset it")
     done = shell(f"unset {variable}; {step}", environment={variable: "many", "CUDA_VISIBLE_DEVICES": ""})
@@ -124,7 +127,7 @@ def test_a_bad_number_is_unset(variable):
 
 def test_fewer_data_workers():
     """The number that the message names is obeyed, and reading in one process needs none besides it."""
-    step = reading("from pipeline import machine; print(machine.data_workers())")
+    step = reading("from pipeline import hardware; print(hardware.data_workers())")
     assert "CONTRASTMASK_WORKERS=1" in REMEDY[errno.EAGAIN]
     assert shell(f"CONTRASTMASK_WORKERS=1 {step}").stdout == "1\n"
 
@@ -141,7 +144,9 @@ def test_a_bad_machine_file_is_removed_or_written_anew(tmp_path):
 
 def test_another_launch_is_ended_as_printed(tmp_path, monkeypatch):
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
-    holding = "import time\nfrom pipeline import launch\nwith launch._alone():\n    print('held', flush=True)\n"
+    holding = (
+        "import time\nfrom pipeline.launching.launch import _alone\nwith _alone():\n    print('held', flush=True)\n"
+    )
     other = subprocess.Popen(
         [sys.executable, "-c", f"{holding}    time.sleep(60)"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -189,7 +194,7 @@ def test_a_package_is_missing_in_an_environment_that_is_set_up(checkout, monkeyp
     again, unset = quoted(str(caught.value))
     assert "Nothing to be done" in shell(f"make setup VENV={venv}", folder).stdout
     assert shell(again, folder).returncode == 0 and (venv / "installed").exists()
-    engine = "python -c 'from pipeline import scoring_engines; print(scoring_engines.chosen_engine())'"
+    engine = "python -c 'from pipeline.tasks.instances import coco_engines; print(coco_engines.chosen_engine())'"
     assert shell(f"{unset}; {engine}").returncode == 0
 
 

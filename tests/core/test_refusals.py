@@ -22,7 +22,7 @@ def run(code, **options):
     """A command of the project whose main() has these lines, in a process of its own."""
     lines = "\n".join(f"    {line}" for line in code.splitlines())
     script = (
-        "import errno, os, signal, sys, time\nfrom pathlib import Path\nfrom pipeline import files\n"
+        "import errno, os, signal, sys, time\nfrom pathlib import Path\nfrom pipeline.artifacts import files\n"
         f"from pipeline.cli import command\n@command\ndef main():\n{lines}\nmain()"
     )
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKELEVEL", "DVC_STAGE")}

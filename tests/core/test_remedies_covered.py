@@ -33,7 +33,7 @@ PROGRAMS = (
 )
 COMMAND = re.compile(rf"(?:{{}})?(?:{'|'.join(PROGRAMS)}|{{}}=?)(?=[ ;]|$)")
 ALONE = re.compile(
-    r"dvc repro|python -m (?:stages|mlflow)|git (?:init|add|checkout|config|update-index|-C) "
+    r"dvc repro|python -m (?:stages|commands|mlflow)|git (?:init|add|checkout|config|update-index|-C) "
     r"|make (?:setup|ui|reproduce)|rm -f |\{\} -m pip |.*\{\}python -m "
 )
 TELLS = (
@@ -47,7 +47,7 @@ ERRORS = ("Error", "Problem", "Refused", "Interrupted")  # how the names of thos
 
 def printed():
     """Strings of the code that is run, as (file, text) with {} for what is filled in; no docstrings."""
-    for folder in ("pipeline", "stages", "tools"):
+    for folder in ("pipeline", "stages", "commands", "tools"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

@@ -100,8 +100,8 @@ def test_damaged_files_are_no_status_and_no_traceback(content):
 def test_a_killed_attempt_is_interrupted():
     progress("abc", iteration=50, of=200, seconds=25.0)
     code = (
-        "import os, signal\nfrom pipeline import status\n"
-        "with status.attempt('toy', 'ours', 'train') as working_on:\n"
+        "import os, signal\nfrom pipeline.artifacts import attempts\n"
+        "with attempts.attempt('toy', 'ours', 'train') as working_on:\n"
         "    working_on('abc')\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, check=False)

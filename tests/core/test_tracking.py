@@ -74,9 +74,9 @@ def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "ensure_images", lambda dataset: None)
     monkeypatch.setattr(recipe, "fingerprint", lambda training: "f1")
     monkeypatch.setattr(runs, "trained_fingerprint", lambda training: "f1")
-    monkeypatch.setattr(runs.training, "train", train)
-    monkeypatch.setattr(runs.training, "publish", lambda *_: None)
-    monkeypatch.setattr(runs.evaluation, "evaluate", lambda *_: SCORES)
+    monkeypatch.setattr(runs.loop, "train", train)
+    monkeypatch.setattr(runs.loop, "publish", lambda *_: None)
+    monkeypatch.setattr(runs.prediction, "evaluate", lambda *_: SCORES)
     monkeypatch.setattr(paths, "results", lambda *_: results)
     monkeypatch.setattr(paths, "log", lambda *_: tmp_path / "none.jsonl")  # not that of this working copy
     connect = store.connect

@@ -133,7 +133,9 @@ def test_bad_input_is_refused_and_leaves_nothing(clone, case):
     result = clone.run("dvc", "exp", "run", "--temp", *arguments, check=False)
     assert result.returncode != 0
     assert word in result.stdout + result.stderr and "Traceback" not in result.stderr
-    clone.run("python", "-c", "from pipeline import lockfile; lockfile.keep_private()")  # DVC emptied dvc.lock
+    clone.run(
+        "python", "-c", "from pipeline.artifacts import dvc_lock; dvc_lock.keep_private()"
+    )  # DVC emptied dvc.lock
     assert status(clone) == ""
 
 

@@ -10,26 +10,31 @@ import pytest
 
 from tools.pins import ROOT
 
-STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem not in ("__init__", "pipeline"))
+MODULES = sorted(
+    f"{package}.{path.stem}"
+    for package in ("stages", "commands")
+    for path in (ROOT / package).glob("*.py")
+    if path.stem not in ("__init__", "pipeline")
+)
 
 
 def run(*command, **environment):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "doctor"])
-def test_an_environment_that_is_not_activated(stage):
-    done = run(sys._base_executable, "-S", "-m", f"stages.{stage}")
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "commands.doctor"])
+def test_an_environment_that_is_not_activated(module):
+    done = run(sys._base_executable, "-S", "-m", module)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: the environment is not activated") and "has no torch" in done.stderr
     assert "`source .venv/bin/activate`" in done.stderr
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_run_as_a_script(stage):
-    done = run(sys.executable, f"stages/{stage}.py")
-    assert done.returncode == 1 and done.stderr.startswith("error: a stage is a module: run `cd ")
-    assert f"python -m stages.{stage}`" in done.stderr and done.stderr.count("\n") == 1
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_run_as_a_script(module):
+    done = run(sys.executable, f"{module.replace('.', '/')}.py")
+    assert done.returncode == 1 and done.stderr.startswith("error: this is a module: run `cd ")
+    assert f"python -m {module}`" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_remedy_for_a_script_works():
@@ -66,11 +71,12 @@ def test_what_else_is_wrong_with_an_environment(change, said):
     assert "make setup" in done.stderr or "activate`" in done.stderr
 
 
-@pytest.mark.parametrize("stage", ["launch", "compare"])
-def test_what_needs_dvc_in_a_copy_without_git(stage, tmp_path):
-    (tmp_path / "stages").mkdir()
-    shutil.copy(ROOT / "stages" / "__init__.py", tmp_path / "stages")
-    program = FAKE.format(change="").replace("stages.train", f"stages.{stage}")
+@pytest.mark.parametrize("command", ["launch", "compare"])
+def test_what_needs_dvc_in_a_copy_without_git(command, tmp_path):
+    for name in ("commands/__init__.py", "pipeline/__init__.py", "pipeline/environment.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    program = FAKE.format(change="").replace("stages.train", f"commands.{command}").replace("stages", "commands")
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "has no .git, which DVC needs" in done.stderr
     (command,) = re.findall("`(.*)`", done.stderr)
