@@ -17,7 +17,6 @@ from pipeline.methods.shared.architecture import Architecture
 from pipeline.tasks.instances import steps
 
 
-
 @dataclass(frozen=True)
 class Training:
     """One training: a run (or the pre-training of a backbone) on a dataset with one seed.
