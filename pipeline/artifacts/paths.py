@@ -11,7 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-EXPERIMENTS = ROOT / "pipeline" / "experiments" / "contrastmask.yaml"
+EXPERIMENTS = ROOT / "pipeline" / "experiments"  # the declaration, merged from its files
+PUBLISHED = EXPERIMENTS / "published"  # the numbers that papers print
 SELECTION = ROOT / "pipeline" / "selection.yaml"
 PARAMS = ROOT / "params.yaml"
 PAPER_KNOBS = ROOT / "pipeline" / "methods" / "contrastmask" / "knobs.yaml"

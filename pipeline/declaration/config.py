@@ -4,7 +4,6 @@
 Nothing that changes numbers is decided elsewhere.
 """
 
-import difflib
 import json
 from dataclasses import asdict, dataclass
 
@@ -16,9 +15,6 @@ from pipeline.methods.contrastmask import oracle
 from pipeline.methods.contrastmask.model import model_config
 from pipeline.methods.shared.architecture import Architecture
 from pipeline.tasks.instances import steps
-from pipeline.training.precision import DTYPES as PRECISIONS
-
-LR_POLICIES = ("step", "cosine")
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,6 @@ def resolve(run_name, dataset, seed, declared=None):
     declared = declared or experiments.load()
     run = declared.run(run_name)
     profile = declared.profile(dataset)
-    check_profile(declared, dataset)
     experiments.lookup(
         profile["backbones"], run.backbone, f"backbone of profile {declared.datasets[dataset]['profile']!r}:"
     )
@@ -140,7 +135,6 @@ def resolve_pretraining(backbone, dataset, declared=None):
     """Resolve the box-only detector that the runs of a `pretrain` profile start from."""
     declared = declared or experiments.load()
     profile = declared.profile(dataset)
-    check_profile(declared, dataset)
     experiments.lookup(profile["backbones"], backbone, "backbone")
     recipe = profile["initial_weights"]
     knobs = _knobs("pipeline/methods/contrastmask/knobs.yaml", {}, "")
@@ -167,51 +161,6 @@ def resolve_pretraining(backbone, dataset, declared=None):
         optimisation=optimisation,
         initial_weights=False,
     )
-
-
-def check_profile(declared, dataset):
-    """Refuse lengths, milestones and policies of a dataset's profile that would train nothing, or something else.
-
-    Raises ExperimentError that names the field.
-    """
-    name = declared.dataset(dataset)["profile"]
-    profile = declared.profile(dataset)
-    where = f"pipeline/experiments/contrastmask.yaml: profiles.{name}"
-    for schedule, values in profile["schedules"].items():
-        _check_schedule(values, f"{where}.schedules.{schedule}")
-    if profile["initial_weights"]["kind"] == "pretrain":
-        _check_length(profile["initial_weights"].get("iterations"), f"{where}.initial_weights.iterations")
-    policy = profile["training"]["lr_policy"]
-    if policy not in LR_POLICIES:
-        near = difflib.get_close_matches(str(policy), LR_POLICIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ExperimentError(f"{where}.training.lr_policy is {policy!r}; valid: {', '.join(LR_POLICIES)}{hint}")
-    warmup = profile["training"]["warmup_iterations"]
-    if not _is_whole(warmup) or warmup < 0:
-        raise ExperimentError(f"{where}.training.warmup_iterations is {warmup!r}; valid: a whole number, at least 0")
-
-
-def _check_schedule(values, where):
-    if not isinstance(values, dict) or set(values) not in ({"epochs", "milestones"}, {"iterations", "milestones"}):
-        shown = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
-        raise ExperimentError(f"{where} has {shown}; valid: milestones, and either epochs or iterations")
-    unit = "epochs" if "epochs" in values else "iterations"
-    length, milestones = values[unit], values["milestones"]
-    _check_length(length, f"{where}.{unit}")
-    ordered = isinstance(milestones, list) and all(map(_is_whole, milestones)) and milestones == sorted(set(milestones))
-    if not ordered or milestones and not 0 < milestones[0] <= milestones[-1] < length:
-        raise ExperimentError(
-            f"{where}.milestones is {milestones!r}; valid: whole {unit} in ascending order, above 0 and below {length}"
-        )
-
-
-def _check_length(value, where):
-    if not _is_whole(value) or value < 1:
-        raise ExperimentError(f"{where} is {value!r}; valid: a whole number, at least 1")
-
-
-def _is_whole(value):
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _without_masks(model):
@@ -249,7 +198,6 @@ def _optimisation(profile, lr=None):
         lr: instead of the profile's.
     """
     training = profile["training"]
-    experiments.lookup(PRECISIONS, training["precision"], "precision (profiles.<profile>.training.precision):")
     keys = ("optimizer", "lr_policy", "warmup_iterations", "log_interval", "checkpoint_interval", "precision")
     optimisation = json.loads(json.dumps({key: training[key] for key in keys}))
     if lr is not None:

@@ -1,38 +1,25 @@
-"""Load and check `experiments.yaml`, the one declaration of datasets, runs, tables and figures."""
+"""Load and check what is declared: the files of `pipeline/experiments/`, merged.
 
+`schema.py` says what each section may hold, `references.py` what a name may refer to, and the knobs of every run are
+resolved. So whatever is wrong is found when the declaration is read, before anything costs time.
+"""
+
+import copy
 import io
-import re
 import shlex
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.artifacts import files, paths
+from pipeline.declaration import references, schema
+from pipeline.declaration.knobs import Knobs
 from pipeline.errors import ExperimentError
 
-NAME = re.compile(r"[a-z0-9_]+")
-RUN_KEYS = {"method", "backbone", "schedule", "direction", "knobs", "overrides"}
-ROW_KEYS = {"label", "runs", "published"}
-KNOB_FILES = ("pipeline/methods/contrastmask/knobs.yaml", "params.yaml")
 PRIORS_FIGURES = ("partition", "keys")  # kinds of figures that show what stage `priors` writes
-REPORT_FOLDERS = ("snapshot", "seed_study")  # beside those of the datasets in reports/, tracked by git
-REQUIRED = {  # columns that an entry of a section cannot do without; an unknown value is found where it is looked up
-    "datasets": ("kind", "profile"),
-    "directions": ("base", "novel"),
-    "methods": ("label",),
-    "backbones": ("label",),
-    "profiles": ("schedules",),
-    "tables": ("title", "rows"),
-    "figures": ("title", "kind", "tables"),
-}
-REQUIRED_OF_KIND = {  # further columns of a figure
-    "qualitative": ("images", "min_score"),
-    "novel_results": ("images", "min_score", "across"),
-    "partition": ("objects", "runs"),
-    "keys": ("objects", "runs"),
-    "sensitivity": ("knob", "axis"),
-}
+SECTIONS = tuple(name for name in schema.Declaration.model_fields if name != "presets")
 
 
 def read_yaml(path, pure=False):
@@ -44,12 +31,21 @@ def read_yaml(path, pure=False):
     Raises:
         ExperimentError: the file is missing, unreadable or no mapping.
     """
+    return _parse(path, _read(path), pure)
+
+
+def _read(path):
     try:
-        content = YAML(typ="safe", pure=pure).load(path)
+        return path.read_bytes()
     except FileNotFoundError:
         restore = f"git -C {shlex.quote(str(path.parent))} checkout HEAD -- {path.name}"
         raise ExperimentError(f"{path}: no such file; restore it with `{restore}`") from None
-    except YAMLError as error:
+
+
+def _parse(path, content, pure=False):
+    try:
+        content = YAML(typ="safe", pure=pure).load(content)
+    except (YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", error)
@@ -64,8 +60,7 @@ def lookup(section, name, what):
     """Return `section[name]`, or raise an ExperimentError that lists the valid names."""
     if name not in section:
         raise ExperimentError(
-            f"unknown {what} {name!r}; valid: {', '.join(map(str, section))} "
-            "(declared in pipeline/experiments/contrastmask.yaml)"
+            f"unknown {what} {name!r}{schema.options(name, section)} (declared in pipeline/experiments)"
         )
     return section[name]
 
@@ -140,59 +135,75 @@ class Experiments:
         }
 
 
-def load(path=paths.EXPERIMENTS):
-    """Read and check the declaration.
+def load(folder=None):
+    """Read and check the declaration, the published numbers and the knobs of every run.
 
-    Raises ExperimentError for a missing section, a bad name, an unknown column of a run, or a reference to a method,
-    backbone, direction, schedule, run or profile that is not declared.
+    Args:
+        folder: of the declaration's files; those of this repository by default.
+
+    Raises ExperimentError for anything that is not as `schema.py` says, a name that is declared nowhere or twice.
     """
-    content = read_yaml(path)
-    sections = ("datasets", "directions", "methods", "backbones", "profiles", "runs", "tables", "figures")
-    if missing := [name for name in sections if name not in content]:
-        raise ExperimentError(f"{path.name}: section {missing[0]!r} is missing")
-    if unknown := set(content) - {*sections, "presets"}:
-        raise ExperimentError(f"{path.name}: unknown section {sorted(unknown)[0]!r}; valid: {', '.join(sections)}")
-    for section in sections:
-        for name in content[section] or {}:
-            if not NAME.fullmatch(str(name)):
-                raise ExperimentError(f"{path.name}: {section}.{name}: names consist of a-z, 0-9 and _")
-        for name, entry in (content[section] or {}).items():
-            _require(path, f"{section}.{name}", entry, REQUIRED.get(section, ()))
-    parsed = {section: content[section] or {} for section in sections}
-    parsed["runs"] = {name: _run(name, row, parsed) for name, row in parsed["runs"].items()}
-    for name, dataset in parsed["datasets"].items():
-        lookup(parsed["profiles"], dataset["profile"], f"profile (datasets.{name}.profile):")
-        if name in REPORT_FOLDERS:
-            raise ExperimentError(f"{path.name}: datasets.{name}: reports/{name} is taken; choose another name")
-    for name, table in parsed["tables"].items():
-        _require_list(path, f"tables.{name}.rows", table["rows"])
-        for number, row in enumerate(table["rows"], start=1):
-            _require(path, f"tables.{name}: row {number}", row, ("label",))
-            _require_list(path, f"tables.{name}: row {row['label']!r}: runs", row.get("runs", []))
-            if "published" in row:
-                _require(path, f"tables.{name}", table, ("published",))
-            if unknown := set(row) - ROW_KEYS:
-                raise ExperimentError(
-                    f"{path.name}: tables.{name}: row {row.get('label')!r}: unknown column {sorted(unknown)[0]!r}; "
-                    f"valid: {', '.join(sorted(ROW_KEYS))}"
-                )
-            if not {"runs", "published"} & set(row):
-                raise ExperimentError(f"{path.name}: tables.{name}: row {row['label']!r}: neither runs nor published")
-            directions = [lookup(parsed["runs"], run, f"run (tables.{name}):").direction for run in row.get("runs", [])]
-            if len(set(directions)) < len(directions):
-                raise ExperimentError(
-                    f"{path.name}: tables.{name}: row {row['label']!r} has two runs of one direction; make it two rows"
-                )
-    for name, figure in parsed["figures"].items():
-        _require(path, f"figures.{name}", figure, REQUIRED_OF_KIND.get(figure["kind"], ()))
-        _require_list(path, f"figures.{name}.tables", figure["tables"])
-        _require_list(path, f"figures.{name}.runs", figure.get("runs", []))
-        for table in figure["tables"]:
-            lookup(parsed["tables"], table, f"table (figures.{name}):")
-        for number, row in enumerate(figure.get("runs", []), start=1):
-            _require(path, f"figures.{name}: run {number}", row, ("label", "run"))
-            lookup(parsed["runs"], row["run"], f"run (figures.{name}):")
-    return Experiments(**parsed)
+    declarations = sorted((folder or paths.EXPERIMENTS).glob("*.yaml"))
+    numbers = sorted(paths.PUBLISHED.glob("*.yaml"))
+    knobs = [paths.ROOT / name for name in references.KNOB_FILES]
+    read = [tuple((path, _read(path)) for path in group if path.exists()) for group in (declarations, numbers, knobs)]
+    return copy.deepcopy(_checked(*read))
+
+
+@lru_cache(maxsize=4)
+def _checked(declarations, numbers, knobs):
+    """`load` of files whose content is given, so that they are checked once in a process as long as they stay."""
+    content, origin = _merged(declarations)
+    declared = schema.check(schema.Declaration, content, origin)
+    printed = {_shown(path): _parse(path, text) for path, text in numbers}
+    for file, table in printed.items():
+        schema.check(schema.Published, table, file)
+    references.check(declared, references.Published(printed), origin)
+    sections = {name: content[name] for name in SECTIONS}
+    sections["runs"] = {name: Run(name=name, **row) for name, row in sections["runs"].items()}
+    _check_knobs(sections["runs"].values(), {_shown(path): _parse(path, text) for path, text in knobs}, origin)
+    return Experiments(**sections)
+
+
+def _merged(declarations):
+    """The sections of several files, and a function that tells the file from the keys that lead to a value."""
+    content, origins = {name: {} for name in SECTIONS}, {}
+    for path, text in declarations:
+        for section, entries in _parse(path, text).items():
+            origins.setdefault((section,), _shown(path))
+            if not isinstance(entries, dict | None):
+                raise ExperimentError(f"{_shown(path)}: {section}: expected a mapping, found {type(entries).__name__}")
+            content.setdefault(section, {})
+            for name, entry in (entries or {}).items():
+                if (section, name) in origins and section != "presets":
+                    other = origins[section, name]
+                    raise ExperimentError(f"{_shown(path)}: {section}.{name}: declared in {other} too; rename one")
+                origins[section, name] = _shown(path)
+                content[section][name] = entry
+    if missing := [name for name in SECTIONS if (name,) not in origins]:
+        raise ExperimentError(f"pipeline/experiments: section {missing[0]!r} is missing")
+
+    def origin(keys):
+        return origins.get(tuple(keys[:2]), origins.get(tuple(keys[:1]), "pipeline/experiments"))
+
+    return content, origin
+
+
+def _shown(path):
+    """A path as messages say it."""
+    return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else path.name
+
+
+def _check_knobs(runs, contents, origin):
+    """Resolve the knobs of every run, first those of its file, so that what is wrong there is not said of a run."""
+    for run in runs:
+        if run.knobs not in contents:
+            read_yaml(paths.ROOT / run.knobs)  # says that it is missing
+        values = {name: value for name, value in contents[run.knobs].items() if name != "dataset"}
+        Knobs.load(values, run.knobs, run.schedule)
+        if run.overrides:
+            where = f"{origin(('runs', run.name))}: runs.{run.name}.overrides"
+            Knobs.load(values | run.overrides, where, run.schedule)
 
 
 def runs_of(table):
@@ -209,8 +220,7 @@ def selected(declared=None):
     known = isinstance(content, dict) and "tables" in content
     if not known or content != (declared or load()).selection(content["tables"]):
         raise ExperimentError(
-            "pipeline/selection.yaml is not what pipeline/experiments/contrastmask.yaml says now; "
-            "run `python -m commands.select`"
+            "pipeline/selection.yaml is not what pipeline/experiments says now; run `python -m commands.select`"
         )
     return content
 
@@ -249,43 +259,10 @@ def select(tables):
     return selection
 
 
-def _require(path, where, entry, columns):
-    """Raise an ExperimentError unless `entry` is a mapping with a value in each of `columns`."""
-    if not isinstance(entry, dict):
-        raise ExperimentError(f"{path.name}: {where}: expected a mapping, found {type(entry).__name__}")
-    if missing := [column for column in columns if entry.get(column) is None]:
-        raise ExperimentError(f"{path.name}: {where}: column {missing[0]!r} is missing")
-
-
-def _require_list(path, where, value):
-    if not isinstance(value, list):
-        raise ExperimentError(f"{path.name}: {where}: expected a list, found {type(value).__name__}")
-
-
-def _run(name, row, sections):
-    where = f"runs.{name}"
-    if not isinstance(row, dict):
-        raise ExperimentError(f"experiments.yaml: {where}: expected a mapping, found {type(row).__name__}")
-    if unknown := set(row) - RUN_KEYS:
-        raise ExperimentError(
-            f"experiments.yaml: {where}: unknown column {sorted(unknown)[0]!r}; valid: {', '.join(sorted(RUN_KEYS))}"
-        )
-    if missing := RUN_KEYS - {"overrides"} - set(row):
-        raise ExperimentError(f"experiments.yaml: {where}: column {sorted(missing)[0]!r} is missing")
-    for column, section in (("method", "methods"), ("backbone", "backbones"), ("direction", "directions")):
-        lookup(sections[section], row[column], f"{column} ({where}):")
-    for profile in sections["profiles"].values():
-        lookup(profile["schedules"], row["schedule"], f"schedule ({where}):")
-    if row["knobs"] not in KNOB_FILES:
-        raise ExperimentError(f"experiments.yaml: {where}.knobs: {row['knobs']!r}; valid: {', '.join(KNOB_FILES)}")
-    return Run(name=name, **row)
-
-
 def chosen_dataset():
     """The dataset every run is made on: `dataset:` of params.yaml. Raises ExperimentError if it is not declared."""
     params = read_yaml(paths.PARAMS)
     if "dataset" not in params:
         raise ExperimentError("params.yaml: `dataset` is missing; write e.g. `dataset: generated`")
-    name = params["dataset"]
-    lookup(load().datasets, name, "dataset (params.yaml: dataset):")
-    return name
+    lookup(load().datasets, params["dataset"], "dataset (params.yaml: dataset):")
+    return params["dataset"]

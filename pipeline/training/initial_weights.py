@@ -32,7 +32,6 @@ def prepare(backbone, dataset, tracker=None):
     """Write the initial weights of a backbone. Raises ExperimentError for an unknown backbone or a failed download."""
     declared = experiments.load()
     profile = declared.profile(dataset)
-    config.check_profile(declared, dataset)
     experiments.lookup(profile["backbones"], backbone, "backbone")
     kind = profile["initial_weights"]["kind"]
     weights = {"download": _download, "pretrain": _pretrain, "random": _random}[kind](

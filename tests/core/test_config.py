@@ -28,11 +28,6 @@ def test_learning_rate_and_warmup_follow_the_batch_by_the_linear_rule(batch, sta
     assert optimisation["warmup_iterations"] == warmup
 
 
-def test_an_unknown_precision_is_met_with_the_known_ones():
-    with pytest.raises(ExperimentError, match="'fp8'; valid: fp32, bf16, fp16"):
-        resolved(precision="fp8")
-
-
 @pytest.mark.parametrize("dataset", ["generated", "coco2017"])
 def test_a_training_handed_on_as_text_is_the_same_training(dataset):
     declared = experiments.load()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.artifacts import paths
-from pipeline.declaration import config, experiments
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.training import initial_weights
 
@@ -113,60 +113,3 @@ def test_a_file_that_is_nowhere_says_where_to_put_it(place, weights, tmp_path):
     next((tmp_path / "mirror").iterdir()).unlink()
     with pytest.raises(ExperimentError, match="on a machine without network put the file into"):
         initial_weights.prepare("r50", "generated")
-
-
-def profile_with(section, **values):
-    declared = experiments.load()
-    full = declared.profiles["full"]
-    return replace(declared, profiles=declared.profiles | {"full": full | {section: full[section] | values}})
-
-
-BAD_PROFILES = {
-    "no iterations": ("schedules", {"3x": {"iterations": 0, "milestones": []}}, r"schedules\.3x\.iterations is 0; val"),
-    "negative": ("schedules", {"1x": {"iterations": -5, "milestones": []}}, r"schedules\.1x\.iterations is -5"),
-    "half an iteration": ("schedules", {"1x": {"iterations": 1.5, "milestones": []}}, r"iterations is 1\.5; valid: a"),
-    "a word": ("schedules", {"1x": {"epochs": "twelve", "milestones": []}}, r"epochs is 'twelve'"),
-    "true": ("schedules", {"1x": {"epochs": True, "milestones": []}}, r"epochs is True"),
-    "no epochs": ("schedules", {"1x": {"epochs": 0, "milestones": []}}, r"schedules\.1x\.epochs is 0"),
-    "both": ("schedules", {"1x": {"epochs": 1, "iterations": 1, "milestones": []}}, "either epochs or iterations"),
-    "misspelt": ("schedules", {"1x": {"epoch": 12, "milestones": []}}, "schedules.1x has epoch, milestones; valid"),
-    "no milestones": ("schedules", {"1x": {"epochs": 12}}, "schedules.1x has epochs; valid: milestones, and"),
-    "order": ("schedules", {"1x": {"epochs": 12, "milestones": [11, 8]}}, r"milestones is \[11, 8\]; valid"),
-    "twice": ("schedules", {"1x": {"epochs": 12, "milestones": [8, 8]}}, "ascending order"),
-    "behind the end": ("schedules", {"1x": {"epochs": 12, "milestones": [8, 12]}}, "above 0 and below 12"),
-    "at the start": ("schedules", {"1x": {"epochs": 12, "milestones": [0, 8]}}, "above 0 and below 12"),
-    "a number": ("schedules", {"1x": {"epochs": 12, "milestones": 8}}, "milestones is 8; valid"),
-    "poly": ("training", {"lr_policy": "poly"}, "training.lr_policy is 'poly'; valid: step, cosine$"),
-    "cosinee": ("training", {"lr_policy": "cosinee"}, "lr_policy is 'cosinee'; valid: .*; did you mean 'cosine'"),
-    "no policy": ("training", {"lr_policy": None}, "lr_policy is None; valid: step, cosine"),
-    "warm-up": ("training", {"warmup_iterations": -1}, "warmup_iterations is -1; valid: a whole number, at least 0"),
-}
-
-
-@pytest.mark.parametrize("mistake", BAD_PROFILES)
-def test_a_profile_that_would_train_nothing_or_something_else_is_refused(mistake, monkeypatch):
-    """By every training of the data set, and before its initial weights are made."""
-    section, values, message = BAD_PROFILES[mistake]
-    declared = profile_with(section, **values)
-    with pytest.raises(ExperimentError, match=message) as error:
-        config.resolve("contrastmask_r50_1x_nonvoc2voc", "coco2017", 0, declared)
-    assert str(error.value).startswith("pipeline/experiments/contrastmask.yaml: profiles.full.") and "\n" not in str(
-        error.value
-    )
-    monkeypatch.setattr(experiments, "load", lambda: declared)
-    with pytest.raises(ExperimentError, match=message):
-        initial_weights.prepare("r50", "coco2017")
-
-
-def test_a_pre_training_of_nothing_is_refused():
-    declared = experiments.load()
-    embedded = declared.profiles["embedded"]
-    changed = embedded | {"initial_weights": embedded["initial_weights"] | {"iterations": 0}}
-    declared = replace(declared, profiles=declared.profiles | {"embedded": changed})
-    with pytest.raises(ExperimentError, match="profiles.embedded.initial_weights.iterations is 0"):
-        config.resolve_pretraining("r50", "generated", declared)
-
-
-@pytest.mark.parametrize("dataset", ["coco2017", "generated"])
-def test_the_profiles_as_they_are_pass(dataset):
-    config.check_profile(experiments.load(), dataset)

@@ -26,7 +26,6 @@ from pipeline.launching.launchers import State, Step
 
 logger = logging.getLogger("pipeline.launching.launch")
 
-DEFAULTS = {"warning_seconds": 120, "restarts": 50, "poll_seconds": 20}
 OPTIONS = ("partition", "account", "time", "cpus_per_task", "mem")  # of sbatch, passed on as they are
 GRACE_SECONDS = 60  # a file written on a node may take as long to show on a network file system
 PATIENCE_SECONDS = 60  # for an answer of Slurm
@@ -63,7 +62,7 @@ class Slurm:
     def __init__(self, settings, jobs, dataset, steps):
         if not shutil.which("sbatch"):
             raise ExperimentError("launcher slurm: sbatch is not on PATH; use a login node, or --launcher local")
-        self.options, self.jobs, self.dataset = DEFAULTS | settings.slurm, jobs, dataset
+        self.options, self.jobs, self.dataset = settings.slurm.model_dump(exclude_none=True), jobs, dataset
         self.steps = [*steps, Step(REPORT, (REPORT,))]
         self.name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', paths.ROOT.name)}-{_digest(paths.ROOT)}/{dataset}/"
         self.queue, self.gone, self.asked, self.silent = {}, {}, 0.0, False

@@ -1,0 +1,136 @@
+"""Look up the names by which sections of the declaration refer to each other, to knobs and to published numbers."""
+
+import dataclasses
+
+from pipeline.declaration import categories, schema
+from pipeline.declaration.knobs import Knobs
+from pipeline.errors import ExperimentError
+from pipeline.methods.shared.architecture import Architecture
+
+KNOB_FILES = ("pipeline/methods/contrastmask/knobs.yaml", "params.yaml")
+REPORT_FOLDERS = ("snapshot", "seed_study")  # beside those of the datasets in reports/, tracked by git
+OF_ONE_RUN = (schema.NovelResults, schema.Inside)
+SIZES = schema.mapping_of(Architecture)
+
+
+class Published:
+    """The numbers that papers print, by id.
+
+    Args:
+        files: name of a file -> its content.
+    """
+
+    def __init__(self, files):
+        self.tables = {table["id"]: table for content in files.values() for table in content["tables"]}
+        self.statements = {entry["id"]: entry for content in files.values() for entry in content["statements"]}
+
+    def rows(self, table):
+        return {row["id"]: row for row in self.tables[table]["rows"]}
+
+
+def check(declared, published, origin):
+    """Refuse a name that nothing bears (ExperimentError, one line).
+
+    Args:
+        declared: `schema.Declaration`.
+        published: `Published`.
+        origin: as `source` of `schema.check`.
+    """
+    Check(declared, published, origin).everything()
+
+
+class Check:
+    """The checks of `check`; keys lead to the value that is looked up."""
+
+    def __init__(self, declared, published, origin):
+        self.declared, self.published, self.origin = declared, published, origin
+
+    def everything(self):
+        for section in ("directions", "datasets", "profiles", "runs", "tables", "figures"):
+            for name, entry in getattr(self.declared, section).items():
+                getattr(self, section)(entry, section, name)
+
+    def refuse(self, text, *keys):
+        raise ExperimentError(f"{self.origin(keys)}: {schema.dotted(map(str, keys))}: {text}")
+
+    def known(self, what, valid, value, *keys):
+        if value not in valid:
+            self.refuse(f"unknown {what} {value!r}{schema.options(value, valid)}", *keys)
+
+    def directions(self, direction, *keys):
+        try:
+            categories.base_and_novel({"base": direction.base, "novel": direction.novel})
+        except ExperimentError as error:
+            self.refuse(str(error), *keys)
+
+    def datasets(self, dataset, *keys):
+        self.known("profile", self.declared.profiles, dataset.profile, *keys, "profile")
+        if keys[-1] in REPORT_FOLDERS:
+            self.refuse(f"reports/{keys[-1]} is taken; choose another name", *keys)
+
+    def profiles(self, profile, *keys):
+        schema.check(SIZES, profile.architecture, self.origin(keys), (*keys, "architecture"))
+        for backbone in profile.backbones:
+            self.known("backbone", self.declared.backbones, backbone, *keys, "backbones", backbone)
+        weights = profile.initial_weights
+        if isinstance(weights, schema.Pretrained):
+            self.known("direction", self.declared.directions, weights.direction, *keys, "initial_weights", "direction")
+        if isinstance(weights, schema.Downloaded):
+            for backbone in weights.model_extra:
+                self.known("backbone", profile.backbones, backbone, *keys, "initial_weights", backbone)
+            for backbone in profile.backbones:
+                if backbone not in weights.model_extra:
+                    self.refuse("is missing; give the URL of its weights", *keys, "initial_weights", backbone)
+
+    def runs(self, run, *keys):
+        declared = self.declared
+        self.known("method", declared.methods, run.method, *keys, "method")
+        self.known("backbone", declared.backbones, run.backbone, *keys, "backbone")
+        self.known("direction", declared.directions, run.direction, *keys, "direction")
+        self.known("file of knobs", KNOB_FILES, run.knobs, *keys, "knobs")
+        for name, profile in declared.profiles.items():
+            self.known(f"schedule of profile {name}:", profile.schedules, run.schedule, *keys, "schedule")
+            self.known(f"backbone of profile {name}:", profile.backbones, run.backbone, *keys, "backbone")
+
+    def tables(self, table, *keys):
+        printed = {}
+        if table.published is not None:
+            self.known("published table", self.published.tables, table.published, *keys, "published")
+            printed = self.published.rows(table.published)
+        if table.gain is not None:
+            self.known("published statement", self.published.statements, table.gain, *keys, "gain")
+        for row in table.rows:
+            where = (*keys, "rows", f"[{row.label!r}]")
+            if row.published is not None:
+                self.known(f"row of {table.published}:", printed, row.published, *where, "published")
+            for name in row.runs or []:
+                self.known("run", self.declared.runs, name, *where, "runs")
+            directions = [self.declared.runs[name].direction for name in row.runs or []]
+            if len(set(directions)) < len(directions):
+                self.refuse("has two runs of one direction; make it two rows", *where)
+
+    def figures(self, figure, *keys):
+        for name in figure.tables:
+            self.known("table", self.declared.tables, name, *keys, "tables")
+        for shown in figure.runs or []:
+            self.known("run", self.declared.runs, shown.run, *keys, "runs", f"[{shown.label!r}]", "run")
+        if isinstance(figure, OF_ONE_RUN) and len(runs := self.shown(figure)) != 1:
+            self.refuse(f"a figure of kind {figure.kind} shows one run, not {len(runs)}; name one under `runs`", *keys)
+        if isinstance(figure, schema.Sensitivity):
+            self.sensitivity(figure, *keys)
+
+    def shown(self, figure):
+        """Names of the runs of a figure: its own, or those of its table."""
+        if figure.runs is not None:
+            return [row.run for row in figure.runs]
+        return [run for row in self.declared.tables[figure.tables[0]].rows for run in row.runs or []]
+
+    def sensitivity(self, figure, *keys):
+        self.known("knob", [knob.name for knob in dataclasses.fields(Knobs)], figure.knob, *keys, "knob")
+        table = self.declared.tables[figure.tables[0]]
+        for row in table.rows:
+            if row.published is not None:
+                printed = self.published.rows(table.published)[row.published]
+                self.known(
+                    f"factor of the published row {row.published}:", printed["factors"], figure.knob, *keys, "knob"
+                )

@@ -1,0 +1,248 @@
+"""Whatever is wrong in a declaration is one line with file, field and a way out, before anything costs time."""
+
+import re
+import shutil
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.artifacts import paths
+from pipeline.declaration import experiments, schema
+from pipeline.errors import ExperimentError
+from pipeline.reporting.figures import KINDS
+from pipeline.training.precision import DTYPES
+
+WRITER = YAML(typ="safe")
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A copy of what is declared: experiments, published numbers, params.yaml and pinned knobs."""
+    for path in (paths.EXPERIMENTS, paths.PARAMS, paths.PAPER_KNOBS):
+        copy = tmp_path / path.relative_to(paths.ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, copy)
+    for name in ("EXPERIMENTS", "PUBLISHED", "PARAMS", "PAPER_KNOBS"):
+        monkeypatch.setattr(paths, name, tmp_path / getattr(paths, name).relative_to(paths.ROOT))
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return tmp_path
+
+
+def edit(file, keys, value):
+    """Set a value in a YAML file, or remove it (`...`); keys lead to it. Which file of a folder has it is looked up."""
+    files = sorted(file.glob("*.yaml")) if file.is_dir() else [file]
+    for path in files:
+        content = here = WRITER.load(path)
+        if len(files) > 1 and keys[0] not in content:
+            continue
+        for key in keys[:-1]:
+            here = here[key]
+        if value is ...:
+            del here[keys[-1]]
+        else:
+            here[keys[-1]] = value
+        WRITER.dump(content, path)
+        return
+    raise KeyError(keys[0])
+
+
+def refused():
+    with pytest.raises(ExperimentError) as error:
+        experiments.load()
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+RUN = "contrastmask_r50_1x_nonvoc2voc"
+TRAINING = ("profiles", "full", "training")
+ROW = ("tables", "table2", "rows", 0)
+# In the declaration: keys, the value written there (`...` removes it), and the end of the line after its file.
+MISTAKES = {
+    # sections
+    "section": (("runns",), {}, "runns: unknown key; valid: .* did you mean 'runs'?"),
+    # datasets
+    "dataset kind": (("datasets", "generated", "kind"), "genrated", ".kind: is 'genrated'; .* mean 'generated'?"),
+    "no kind": (("datasets", "generated", "kind"), ..., ".kind: is missing; valid: generated, coco"),
+    "dataset key": (("datasets", "generated", "sead"), 1, ".sead: unknown key; valid: .* did you mean 'seed'?"),
+    "dataset without": (
+        ("datasets", "generated", "seed"),
+        ...,
+        "datasets.generated.seed: is missing; valid: a whole number",
+    ),
+    "generator": (("datasets", "generated", "version"), 2, ".version: is 2; valid: 1"),
+    "image size": (("datasets", "generated", "image_size"), 16, ".image_size: is 16; valid: at least 64"),
+    "images": (("datasets", "generated", "train_images"), "many", ".train_images: is 'many'; valid: a whole number"),
+    "profile": (("datasets", "generated", "profile"), "embeded", "unknown profile 'embeded'; .* mean 'embedded'?"),
+    "archives": (("datasets", "coco2017", "archives"), {}, ".archives: has 0 items; valid: at least 1"),
+    "archive key": (("datasets", "coco2017", "root"), "COCO_ROOT", ".root: unknown key; .* mean 'root_env'?"),
+    "digest": (
+        ("datasets", "coco2017", "archives", "zips/val2017.zip", "md5"),
+        "442b",
+        "md5: is '442b'; valid: 32 hexadecimal digits in quotes",
+    ),
+    "paper data": (("datasets", "coco2017", "paper_data"), "yes", ".paper_data: is 'yes'; valid: true, false"),
+    "dataset name": (
+        ("datasets", "snapshot"),
+        {"kind": "generated", "profile": "embedded", "version": 1, "seed": 0, "train_images": 1, "val_images": 1}
+        | {"image_size": 64},
+        "reports/snapshot is taken; choose another name",
+    ),
+    # profiles
+    "architecture": (
+        ("profiles", "smoke", "architecture", "neck_chanels"),
+        48,
+        "neck_chanels: unknown key; valid: neck_channels, .*; did you mean 'neck_channels'?",
+    ),
+    "size": (("profiles", "smoke", "architecture", "strides"), 4, ".strides: expected a list, found int"),
+    "half a channel": (("profiles", "smoke", "architecture", "neck_channels"), 2.5, "is 2.5; valid: a whole number"),
+    "switch": (("profiles", "smoke", "architecture", "box_reg_pooled"), 1, "box_reg_pooled: is 1; valid: true, false"),
+    "backbone type": (("profiles", "full", "backbones", "r50", "type"), "Resnet", ".type: is 'Resnet'; .* 'ResNet'?"),
+    "depth": (("profiles", "full", "backbones", "r50", "depth"), 52, ".depth: is 52; valid: 18, 34, 50, 101, 152"),
+    "no such backbone": (
+        ("profiles", "full", "backbones", "r52"),
+        {"type": "ResNet", "depth": 50},
+        "unknown backbone 'r52'; valid: .* did you mean 'r50'?",
+    ),
+    "weights": (("profiles", "smoke", "initial_weights", "kind"), "randm", ".kind: is 'randm'; .* mean 'random'?"),
+    "no url": (
+        ("profiles", "full", "initial_weights", "x101"),
+        ...,
+        "initial_weights.x101: is missing; give the URL of its weights",
+    ),
+    "url": (
+        ("profiles", "full", "initial_weights", "r50"),
+        "resnet50.pth",
+        "r50: is 'resnet50.pth'; valid: the URL of .*",
+    ),
+    "pre-training": (
+        ("profiles", "embedded", "initial_weights", "iterations"),
+        0,
+        "initial_weights.iterations: is 0; valid: at least 1",
+    ),
+    "its direction": (
+        ("profiles", "embedded", "initial_weights", "direction"),
+        "boxs",
+        "initial_weights.direction: unknown direction 'boxs'; .* mean 'boxes'?",
+    ),
+    "flip": (("profiles", "full", "images", "flip"), 0.5, "images.flip: unknown key; valid: train_scales, .*"),
+    "scale": (("profiles", "full", "images", "test_scale"), [1333], "test_scale: has 1 items; valid: at least 2"),
+    "poly": ((*TRAINING, "lr_policy"), "polly", "training.lr_policy: is 'polly'; valid: step, .*"),
+    "cosinee": ((*TRAINING, "lr_policy"), "cosinee", ".lr_policy: is 'cosinee'; .* did you mean 'cosine'?"),
+    "no policy": ((*TRAINING, "lr_policy"), None, ".lr_policy: is empty; valid: step, cosine"),
+    "clipping": ((*TRAINING, "clip_gradients"), 35, ".clip_gradients: unknown key; valid: .*"),
+    "precision": ((*TRAINING, "precision"), "fp8", ".precision: is 'fp8'; valid: fp32, bf16, fp16; .*"),
+    "optimiser": (
+        (*TRAINING, "optimizer", "type"),
+        "AdmW",
+        "optimizer.type: is 'AdmW'; valid: SGD, AdamW; .* 'AdamW'?",
+    ),
+    "its key": ((*TRAINING, "optimizer", "momentun"), 0.9, ".momentun: unknown key; .* did you mean 'momentum'?"),
+    "rate": ((*TRAINING, "optimizer", "lr"), "0.02", "optimizer.lr: is '0.02'; valid: a number"),
+    "true rate": ((*TRAINING, "optimizer", "lr"), True, "optimizer.lr: is true; valid: a number"),
+    "no number": ((*TRAINING, "optimizer", "lr"), float("nan"), "optimizer.lr: is nan; valid: a finite number"),
+    "infinite": ((*TRAINING, "optimizer", "weight_decay"), float("inf"), "is inf; valid: a finite number"),
+    "batch": ((*TRAINING, "batch_size"), 0, "training.batch_size: is 0; valid: at least 1"),
+    "warm-up": ((*TRAINING, "warmup_iterations"), -1, ".warmup_iterations: is -1; valid: at least 0"),
+    "no iterations": (
+        ("profiles", "full", "schedules", "3x"),
+        {"iterations": 0, "milestones": []},
+        "schedules.3x.iterations: is 0; valid: at least 1",
+    ),
+    "half": (("profiles", "full", "schedules", "1x", "epochs"), 1.5, "1x.epochs: is 1.5; valid: a whole number"),
+    "true epochs": (("profiles", "full", "schedules", "1x", "epochs"), True, "epochs: is true; valid: a whole number"),
+    "both units": (
+        ("profiles", "full", "schedules", "1x", "iterations"),
+        9,
+        "schedules.1x: has epochs and iterations; valid: milestones, and either epochs or iterations",
+    ),
+    "unit": (
+        ("profiles", "full", "schedules", "1x"),
+        {"epoch": 12, "milestones": []},
+        "schedules.1x.epoch: unknown key; valid: epochs, iterations, milestones; did you mean 'epochs'?",
+    ),
+    "no milestones": (("profiles", "full", "schedules", "1x", "milestones"), ..., "1x.milestones: is missing; .*"),
+    "order": (("profiles", "full", "schedules", "1x", "milestones"), [11, 8], r"is \[11, 8\]; valid: .* ascending .*"),
+    "twice": (("profiles", "full", "schedules", "1x", "milestones"), [8, 8], "is .*; valid: whole epochs in asc.*"),
+    "late": (("profiles", "full", "schedules", "1x", "milestones"), [8, 12], "valid: .* above 0 and below 12"),
+    "early": (("profiles", "full", "schedules", "1x", "milestones"), [0, 8], r"milestones\[0\]: is 0; .* at least 1"),
+    "a number": (("profiles", "full", "schedules", "1x", "milestones"), 8, "milestones: expected a list, found int"),
+    "own schedule": (("profiles", "full", "schedules", "3x"), ..., "unknown schedule of profile full: '3x'; .* '1x'?"),
+    # presets, runs
+    "preset": (("presets", "pinned", "bakbone"), "r50", "presets.pinned.bakbone: unknown key; .* mean 'backbone'?"),
+    "method": (("runs", "current", "method"), "contrastmusk", "method 'contrastmusk'; .* mean 'contrastmask'?"),
+    "backbone": (("runs", "current", "backbone"), "r51", "runs.current.backbone: unknown backbone 'r51'; .* 'r50'?"),
+    "direction": (("runs", "current", "direction"), "voc2voc", "unknown direction 'voc2voc'; .* 'voc2nonvoc'?"),
+    "schedule": (("runs", "current", "schedule"), "2x", "unknown schedule of profile .*: '2x'; valid: 1x, 3x; .*"),
+    "column": (("runs", "current", "sheduel"), "1x", "runs.current.sheduel: unknown key; .* did you mean 'schedule'?"),
+    "no method": (("runs", "current", "method"), ..., "runs.current.method: is missing; .*"),
+    "knobs": (("runs", "current", "knobs"), "parms.yaml", "runs.current.knobs: .* did you mean 'params.yaml'?"),
+    "dots": (("runs", "sigma0.2"), {}, "the name 'sigma0.2' is not valid; names consist of a-z, 0-9 and _|.*missing.*"),
+    "no row": (("runs", "current"), None, "runs.current: expected a mapping, found nothing"),
+    "override": (("runs", "contrastmask_c4f2", "overrides"), {"simga": 0.1}, "overrides: .*'simga'; .* 'sigma'?"),
+    "bad override": (("runs", "contrastmask_c4f2", "overrides"), {"sigma": 2}, "overrides: knob sigma is 2; valid: .*"),
+    # tables
+    "table run": ((*ROW, "runs"), ["nope"], r"tables.table2.rows\['Baseline'\].runs: unknown run 'nope'; valid: .*"),
+    "table column": ((*ROW, "run"), "current", r"rows\['Baseline'\].run: unknown key; valid: .*; did you mean 'runs'?"),
+    "same direction": ((*ROW, "runs"), [RUN, "current"], r"\['Baseline'\]: has two runs of one direction; .*"),
+    "no title": (("tables", "table2", "title"), ..., "tables.table2.title: is missing; .*"),
+    "empty title": (("tables", "table2", "title"), None, "tables.table2.title: is empty; valid: a text"),
+    "no rows": (("tables", "table2", "rows"), [], "tables.table2.rows: has 0 items; valid: at least 1"),
+    "rows": (("tables", "table2", "rows"), {"a": 1}, "tables.table2.rows: expected a list, found dict"),
+    "no label": ((*ROW, "label"), ..., r"tables.table2.rows\[0\].label: is missing; .*"),
+    "row": (("tables", "table2", "rows", 1), "current", r"tables.table2.rows\[1\]: expected a mapping, found str"),
+    "runs": ((*ROW, "runs"), "current", r"rows\['Baseline'\].runs: expected a list, found str"),
+    "nothing": (ROW, {"label": "Empty"}, r"rows\['Empty'\]: has neither runs nor published; give one of them"),
+    "no twin": (("tables", "table2", "published"), ..., "tables.table2.published: is missing; row 'Baseline' names .*"),
+    "twin": (
+        (*ROW, "published"),
+        "t2_basline",
+        r"unknown row of contrastmask_table_2: .*; did you mean 't2_baseline'?",
+    ),
+    "published": (("tables", "table2", "published"), "contrastmask_table2", ".* did you mean 'contrastmask_table_2'?"),
+    "gain": (("tables", "oracle", "gain"), "oracle_prior", "unknown published statement .* mean 'oracle_prior_gain'?"),
+    # figures
+    "figure kind": (("figures", "strip", "kind"), "qualitativ", "strip.kind: is 'qualitativ'; .* mean 'qualitative'?"),
+    "minscore": (("figures", "strip", "minscore"), 0.5, "strip.minscore: unknown key; .* did you mean 'min_score'?"),
+    "score": (("figures", "strip", "min_score"), 50, "figures.strip.min_score: is 50; valid: at most 1"),
+    "no images": (("figures", "strip", "images"), ..., "figures.strip.images: is missing; .*"),
+    "no objects": (("figures", "fig4_keys", "objects"), ..., "figures.fig4_keys.objects: is missing; .*"),
+    "shows": (("figures", "strip", "shows"), ["nowel"], r"strip.shows\[0\]: is 'nowel'; .* did you mean 'novel'?"),
+    "table": (("figures", "strip", "tables"), ["tabel2"], "figures.strip.tables: unknown table 'tabel2'; .* 'table2'?"),
+    "figure run": (
+        ("figures", "strip", "runs", 0, "run"),
+        ...,
+        r"figures\..*\.runs\['Mask R-CNN'\].run: is missing; valid: a text",
+    ),
+    "one run": (("figures", "fig4_keys", "runs"), ..., "a figure of kind keys shows one run, not 3; name one .*"),
+    "knob": (("figures", "sensitivity_tau", "knob"), "tau_esy", ".knob: unknown knob 'tau_esy'; .* mean 'tau_easy'?"),
+    "factor": (
+        ("figures", "sensitivity_tau", "knob"),
+        "delta",
+        ".knob: unknown factor of .* 'delta'; valid: tau_easy.*",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_declaration(repository, mistake):
+    keys, value, message = MISTAKES[mistake]
+    edit(paths.EXPERIMENTS, keys, value)
+    text = refused()
+    file, _, rest = text.partition(".yaml: ")
+    assert file.startswith("pipeline/experiments/") and (repository / f"{file}.yaml").exists()
+    pattern = message.replace("?", r"\?")
+    assert re.search(f"{pattern}$", rest), text
+
+
+def test_what_is_declared_is_right():
+    declared = experiments.load()
+    assert declared.run("current").pinned is False and experiments.load() == declared
+    experiments.load().runs.clear()
+    assert experiments.load() == declared
+
+
+def test_kinds_and_choices_are_those_of_the_code():
+    kinds = {tag for model in schema._Figure.__subclasses__() for tag in schema.choices(model, "kind")}
+    assert kinds == set(KINDS)
+    assert set(schema.choices(schema.TrainingSection, "precision")) == set(DTYPES)
