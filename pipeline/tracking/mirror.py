@@ -338,9 +338,9 @@ class Tracker:
         self._push()
 
     def log_scores(self, scores):
-        """Log one seed's results at its end: `novel/mask/AP`, ... and AP by category as an artifact."""
+        """Log one seed's `results.Scores` at its end: `novel/mask/AP`, ...; those of categories as an artifact."""
         now = int(time.time() * 1000)
-        scores = {"metrics": headline(scores), "per_category": scores["per_category"], "time": now}
+        scores = {"metrics": scores.tracked(), "per_category": scores.per_category(), "time": now}
         self.record.change(scores=scores)
 
     def log_files(self, *files):
@@ -657,18 +657,6 @@ def complete(everything):
     return line + f", {elsewhere} wait for another store: set MLFLOW_TRACKING_URI" * bool(elsewhere)
 
 
-def headline(scores):
-    """Flatten {iou type: {group: {metric: percent or None}}} to {`<group>/<mask|box>/<metric>`: percent}."""
-    kinds = {"segm": "mask", "bbox": "box"}
-    return {
-        f"{group}/{kind}/{metric.replace('mAP', 'AP')}": value
-        for iou_type, kind in kinds.items()
-        for group, values in scores[iou_type].items()
-        for metric, value in values.items()
-        if value is not None
-    }
-
-
 def run_links(dataset):
     """Where MLflow shows the runs of a dataset: {run: {fingerprint: address}}; None if the store is out of reach.
 
@@ -736,7 +724,7 @@ def log_report(dataset, directory, selection, scores):
     Args:
         directory: `reports/<dataset>`.
         selection: pipeline.declaration.experiments.selected(): which tables and figures.
-        scores: {run: mAP of masks on novel categories}, logged as `novel/mask/AP/<run>`.
+        scores: {run: {name: main number of its task}}, logged as `<name>/<run>`, such as `novel/mask/AP/<run>`.
     """
     try:
         from mlflow.entities import Metric
@@ -756,7 +744,10 @@ def log_report(dataset, directory, selection, scores):
         }
         run = client.create_run(experiment, tags=tags, run_name="report").info.run_id
         now = int(time.time() * 1000)
-        client.log_batch(run, [Metric(f"{PRIMARY_METRIC}/{name}", value, now, 0) for name, value in scores.items()])
+        client.log_batch(
+            run,
+            [Metric(f"{key}/{name}", value, now, 0) for name, known in scores.items() for key, value in known.items()],
+        )
         for kind in ("tables", "figures"):
             for name in selection[kind]:  # others in the folder may be of an earlier choice or dataset
                 for path in sorted((directory / kind).glob(f"{name}.*")):
