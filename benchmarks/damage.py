@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.random_kills import DATASET, RUN, draw_inputs, job, move_to
 from pipeline import runs
-from pipeline.artifacts import checkpoint, paths, results
+from pipeline.artifacts import checkpoint, detections, paths, results
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
@@ -61,9 +61,9 @@ def make_run(work):
     runs.track = lambda *_: contextlib.nullcontext(Mock())
     runs.train(RUN, DATASET)
     saved = paths.saved_predictions(runs.trained_fingerprint(work))
-    prediction.forget, forget = lambda fingerprint: None, prediction.forget
+    detections.forget, forget = lambda fingerprint: None, detections.forget
     runs.evaluate(RUN, DATASET)
-    prediction.forget = forget
+    detections.forget = forget
     return saved
 
 

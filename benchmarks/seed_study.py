@@ -74,24 +74,25 @@ def prepare(dataset):
 def measure(dataset, label, seed):
     """Train and evaluate one run; returns a row of percentages."""
     from pipeline.artifacts import working_copy
+    from pipeline.artifacts.results import Scores
     from pipeline.declaration import config
     from pipeline.declaration.categories import base_and_novel
-    from pipeline.tasks.instances import prediction
+    from pipeline.tasks.instances import TASK
     from pipeline.training import loop
 
     declared = declaration()
     job = config.resolve(RUNS[label], dataset, seed, declared)
     loop.publish(loop.train(job), dataset, job.name, seed)
-    scores = prediction.evaluate(job, *base_and_novel(declared.directions[DIRECTION]))
+    predictions = paths.predictions(dataset, job.name, seed)
+    TASK.predict(job, predictions)
+    groups = dict(zip(("base", "novel"), base_and_novel(declared.directions[DIRECTION]), strict=True))
+    scores = Scores(TASK, TASK.score(dataset, predictions, groups))
     return {
         "row": label,
         "dataset": dataset,
         "seed": seed,
         "commit": working_copy.commit(),
-        "novel_mask_mAP": scores["segm"]["novel"]["mAP"],
-        "novel_mask_AP50": scores["segm"]["novel"]["AP50"],
-        "base_mask_mAP": scores["segm"]["base"]["mAP"],
-        "novel_box_mAP": scores["bbox"]["novel"]["mAP"],
+        **{name: scores.value(*key) for *key, name in TASK.headline},
     }
 
 

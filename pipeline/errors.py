@@ -45,6 +45,10 @@ class Refused(ExperimentError):
     """The machine refused to write or read a file: full disk, no permission and the like."""
 
 
+class NothingToShow(ExperimentError):
+    """A figure has nothing to draw on the chosen dataset: no run has data, or no image or object fits its rule."""
+
+
 class Interrupted(ExperimentError):
     """A training was asked to stop and saved its state: the same command continues it.
 

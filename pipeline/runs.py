@@ -2,13 +2,13 @@
 
 import logging
 
-from pipeline.artifacts import attempts, checkpoint, files, paths, results
+from pipeline import tasks
+from pipeline.artifacts import attempts, checkpoint, detections, files, paths, results
 from pipeline.artifacts.training_log import read_log
 from pipeline.datasets import prepare
 from pipeline.declaration import config, experiments, recipe
 from pipeline.declaration.categories import base_and_novel
 from pipeline.errors import ExperimentError
-from pipeline.tasks.instances import prediction
 from pipeline.tracking import record
 from pipeline.tracking.tracker import track
 from pipeline.training import loop
@@ -71,8 +71,8 @@ def _evaluate(run_name, dataset, working_on):
     ensure_images(dataset)
     declared = experiments.load()
     run = declared.run(run_name)
-    direction = declared.directions[run.direction]
-    base, novel = base_and_novel(direction)
+    task = tasks.of(run)
+    groups = dict(zip(("base", "novel"), base_and_novel(declared.directions[run.direction]), strict=True))
     per_seed = []
     jobs = resolve_seeds(run_name, dataset)
     for job in jobs:
@@ -80,10 +80,12 @@ def _evaluate(run_name, dataset, working_on):
         working_on(fingerprint)
         with track(job, fingerprint, "evaluate", "FINISHED", tags(run_name)) as tracker:
             tracker.log_history(_published_log(job))  # of a training whose folder is elsewhere or gone
-            scores = prediction.evaluate(job, base, novel)
-            predictions = results.predictions_digest(dataset, run_name, job.seed)
-            tracker.log_scores(scores)
-            per_seed.append({"seed": job.seed, "fingerprint": fingerprint, "predictions": predictions, **scores})
+            predictions = paths.predictions(dataset, run_name, job.seed)
+            task.predict(job, predictions)
+            scores = task.score(dataset, predictions, groups)
+            digest = results.predictions_digest(dataset, run_name, job.seed)
+            per_seed.append({"seed": job.seed, "fingerprint": fingerprint, "predictions": digest, **scores})
+            tracker.log_scores(results.Scores(task, per_seed[-1]))
     results.write(
         dataset,
         run_name,
@@ -92,13 +94,14 @@ def _evaluate(run_name, dataset, working_on):
             "dataset": dataset,
             "direction": run.direction,
             "method": run.method,
+            "task": task.name,
             "seeds": [job.seed for job in jobs],
             "versions": recipe.versions(),
             "per_seed": per_seed,
         },
     )
     for scores in per_seed:
-        prediction.forget(scores["fingerprint"])
+        detections.forget(scores["fingerprint"])
 
 
 def _published_log(job):
@@ -114,25 +117,25 @@ def track_results(dataset):
     for path in sorted(paths.results(dataset, "").parent.glob("*.json")):
         try:
             content = results.read(dataset, path.stem)
+            per_seed = results.scores(dataset, path.stem, content)
         except ExperimentError as error:
             logger.warning("%s", error)
             continue
-        for scores in content["per_seed"]:
-            if record.Record(dataset, content["run"], scores["seed"], scores["fingerprint"]).exists:
+        for scores in per_seed:
+            seed, fingerprint = scores.entry["seed"], scores.entry["fingerprint"]
+            if record.Record(dataset, content["run"], seed, fingerprint).exists:
                 continue
             try:
-                job = config.resolve(content["run"], dataset, scores["seed"])
-                same = scores["fingerprint"] == trained_fingerprint(job) == recipe.fingerprint(job)
+                job = config.resolve(content["run"], dataset, seed)
+                same = fingerprint == trained_fingerprint(job) == recipe.fingerprint(job)
             except ExperimentError:
                 same = False
             if not same:
                 logger.warning(
-                    "%s seed %s: trained with other settings or code than now, not tracked again",
-                    content["run"],
-                    scores["seed"],
+                    "%s seed %s: trained with other settings or code than now, not tracked again", content["run"], seed
                 )
                 continue
-            with track(job, scores["fingerprint"], "evaluate", "FINISHED", tags(content["run"])) as tracker:
+            with track(job, fingerprint, "evaluate", "FINISHED", tags(content["run"])) as tracker:
                 tracker.log_history(_published_log(job))
                 tracker.log_scores(scores)
 
@@ -167,15 +170,10 @@ def headline(run_name, dataset):
         missing = paths.results(dataset, run_name).relative_to(paths.ROOT)
         make = experiments.repro("evaluate", run_name)
         raise ExperimentError(f"{missing}: not evaluated yet; run `{make}`")
-    per_seed = found["per_seed"]
+    per_seed = results.scores(dataset, run_name, found)
     numbers = {}
-    for group, iou_type, metric, name in (
-        ("novel", "segm", "mAP", "novel_mask_mAP"),
-        ("novel", "segm", "AP50", "novel_mask_AP50"),
-        ("base", "segm", "mAP", "base_mask_mAP"),
-        ("novel", "bbox", "mAP", "novel_box_mAP"),
-    ):
-        values = [scores[iou_type][group][metric] for scores in per_seed]
+    for *key, name in per_seed[0].task.headline:
+        values = [scores.value(*key) for scores in per_seed]
         if None not in values:
             numbers[name] = round(sum(values) / len(values), 2)
     files.write_json(paths.metrics(), numbers)

@@ -3,7 +3,7 @@
 import argparse
 
 from pipeline.cli import command
-from pipeline.reporting.tables import build_table
+from pipeline.reporting.table_files import build_table
 
 
 @command

@@ -6,10 +6,32 @@ a killed inference goes on behind its last whole line, and a killed scoring find
 changed, cut, left out or came from elsewhere ends what is taken up, and is predicted anew.
 """
 
+import contextlib
 import hashlib
 import json
 
-from pipeline.artifacts import files
+from pipeline.artifacts import files, locks, paths
+
+
+@contextlib.contextmanager
+def saved(fingerprint, identity, image_ids):
+    """The saved detections of a training, `PredictionLines`, for one process at a time."""
+    path = paths.saved_predictions(fingerprint)
+    with _lock(path), contextlib.closing(PredictionLines(path, identity, image_ids)) as lines:
+        yield lines
+
+
+def forget(fingerprint):
+    """Remove the saved detections of a training, once its scores are written."""
+    path = paths.saved_predictions(fingerprint)
+    if path.exists():
+        with _lock(path):
+            path.unlink(missing_ok=True)
+
+
+def _lock(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return locks.hold(f"{path}.lock", f"the detections of {path.parent.name}")
 
 
 class PredictionLines:

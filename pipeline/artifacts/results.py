@@ -7,6 +7,7 @@ other tools write them, are read as they are.
 import hashlib
 import json
 
+from pipeline import tasks
 from pipeline.artifacts import files, paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
@@ -14,11 +15,81 @@ from pipeline.errors import ExperimentError
 DIGEST = "digest"
 
 
+class Scores:
+    """The numbers of one seed: long tables of values, in the units of their metrics, None where undefined.
+
+    Attributes:
+        task: `pipeline.tasks.Task` that they are of.
+        entry: of `per_seed` in a result, JSON: `scores`, rows of {group, kind, metric, value}; `per_category`, rows of
+            {category, kind, metric, value}; `undefined`, {kind: {category: reason}}, if there are reasons; also `seed`
+            and, as far as known, `fingerprint` of the training and digest of the `predictions`.
+    """
+
+    def __init__(self, task, entry):
+        """Raises KeyError for a missing field, ValueError for a value that cannot be right, TypeError otherwise."""
+        self.task, self.entry = task, entry
+        self.undefined = entry.get("undefined", {})
+        self._values = {(row["group"], row["kind"], row["metric"]): row["value"] for row in entry["scores"]}
+        self._categories = {
+            (row["kind"], row["category"], row["metric"]): row["value"] for row in entry["per_category"]
+        }
+        self._check()
+
+    def _check(self):
+        for group in self.task.groups:
+            for kind in self.task.kinds:
+                for metric in self.task.metrics:
+                    self._require(metric, self.value(group, kind, metric.key), kind, group)
+        for (kind, category, key), value in self._categories.items():
+            self._require(self.task.category_metric(key), value, "per_category", kind, category)
+        for reasons in self.undefined.values():
+            reasons.items()
+
+    @staticmethod
+    def _require(metric, value, *where):
+        if not metric.valid(value):
+            field = ".".join((*where, metric.key))
+            raise ValueError(
+                f"field {field}: {value!r}; valid: null or a number in [{metric.lowest:g}, {metric.highest:g}]"
+            )
+
+    @property
+    def main(self):
+        """The number that runs are compared by."""
+        return self.value(*self.task.main)
+
+    def value(self, group, kind, metric):
+        """A number of a group of categories. Raises KeyError if there is no such row."""
+        try:
+            return self._values[group, kind, metric]
+        except KeyError:
+            raise KeyError(f"{kind}.{group}.{metric}") from None
+
+    def category(self, kind, category, metric):
+        """A number of one category; None if it has none."""
+        return self._categories.get((kind, category, metric))
+
+    def categories(self, kind):
+        """Names of the categories that were scored, in the order of the rows."""
+        return list(dict.fromkeys(category for known, category, _ in self._categories if known == kind))
+
+    def tracked(self):
+        """{name in MLflow, such as `novel/mask/AP`: value} of the defined numbers."""
+        return {self.task.tracked(*key): value for key, value in self._values.items() if value is not None}
+
+    def per_category(self):
+        """{kind: {category: {metric: value}}}."""
+        nested = {}
+        for (kind, category, metric), value in self._categories.items():
+            nested.setdefault(kind, {}).setdefault(category, {})[metric] = value
+        return nested
+
+
 def write(dataset, run_name, content):
     """Write results/<dataset>/<run>.json.
 
     Args:
-        content: JSON object with `run`, `dataset` and `per_seed`; `predictions` of a seed is the digest of its file.
+        content: JSON object with `run`, `dataset`, `task` and `per_seed`, entries of `Scores`.
     """
     files.write_json(paths.results(dataset, run_name), content | {DIGEST: _digest(content)})
 
@@ -48,8 +119,33 @@ def read(dataset, run_name):
     return content
 
 
+def scores(dataset, run_name, content):
+    """The `Scores` of every seed of a result that `read` gave.
+
+    Raises:
+        ExperimentError: it lacks a field, as files of earlier versions do, or holds a value that cannot be right.
+    """
+    path = paths.results(dataset, run_name)
+    try:
+        task = tasks.task(content["task"])
+        if not content["per_seed"]:
+            raise malformed(path, run_name, "field per_seed is empty")
+        found = []
+        for entry in content["per_seed"]:
+            try:
+                found.append(Scores(task, entry))
+            except ValueError as error:
+                field, _, rest = str(error).partition(":")
+                raise malformed(path, run_name, f"{field} of seed {entry['seed']}:{rest}") from None
+        return found
+    except KeyError as error:
+        raise malformed(path, run_name, f"field {error.args[0]!r} is missing") from None
+    except (TypeError, AttributeError):
+        raise malformed(path, run_name, "it has not the structure of a result") from None
+
+
 def read_predictions(dataset, run_name, seed):
-    """The predictions of a seed, COCO result records, as they were scored; None if there are none.
+    """The predictions of a seed, JSON, as they were scored; None if there are none.
 
     Raises:
         ExperimentError: they are not those whose scores the results hold.

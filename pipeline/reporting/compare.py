@@ -5,16 +5,10 @@ import math
 import dvc.api
 import pandas as pd
 
+from pipeline import tasks
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.reporting import tables
-
-NUMBERS = {
-    "novel_mask_mAP": "mask AP, novel",
-    "novel_mask_AP50": "mask AP50, novel",
-    "base_mask_mAP": "mask AP, base",
-    "novel_box_mAP": "box AP, novel",
-}
 
 
 def comparison(rows=None):
@@ -25,11 +19,11 @@ def comparison(rows=None):
     Args:
         rows: what `dvc.api.exp_show()` returns for this working copy, the default.
     """
-    shown = []
+    shown, numbers = [], _numbers()
     for row in dvc.api.exp_show(str(paths.ROOT)) if rows is None else rows:
         # a name that several files hold is spelled with the file
         row = {name.rsplit("params.yaml:", 1)[-1]: value for name, value in row.items()}
-        if row.get("Experiment") or row["rev"] == "workspace" or not pd.isna(_number(row.get("novel_mask_mAP"))):
+        if row.get("Experiment") or row["rev"] == "workspace" or not pd.isna(_number(row.get(next(iter(numbers))))):
             shown.append(row)
     knobs = [name for name in experiments.read_yaml(paths.PARAMS) if len({str(row.get(name)) for row in shown}) > 1]
     lines = []
@@ -38,11 +32,20 @@ def comparison(rows=None):
         lines.append(
             {"Experiment": row.get("Experiment") or row["rev"]}
             | {knob: _text(row.get(knob)) for knob in knobs}
-            | {label: tables.number(_number(row.get(name))) for name, label in NUMBERS.items()}
+            | {label: tables.number(_number(row.get(name))) for name, label in numbers.items()}
             | {"State": "" if state in (None, "", "Success") else state.lower()}
         )
     frame = pd.DataFrame(lines)
     return frame if frame["State"].any() else frame.drop(columns="State")
+
+
+def _numbers():
+    """{headline number of the free run: how the table calls it}."""
+    free = next((run for run in experiments.load().runs.values() if not run.pinned), None)
+    task = tasks.of(free) if free else tasks.task(tasks.FIRST)
+    return {
+        name: f"{task.words(kind, task.metric(metric).name)}, {group}" for group, kind, metric, name in task.headline
+    }
 
 
 def _number(value):

@@ -1,4 +1,4 @@
-"""Read what train and evaluate left of a run: its APs, loss curves and predictions."""
+"""Read what train and evaluate left of a run: its scores, loss curves and predictions."""
 
 import json
 import math
@@ -10,45 +10,48 @@ import pandas as pd
 
 from pipeline.artifacts import attempts, paths, results
 from pipeline.declaration import experiments
-
-METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")
-GROUPS = ("novel", "base", "all")
-KINDS = {"segm": "mask", "bbox": "box"}
+from pipeline.tasks import Task
 
 
 @dataclass(frozen=True)
 class Result:
-    """The evaluation of one run on one dataset: APs in percent at full precision, one entry per seed."""
+    """The evaluation of one run on one dataset: `pipeline.artifacts.results.Scores`, one for each seed."""
 
     run: str
     dataset: str
     direction: str
+    task: Task
     seeds: tuple
     per_seed: tuple
 
-    def ap(self, metric="mAP", kind="segm", group="novel"):
-        """Return (mean, sample standard deviation) over the seeds, in percent.
+    def value(self, metric=None, kind=None, group=None):
+        """Return (mean, sample standard deviation) over the seeds, at full precision; of the main number by default.
 
         Both are NaN where the metric is undefined (no such ground truth); a deviation needs two seeds.
         """
-        return _mean_and_deviation([seed[kind][group][metric] for seed in self.per_seed])
+        main_group, main_kind, main_metric = self.task.main
+        key = (group or main_group, kind or main_kind, metric or main_metric)
+        return _mean_and_deviation([scores.value(*key) for scores in self.per_seed])
 
-    def undefined(self, kind="segm"):
-        """Return {reason: category names} of the categories whose AP the evaluation could not define in some seed."""
+    def undefined(self, kind=None):
+        """Return {reason: category names} of the categories that the evaluation could not score in some seed."""
         reasons = {}
-        for seed in self.per_seed:
-            for name, reason in seed.get("undefined", {}).get(kind, {}).items():
+        for scores in self.per_seed:
+            for name, reason in scores.undefined.get(kind or self.task.main_kind, {}).items():
                 reasons.setdefault(str(reason), {})[name] = None
         return {reason: list(names) for reason, names in reasons.items()}
 
-    def category_ap(self, kind="segm"):
-        """Return {category name: mean AP over the seeds in percent}; categories without AP are left out."""
-        names = self.per_seed[0]["per_category"][kind]
-        means = {
-            name: _mean_and_deviation([seed["per_category"][kind][name]["AP"] for seed in self.per_seed])[0]
-            for name in names
+    def reasons(self, kind=None):
+        """Return {category: why it could not be scored} as the evaluation states it."""
+        return {name: reason for reason, names in self.undefined(kind).items() for name in names}
+
+    def category_values(self):
+        """Return {category name: mean over the seeds of its first metric, NaN where undefined in one}."""
+        kind, metric = self.task.main_kind, self.task.category_metrics[0].key
+        return {
+            name: _mean_and_deviation([scores.category(kind, name, metric) for scores in self.per_seed])[0]
+            for name in self.per_seed[0].categories(kind)
         }
-        return {name: value for name, value in means.items() if not math.isnan(value)}
 
 
 def _mean_and_deviation(values):
@@ -82,7 +85,7 @@ def result(dataset, run):
         run: `pipeline.declaration.experiments.Run`.
 
     Raises:
-        ExperimentError: the file is not JSON, lacks a field, holds a value that is no AP, or belongs to
+        ExperimentError: the file is not JSON, lacks a field, holds a value that its metric cannot have, or belongs to
             another run, dataset or direction.
     """
     path = paths.results(dataset, run.name)
@@ -93,40 +96,12 @@ def result(dataset, run):
         for key, expected in (("run", run.name), ("dataset", dataset), ("direction", run.direction)):
             if content[key] != expected:
                 raise _malformed(path, run, f"field {key}: {content[key]!r}, expected {expected!r}")
-        if not content["per_seed"]:
-            raise _malformed(path, run, "field per_seed is empty")
-        if content["seeds"] != [seed["seed"] for seed in content["per_seed"]]:
+        per_seed = results.scores(dataset, run.name, content)
+        if content["seeds"] != [scores.entry["seed"] for scores in per_seed]:
             raise _malformed(path, run, f"field seeds: {content['seeds']!r} are not those of per_seed")
-        for seed in content["per_seed"]:
-            values = {
-                f"{kind}.{group}.{metric}": seed[kind][group][metric]
-                for kind in KINDS
-                for group in GROUPS
-                for metric in METRICS
-            } | {
-                f"per_category.{kind}.{name}.AP": ap["AP"]
-                for kind in KINDS
-                for name, ap in seed["per_category"][kind].items()
-            }
-            for field, value in values.items():
-                if not _is_ap(value):
-                    raise _malformed(
-                        path,
-                        run,
-                        f"field {field} of seed {seed['seed']}: {value!r}; valid: null or a percentage in [0, 100]",
-                    )
     except KeyError as error:
         raise _malformed(path, run, f"field {error.args[0]!r} is missing") from None
-    except (TypeError, AttributeError):
-        raise _malformed(path, run, "it has not the structure of a result") from None
-    return Result(run.name, dataset, run.direction, tuple(content["seeds"]), tuple(content["per_seed"]))
-
-
-def _is_ap(value):
-    if value is None:
-        return True
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and 0 <= value <= 100
+    return Result(run.name, dataset, run.direction, per_seed[0].task, tuple(content["seeds"]), tuple(per_seed))
 
 
 def _malformed(path, run, what):

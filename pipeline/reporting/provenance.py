@@ -71,7 +71,7 @@ def versions():
 def fingerprints(dataset, run, result):
     """The trainings behind a run, as far as known: {seed: fingerprint}; the seed of an unfinished attempt is None."""
     if result is not None:
-        return {seed["seed"]: seed["fingerprint"] for seed in result.per_seed if "fingerprint" in seed}
+        return {one.entry["seed"]: one.entry["fingerprint"] for one in result.per_seed if "fingerprint" in one.entry}
     attempt = attempts.read(dataset, run)
     return {None: attempt.fingerprint} if attempt and attempt.fingerprint else {}
 

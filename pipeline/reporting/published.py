@@ -39,14 +39,14 @@ def row(table_id, row_id):
 
 
 def statement(statement_id):
-    """A number stated in the text, such as {claim, setting, delta_mAP}. Raises ExperimentError for an unknown one."""
+    """A number stated in the text, {claim, setting, delta_<metric>}. Raises ExperimentError for an unknown one."""
     return _find({entry["id"]: entry for entry in _content()["statements"]}, statement_id, "statement")
 
 
-def tolerance():
-    """By how many points the authors say mAP wanders between repetitions, in either direction."""
-    (entry,) = (entry for entry in _content()["tolerances"] if entry["quantity"] == "mAP")
-    return entry["plus_minus"]
+def tolerance(quantity):
+    """By how many points the authors say a metric wanders between repetitions, either way; None if they do not."""
+    stated = {entry["quantity"]: entry["plus_minus"] for entry in _content()["tolerances"]}
+    return stated.get(quantity)
 
 
 def _find(section, name, what):

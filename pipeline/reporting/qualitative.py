@@ -11,8 +11,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Patch
 from pycocotools import mask as rle
 
-from pipeline.errors import ExperimentError
-from pipeline.reporting import examples, panels, shapes, style
+from pipeline.errors import ExperimentError, NothingToShow
+from pipeline.reporting import panels, shapes, style
+from pipeline.tasks.instances import examples
 
 TRAINED_WITH = {"base": "masks", "novel": "boxes only"}
 NO_PREDICTION = "no prediction"
@@ -257,6 +258,6 @@ def _examples(dataset, groups, count, shows, skip):
     image_ids, skipped = examples.skip_images(fitting, count, skip)
     if not image_ids:
         what = "both a base and a novel object that cover" if len(shows) > 1 else f"a {shows[0]} object that covers"
-        raise examples.NothingToShow(f"no validation image of {dataset} shows {what} {examples.MIN_AREA:.0%} of it")
+        raise NothingToShow(f"no validation image of {dataset} shows {what} {examples.MIN_AREA:.0%} of it")
     rule = f"{examples.rule(shows, len(image_ids), skipped)}: {', '.join(map(str, image_ids))}."
     return ground_truth, image_ids, [panels.read_image(dataset, ground_truth.imgs[i]) for i in image_ids], rule

@@ -13,18 +13,19 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from pipeline import tasks
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import figures, measured, provenance, tables
 from pipeline.reporting.agreement import agreement
 from pipeline.reporting.files import write_text
-from pipeline.reporting.measured import GROUPS, KINDS, METRICS
 
 TEMPLATES = Path(__file__).with_name("templates")
 UNREADABLE = "result unreadable"
 LEAD_TABLE, LEAD_KIND = "table2", "qualitative"  # what the page begins with, of the chosen tables and figures
 UNDEFINED = "undefined"
+UNITS = {"%": "percent"}  # in words
 NAMED_RUNS = 4  # more are not named one by one in a command
 
 
@@ -38,7 +39,7 @@ def build_report(links=None):
         links: addresses in MLflow, {run: {fingerprint: address}}, if known.
 
     Returns:
-        {run: mAP of masks on novel categories} of the runs with a result.
+        {run: {name in MLflow: main number of its task}} of the runs with a result.
 
     Raises:
         ExperimentError: a result file is malformed, or selection.yaml is not up to date.
@@ -50,8 +51,8 @@ def build_report(links=None):
     write_text(folder / "index.html", render("index.html", content | origin(dataset, content, links)))
     if content["problems"]:
         raise ExperimentError("; ".join(content["problems"]))
-    scores = {name: result.ap()[0] for name, result in results.items()}
-    return {name: value for name, value in scores.items() if not math.isnan(value)}
+    scores = {name: (result.task.tracked(*result.task.main), result.value()[0]) for name, result in results.items()}
+    return {name: {key: value} for name, (key, value) in scores.items() if not math.isnan(value)}
 
 
 def describe(dataset):
@@ -83,14 +84,13 @@ def describe(dataset):
             dataset,
         ),
         "free": [free_section(run, chosen, results) for run in chosen.values() if not run.pinned],
-        "groups": group_frame(results),
+        "groups": [group_section(task, results) for task in tasks_of(chosen.values())],
         "figures": [figure_section(name, declared, dataset) for name in selection["figures"]],
         "snapshot": None,
     }
     content |= {
         "headline": headline(declared, built, results),
         "lead": next((section for section in content["figures"] if section["kind"] == LEAD_KIND), None),
-        "undefined": undefined_reasons(results),
         "data_label": figures.data_label(declared, dataset),
     }
     content["done"] = [line["run"] for line in content["runs"] if line["done"]]
@@ -213,21 +213,46 @@ def origin(dataset, content, links):
     }
 
 
-def group_frame(results):
-    """Mask and box AP of every evaluated run on novel, base and all categories, as people read it."""
-    return pd.DataFrame(
+def tasks_of(runs):
+    """The tasks of runs, each once, in their order; that of the paper without runs."""
+    names = dict.fromkeys(tasks.of(run).name for run in runs) or [tasks.FIRST]
+    return [tasks.task(name) for name in names]
+
+
+def group_section(task, results):
+    """Main metric of every evaluated run of a task by group of categories.
+
+    Returns:
+        {id, heading, label, unit, frame, undefined, training}: how the page calls it, a data frame as people read it,
+        why numbers are undefined, and what the groups are trained with.
+    """
+    frame = pd.DataFrame(
         [
             {
                 "Run": name,
                 **{
-                    f"{KINDS[kind]} AP, {group}": _defined(*result.ap(kind=kind, group=group))
-                    for kind in KINDS
-                    for group in GROUPS
+                    f"{task.words(kind)}, {group}": _defined(*result.value(kind=kind, group=group))
+                    for kind in task.kinds
+                    for group in task.groups
                 },
             }
             for name, result in results.items()
+            if result.task is task
         ]
     )
+    label = f"{task.main_metric.name} by category group"
+    return {
+        "id": "groups" if task.name == tasks.FIRST else f"groups-{task.name}",
+        "unit": f"{task.main_metric.name} in {UNITS.get(task.main_metric.unit, task.main_metric.unit)}",
+        "heading": tables.initial(f"{' and '.join(task.kinds.values())} {label}".strip()),
+        "label": label,
+        "frame": frame,
+        "undefined": undefined_reasons(task, results),
+        "training": (
+            f"Base categories are trained with {task.supervision['base']}, novel ones with "
+            f"{task.supervision['novel']} alone."
+        ),
+    }
 
 
 def _with_deviation(value, deviation):
@@ -267,55 +292,65 @@ def table_section(name, declared, dataset):
 
 
 def headline(declared, built, results):
-    """The numbers that the page begins with: mask AP on novel and base categories of each row of one table.
+    """The numbers that the page begins with: the main metric on novel and base categories of each row of one table.
 
     Args:
         built: {table id: section of `table_section`} of the chosen tables that could be built.
         results: {run name: Result}.
 
     Returns:
-        {table, heading, columns, rows, measured, seeds}: `rows` of texts, `measured` the columns (from 1) of APs
-        measured here, `seeds` how many there are, in words; None without a table.
+        {table, heading, columns, rows, measured, seeds, metric, training, undefined}: `rows` of texts, `measured` the
+        columns (from 1) of scores measured here, `seeds` how many there are, in words, `metric` what is shown,
+        `training` what the groups are trained with, `undefined` why numbers are; None without a table.
     """
     name = LEAD_TABLE if LEAD_TABLE in built else next(iter(built), None)
     if name is None:
         return None
     frame = built[name]["frame"]
+    task, metric = tables.task_of(frame), tables.task_of(frame).main_metric
     frame = frame[~tables.is_cited(frame)]
     telling = tables.varying(frame)
-    columns = ["Method", *map(str.capitalize, telling), "Novel AP", "Base AP"]
-    printed = frame["mAP_published"].notna().any()
+    columns = [*(f"{group.capitalize()} {metric.name}" for group in task.parts)]
+    published = f"{columns[0]}, published (COCO val2017)"
+    columns = ["Method", *map(str.capitalize, telling), *columns]
+    printed = frame[f"{metric.key}_published"].notna().any()
     rows = []
     for _, line in frame.iterrows():
         row = [line["row"], *(line[column] for column in telling)]
         if (result := results.get(line["run"])) is None:
-            row += [line["state"].partition(":")[0], "–"]
+            row += [line["state"].partition(":")[0], *["–"] * (len(task.parts) - 1)]
         else:
-            row += [_defined(*result.ap(group=group)) for group in ("novel", "base")]
-        rows.append([*row, *([tables.number(line["mAP_published"])] if printed else [])])
+            row += [_defined(*result.value(group=group)) for group in task.parts]
+        rows.append([*row, *([tables.number(line[f"{metric.key}_published"])] if printed else [])])
     counts = sorted({len(results[run].seeds) for run in frame["run"] if run in results})
     return {
         "table": name,
         "heading": built[name]["heading"],
-        "columns": columns + ["Novel AP, published (COCO val2017)"] * bool(printed),
+        "columns": columns + [published] * bool(printed),
         "rows": rows,
-        "measured": [len(columns) - 1, len(columns)],
+        "measured": list(range(len(columns) - len(task.parts) + 1, len(columns) + 1)),
         "seeds": "" if not counts else ", one seed each" if counts == [1] else ", mean ± standard deviation over seeds",
+        "metric": f"{tables.initial(task.words())} ({metric.label}, {metric.unit})",
+        "training": (
+            f"Novel categories are trained with {task.supervision['novel']} alone,\nbase ones with "
+            f"{task.supervision['base']}."
+        ),
+        "undefined": undefined_reasons(task, results),
     }
 
 
-def undefined_reasons(results):
-    """Why an AP is undefined, a text for each reason: the reason, the kind of AP, and the categories or groups."""
+def undefined_reasons(task, results):
+    """Why numbers of a task are undefined, a text for each reason: kind of number, categories or groups, and why."""
     reasons = {}
-    for result in results.values():
-        for kind, label in KINDS.items():
-            known = figures.undefined_categories(result, kind)
-            groups = [f"{group} categories" for group in GROUPS if math.isnan(result.ap(kind=kind, group=group)[0])]
+    for result in (result for result in results.values() if result.task is task):
+        for kind in task.kinds:
+            known = result.reasons(kind)
+            groups = [g for g in task.groups if math.isnan(result.value(kind=kind, group=g)[0])]
             # without a stated reason, as in every result on a validation set that lacks a group
-            stated = known or dict.fromkeys(groups, "the validation set has no such object")
+            stated = known or {f"{group} categories": "the validation set has no such object" for group in groups}
             for name, reason in stated.items():
-                reasons.setdefault((label, reason), {})[name] = None
-    return [f"{label} AP of {', '.join(names)}: {reason}" for (label, reason), names in reasons.items()]
+                reasons.setdefault((task.words(kind), reason), {})[name] = None
+    return [f"{label} of {', '.join(names)}: {reason}" for (label, reason), names in reasons.items()]
 
 
 def _defined(value, deviation):
@@ -328,16 +363,17 @@ def free_section(run, chosen, results):
     pinned = [other for other in chosen.values() if other.pinned and not other.overrides]
     twins = [other.name for other in pinned if all(getattr(other, name) == getattr(run, name) for name in columns)]
     shown = [name for name in (run.name, *twins[:1]) if name in results]
-    frame = pd.DataFrame({"Run": shown})
-    for metric in METRICS:
-        frame[metric] = [_defined(*results[name].ap(metric)) for name in shown]
+    frame, task = pd.DataFrame({"Run": shown}), tasks.of(run)
+    for metric in task.metrics:
+        frame[metric.label] = [_defined(*results[name].value(metric.key)) for name in shown]
     if len(shown) == 2:
         ours, theirs = (results[name] for name in shown)
-        gaps = [tables.difference(ours.ap(metric)[0] - theirs.ap(metric)[0]) for metric in METRICS]
+        gaps = [tables.difference(ours.value(key)[0] - theirs.value(key)[0]) for key in task.keys]
         frame.loc[2] = ["difference", *gaps]
     return {
         "run": run.name,
         "twins": twins,
+        "what": f"{tables.initial(task.words())} on {task.main_group} categories",
         "frame": frame,
         "changed": changed_knobs(),
         "command": measured.evaluate_command(run.name),

@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from pipeline.artifacts import paths
-from pipeline.errors import ExperimentError
-from pipeline.reporting import examples, measured, panels, style
+from pipeline.errors import ExperimentError, NothingToShow
+from pipeline.reporting import measured, panels, style
 from pipeline.reporting.style import plt
+from pipeline.tasks.instances import examples
 
 CONTEXT = 1.3  # side of the square that is shown, in longer sides of the object's box
 FRAME = 0.08  # line around a sampled key, in sides of its cell
@@ -225,7 +226,7 @@ def _choose(arrays, count, eligible):
     for group, members in (("base", ~arrays["is_novel"]), ("novel", arrays["is_novel"])):
         indices = np.flatnonzero(members & eligible)
         if not len(indices):
-            raise examples.NothingToShow(f"no {group} object to show among the {len(members)} of stage priors")
+            raise NothingToShow(f"no {group} object to show among the {len(members)} of stage priors")
         chosen[group] = indices[examples.select_objects(arrays["labels"][indices], count)]
     return chosen
 

@@ -1,4 +1,4 @@
-"""Mask AP against one knob: measured points from the runs of a table, published ones from the rows beside them.
+"""The main number of a task against one knob: measured points from the runs of a table, published ones beside them.
 
 The value of a knob is what a run resolves it to, never what a label says.
 """
@@ -11,24 +11,26 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.declaration.knobs import Knobs
-from pipeline.errors import ExperimentError
-from pipeline.reporting import examples, published, style
+from pipeline.errors import ExperimentError, NothingToShow
+from pipeline.reporting import published, style
 from pipeline.reporting.style import plt
+from pipeline.reporting.tables import initial
 
 MARGIN = 0.15  # of the span of the values, above and below
 
 
 @dataclass(frozen=True)
 class Point:
-    """A knob value with the mask mAP on novel categories, in percent.
+    """A knob value with the main number of the task.
 
     Attributes:
+        score: in the unit of its metric.
         deviation: length of the error bar to either side, in points; NaN for none.
         printed: whether the paper lists this value.
     """
 
     value: float
-    ap: float
+    score: float
     deviation: float = math.nan
     printed: bool = True
 
@@ -58,15 +60,17 @@ def measured_points(knob, results, table):
 
     Returns:
         Points in the order of their values; the deviation is the standard deviation over seeds, NaN for one seed. A run
-        whose row has no published twin is not `printed`, one whose AP is undefined is left out.
+        whose row has no published twin is not `printed`, one whose score is undefined is left out.
     """
     printed = {run for row in table["rows"] if "published" in row for run in row.get("runs", [])}
-    points = [Point(knob_value(run, knob), *result.ap(), run.name in printed) for run, result in results]
-    return sorted((point for point in points if not math.isnan(point.ap)), key=lambda point: point.value)
+    points = [Point(knob_value(run, knob), *result.value(), run.name in printed) for run, result in results]
+    return sorted((point for point in points if not math.isnan(point.score)), key=lambda point: point.value)
 
 
-def published_points(knob, table, direction):
+def published_points(knob, table, direction, metric):
     """The published curve of a direction: knob values from `factors` of the published rows beside those of the table.
+
+    `metric` is the key of the main metric of the task.
 
     The deviation is by how much the authors say that a repetition may differ.
 
@@ -82,13 +86,14 @@ def published_points(knob, table, direction):
             raise ExperimentError(
                 f"pipeline/experiments/published/contrastmask.yaml: {printed['id']}: factors has no {knob!r}"
             )
-        ap = printed["results"].get(direction, {}).get("mAP")
-        if ap is not None:
-            points.append(Point(printed["factors"][knob], ap, published.tolerance()))
+        score = printed["results"].get(direction, {}).get(metric)
+        if score is not None:
+            tolerance = published.tolerance(metric)
+            points.append(Point(printed["factors"][knob], score, math.nan if tolerance is None else tolerance))
     return sorted(points, key=lambda point: point.value)
 
 
-def draw(dataset, measured, printed, entry):
+def draw(dataset, measured, printed, entry, task, colour):
     """Draw both: in one panel on the dataset of the paper, else in a panel each with a scale of its own.
 
     Measured points of one seed are not joined: without a known spread, ups and downs between them are no curve.
@@ -97,22 +102,24 @@ def draw(dataset, measured, printed, entry):
         dataset: name of the dataset of the measured points.
         measured, printed: lists of `Point`; `printed` may be empty.
         entry: the figure's `axis` (label of the knob).
+        task: `pipeline.tasks.Task` of the points.
+        colour: of the measured ones.
 
     Returns:
         (matplotlib Figure, caption).
 
     Raises:
-        NothingToShow: the mask AP of every run is undefined.
+        NothingToShow: the score of every run is undefined.
     """
     if not measured:
-        raise examples.NothingToShow(f"mask AP on novel categories is undefined on {dataset}")
+        raise NothingToShow(f"{task.words()} on {task.main_group} categories is undefined on {dataset}")
     comparable = published.comparable(dataset) or not printed  # nothing printed: no second panel to keep apart
     figure, axes = plt.subplots(
         1, 1 if comparable else 2, figsize=(style.COLUMN_WIDTH, 1.95), squeeze=False, sharex=True, layout="constrained"
     )
     left, right = axes[0, 0], axes[0, -1]
     several = bool(measured) and not any(math.isnan(point.deviation) for point in measured)
-    _curve(left, measured, style.METHOD_COLOURS["contrastmask"], "o", "-" if several else "none", "measured")
+    _curve(left, measured, colour, "o", "-" if several else "none", "measured")
     if printed:
         _curve(right, printed, "black", "s", "--", "published")
     ticks = sorted({point.value for point in (*measured, *printed)})
@@ -125,7 +132,9 @@ def draw(dataset, measured, printed, entry):
         axis.margins(x=0.08)
         axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axis.grid(axis="y")
-    left.set_ylabel("mask mAP, novel (%)")
+    metric = task.main_metric
+    number = task.words(name=metric.label)
+    left.set_ylabel(f"{number}, {task.main_group} ({metric.unit})")
     figure.supxlabel(entry["axis"], fontsize=plt.rcParams["axes.labelsize"])
     if not comparable:
         left.set_title(f"measured\n{dataset}")
@@ -147,21 +156,23 @@ def draw(dataset, measured, printed, entry):
     bars = "one standard deviation over the seeds" if known else "none, one seed each"
     if not several:
         bars += " (how far another seed would move a point is not known, so none are joined)"
-    stated = f"; published: the ±{published.tolerance()} that the authors state" if printed else ""
+    tolerance = published.tolerance(metric.key)
+    stated = f"; published: the ±{tolerance} that the authors state" if printed and tolerance is not None else ""
     return figure, (
-        f"Mask mAP on novel categories against {entry['axis']}. Error bars, measured: {bars}{stated}.{where}"
+        f"{initial(number)} on {task.main_group} categories against {entry['axis']}. Error bars, measured: "
+        f"{bars}{stated}.{where}"
     )
 
 
 def _curve(axis, points, colour, marker, line, label):
-    values, aps = [point.value for point in points], [point.ap for point in points]
-    axis.plot(values, aps, linestyle=line, color=colour, linewidth=1, label="_", zorder=1)
+    values, scores = [point.value for point in points], [point.score for point in points]
+    axis.plot(values, scores, linestyle=line, color=colour, linewidth=1, label="_", zorder=1)
     for point in points:
         face = colour if point.printed else "white"
         bar = None if math.isnan(point.deviation) else point.deviation
         axis.errorbar(
             point.value,
-            point.ap,
+            point.score,
             yerr=bar,
             fmt=marker,
             color=colour,
@@ -179,8 +190,8 @@ def _curve(axis, points, colour, marker, line, label):
 def _bounds(points):
     deviations = [0 if math.isnan(point.deviation) else point.deviation for point in points]
     return (
-        min(point.ap - d for point, d in zip(points, deviations, strict=True)),
-        max(point.ap + d for point, d in zip(points, deviations, strict=True)),
+        min(point.score - d for point, d in zip(points, deviations, strict=True)),
+        max(point.score + d for point, d in zip(points, deviations, strict=True)),
     )
 
 

@@ -10,7 +10,7 @@ import shutil
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.reporting import provenance, report, tables
+from pipeline.reporting import provenance, report, table_files, tables
 from pipeline.reporting.files import write_text
 
 DATASET = "generated"  # the embedded default
@@ -67,7 +67,9 @@ def _check_finished(content, folder):
     if undrawn := [section["name"] for section in content["figures"] if "picture" not in section]:
         problems.append(f"not drawn: {', '.join(undrawn)}")
     for section in content["tables"]:
-        if not all((folder / "tables" / f"{section['name']}.{extension}").exists() for extension in tables.EXTENSIONS):
+        if not all(
+            (folder / "tables" / f"{section['name']}.{extension}").exists() for extension in table_files.EXTENSIONS
+        ):
             problems.append(f"not built: {section['name']}")
     if README_TABLE not in {section["name"] for section in content["tables"]}:
         problems.append(f"{README_TABLE} is not chosen")

@@ -29,6 +29,7 @@ CYCLE_NOVEL = ("#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#8F3B00")
 # The supplement's Fig. 1: yellow foreground, dark purple background; they are the ends of the colour map of the CAM.
 SIDE_COLOURS = {"foreground": "#FDE725", "background": "#440154", "unassigned": "#9e9e9e"}
 CAM_MAP = "viridis"
+TICK_STEPS = [1, 2, 2.5, 5, 10]
 
 
 def method_colour(method):

@@ -1,99 +1,64 @@
-"""Tables of the paper as views on runs: measured mask AP on novel categories beside the published value.
+"""Tables of the paper as views on runs: what their task measures on its main group beside the published value.
 
-One data frame holds a table; CSV keeps it at full precision, Markdown and LaTeX round to 0.1 when printed. A row
+One data frame holds a table and knows its task; CSV keeps it at full precision, Markdown and LaTeX round to 0.1. A row
 without a result on the chosen dataset says why ("not run", "failed", ...), a cited method shows published values alone.
 """
 
 import json
-import re
 from html import escape as escape_html
 
 import pandas as pd
 
-from pipeline.artifacts import paths
+from pipeline import tasks
 from pipeline.declaration import experiments
 from pipeline.declaration.experiments import lookup
+from pipeline.errors import ExperimentError
 from pipeline.reporting import measured, published
-from pipeline.reporting.files import replacing, write_text
-from pipeline.reporting.measured import METRICS
 
 KEYS = ["row", "backbone", "schedule", "run", "dataset", "direction", "state", "seeds", "agrees", "undefined"]
-COLUMNS = KEYS + [f"{metric}{suffix}" for metric in METRICS for suffix in ("", "_std", "_published")]
 DONE = "done"
-EXTENSIONS = ("csv", "md", "tex")
-LATEX_ESCAPES = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
-        "[": "{[}",  # behind the end of a line it would begin an option
-        "]": "{]}",
-        "*": "{*}",
-        "\n": " ",
-        "\r": " ",
-        "\t": " ",
-        "±": r"$\pm$",
-        "−": "$-$",
-        "–": "--",
-        "—": "---",
-        "×": r"$\times$",
-        "≥": r"$\geq$",
-        "≤": r"$\leq$",
-        "→": r"$\rightarrow$",
-        "λ": r"$\lambda$",
-        "σ": r"$\sigma$",
-        "δ": r"$\delta$",
-        "τ": r"$\tau$",
-    }
-)
-LATEX_METRICS = {
-    "mAP": "mAP",
-    "AP50": "AP$_{50}$",
-    "AP75": "AP$_{75}$",
-    "APs": "AP$_{S}$",
-    "APm": "AP$_{M}$",
-    "APl": "AP$_{L}$",
-}
-
-
-def build_table(table_id):
-    """Write `reports/<dataset>/tables/<table_id>.{csv,md,tex}` for the chosen dataset.
-
-    Raises:
-        ExperimentError: unknown table, run or published row, or a result file that cannot be right.
-    """
-    declared, dataset = experiments.load(), experiments.chosen_dataset()
-    frame = table_frame(table_id, declared, dataset)
-    with replacing(paths.table(dataset, table_id, "csv")) as path:
-        frame.to_csv(path, index=False, lineterminator="\n")
-    write_text(paths.table(dataset, table_id, "md"), markdown(table_id, frame, declared, dataset))
-    write_text(paths.table(dataset, table_id, "tex"), latex(table_id, frame, declared, dataset))
 
 
 def table_frame(table_id, declared, dataset):
-    """Return the table as a data frame with the columns `COLUMNS`, a line for each row and direction.
+    """Return the table as a data frame with the columns `columns(task)`, a line for each row and direction.
 
-    APs are percentages at full precision, the mean over the seeds and (from two seeds on) their sample standard
-    deviation; NaN where not run, undefined or not published. `seeds` is the JSON list of the seeds averaged, `state`
-    is `done` or why there is no result. `agrees` tells on the paper's dataset whether mAP is within the tolerance its
-    authors state, and is empty elsewhere. `undefined` says which categories have no mask AP and why. A cited row has
-    no run and no dataset, and a line for each direction it was published for.
+    Values are in the unit of their metric at full precision, the mean over the seeds and (from two seeds on) their
+    sample standard deviation; NaN where not run, undefined or not published. `seeds` is the JSON list of the seeds
+    averaged, `state` is `done` or why there is no result. `agrees` tells on the paper's dataset whether the main metric
+    is within the tolerance its authors state, and is empty elsewhere. `undefined` says which categories could not be
+    scored and why. A cited row has no run and no dataset, and a line for each direction it was published for.
+    `task_of` gives the task.
+
+    Raises:
+        ExperimentError: the table shows runs of several tasks, or what a line of it needs is unknown or malformed.
     """
     table = lookup(declared.tables, table_id, "table")
+    task = _task(table_id, table, declared)
     lines = [line for row in table["rows"] for line in _lines(row, table, declared, dataset)]
-    frame = pd.DataFrame(lines, columns=COLUMNS)
-    return frame.astype({name: float for name in COLUMNS if name not in KEYS})
+    frame = pd.DataFrame(lines, columns=columns(task))
+    frame = frame.astype({name: float for name in columns(task) if name not in KEYS})
+    frame.attrs["task"] = task.name
+    return frame
+
+
+def columns(task):
+    """The columns of a table of a task: what a line is of, then each metric, its deviation and its published value."""
+    return KEYS + [f"{metric}{suffix}" for metric in task.keys for suffix in ("", "_std", "_published")]
+
+
+def task_of(frame):
+    """The `pipeline.tasks.Task` whose metrics a table holds."""
+    return tasks.task(frame.attrs["task"])
+
+
+def _task(table_id, table, declared):
+    shown = {run: tasks.of(declared.runs[run]).name for run in experiments.runs_of(table)}
+    if len(set(shown.values())) > 1:
+        several = ", ".join(f"{run} ({task})" for run, task in shown.items())
+        raise ExperimentError(
+            f"tables.{table_id}: its runs are of several tasks, {several}; make a table for each task"
+        )
+    return tasks.task(next(iter(shown.values()), tasks.FIRST))
 
 
 def _lines(row, table, declared, dataset):
@@ -113,13 +78,15 @@ def _lines(row, table, declared, dataset):
             line["state"] = measured.state(dataset, run)
         else:
             line |= {"state": DONE, "seeds": json.dumps(list(result.seeds))}
-            for metric in METRICS:
-                line[metric], line[f"{metric}_std"] = result.ap(metric)
+            for metric in result.task.keys:
+                line[metric], line[f"{metric}_std"] = result.value(metric)
             line["undefined"] = undefined_text(result)
-            both = pd.notna(line["mAP"]) and line.get("mAP_published") is not None
-            if both and published.comparable(dataset, declared):
+            key = result.task.main[2]
+            value, beside, tolerance = line[key], line.get(f"{key}_published"), published.tolerance(key)
+            known = pd.notna(value) and beside is not None and tolerance is not None
+            if known and published.comparable(dataset, declared):
                 # both are printed to 0.1, and so is the tolerance
-                line["agrees"] = round(abs(round(line["mAP"], 1) - line["mAP_published"]), 1) <= published.tolerance()
+                line["agrees"] = round(abs(round(value, 1) - beside), 1) <= tolerance
         yield line
     if "runs" not in row:
         for direction in printed["results"]:
@@ -136,7 +103,7 @@ def _lines(row, table, declared, dataset):
 
 
 def undefined_text(result):
-    """Which categories of a result have no mask AP and why; None if all have one."""
+    """Which categories of a result could not be scored and why; None if all could."""
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in result.undefined().items()) or None
 
 
@@ -166,22 +133,28 @@ def comparability(declared, dataset):
 
 def caption(table_id, frame, declared, dataset):
     """One sentence on what the table shows and on which dataset, as plain text."""
-    directions = " and ".join(frame["direction"].unique())
+    task, directions = task_of(frame), " and ".join(frame["direction"].unique())
+    what = f"{initial(task.words())} ({task.main_metric.unit})"
     text = (
-        f"{declared.tables[table_id]['title']}. Mask AP (%) on the novel categories of {dataset} "
+        f"{declared.tables[table_id]['title']}. {what} on the {task.main_group} categories of {dataset} "
         f"({directions}), measured beside published."
     )
     text = " ".join([text, *notes(frame)])
     return f"{text} {comparability(declared, dataset)}".strip()
 
 
+def initial(text):
+    """A text with its first letter in upper case, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def number(value):
-    """Format an AP in percent with one decimal; a dash where undefined."""
+    """Format a score with one decimal; a dash where undefined."""
     return "–" if pd.isna(value) else f"{value:.1f}"
 
 
 def difference(value):
-    """Format a difference of two APs with its sign (a true minus); a dash where one is undefined."""
+    """Format a difference of two scores with its sign (a true minus); a dash where one is undefined."""
     return "–" if pd.isna(value) else f"{value:+.1f}".replace("-", "−")
 
 
@@ -211,39 +184,44 @@ def best(frame, metric):
     return marks
 
 
+def main(frame):
+    """Key of the metric by which rows are compared."""
+    return task_of(frame).main[2]
+
+
 def shown_metrics(frame):
-    """mAP and the other metrics that are defined for some row; all of them as long as nothing was measured."""
-    rows = frame[is_run(frame)]
-    return [metric for metric in METRICS if rows.empty or metric == METRICS[0] or rows[metric].notna().any()]
+    """The main metric and the others that are defined for some row; all of them as long as nothing was measured."""
+    task, rows = task_of(frame), frame[is_run(frame)]
+    return [m for m in task.metrics if rows.empty or m == task.main_metric or rows[m.key].notna().any()]
 
 
 def notes(frame):
     """Sentences on what is not marked, not shown or not defined, as plain text."""
-    found = []
-    rows = frame[is_run(frame)]
-    if len(rows) > 1 and not any(best(frame, metric).any() for metric in METRICS):
-        single = rows["mAP_std"].isna() & rows["mAP"].notna()
+    found, task = [], task_of(frame)
+    rows, key = frame[is_run(frame)], main(frame)
+    if len(rows) > 1 and not any(best(frame, metric).any() for metric in task.keys):
+        single = rows[f"{key}_std"].isna() & rows[key].notna()
         found.append(
             "No value is marked as the best: "
             + ("one seed tells no spread." if single.any() else "none lies beyond the spread of the seeds.")
         )
-    if hidden := [metric for metric in METRICS if metric not in shown_metrics(frame)]:
+    if hidden := [metric.label for metric in task.metrics if metric not in shown_metrics(frame)]:
         found.append(f"Not shown, as undefined for every row: {', '.join(hidden)}.")
     reasons = {}
     for line in rows[rows["undefined"].notna()].itertuples():
         reasons.setdefault(line.undefined, []).append(line.run)
-    found += [undefined_sentence(runs, reason) for reason, runs in reasons.items()]
+    found += [undefined_sentence(task, runs, reason) for reason, runs in reasons.items()]
     return found
 
 
-def undefined_sentence(runs, reason):
-    """What stands below a table for runs whose mask AP is undefined in part or as a whole."""
-    return f"Undefined mask AP of {', '.join(runs)}: {reason}."
+def undefined_sentence(task, runs, reason):
+    """What stands below a table for runs whose main number is undefined in part or as a whole."""
+    return f"Undefined {task.words()} of {', '.join(runs)}: {reason}."
 
 
-def _undefined(frame):
-    """Which lines have a result whose mask AP could not be defined, for the reasons in `undefined`."""
-    return is_run(frame) & frame["mAP"].isna() & frame["undefined"].notna()
+def is_undefined(frame):
+    """Which lines have a result whose main number could not be defined, for the reasons in `undefined`."""
+    return is_run(frame) & frame[main(frame)].isna() & frame["undefined"].notna()
 
 
 def display_frame(frame, bold):
@@ -256,11 +234,11 @@ def display_frame(frame, bold):
     shown = pd.DataFrame({"Row": [f"{row} (cited)" if c else row for row, c in zip(frame["row"], cited, strict=True)]})
     for column in varying(frame):
         shown[column.capitalize()] = frame[column]
-    run, undefined = is_run(frame), _undefined(frame)
+    run, undefined, first = is_run(frame), is_undefined(frame), main(frame)
     for metric in shown_metrics(frame):
-        marks = best(frame, metric)
-        shown[metric] = [
-            _cell(line, metric, run[i], cited[i], bold if marks[i] else str, undefined[i])
+        marks = best(frame, metric.key)
+        shown[metric.label] = [
+            _cell(line, metric.key, first, run[i], cited[i], bold if marks[i] else str, undefined[i])
             for i, line in frame.iterrows()
         ]
     if frame["agrees"].notna().any():
@@ -273,36 +251,37 @@ def varying(frame):
     return [column for column in ("backbone", "schedule", "direction") if frame[column].nunique() > 1]
 
 
-def _cell(line, metric, run, cited, mark, undefined):
+def _cell(line, metric, first, run, cited, mark, undefined):
     value, deviation, printed = line[metric], line[f"{metric}_std"], line[f"{metric}_published"]
     if undefined:
-        text = "undefined" if metric == METRICS[0] else "–"
+        text = "undefined" if metric == first else "–"
     elif run:
         text = mark(number(value)) + ("" if pd.isna(deviation) else f" ± {number(deviation)}")
     else:
-        text = _short(line["state"]) if metric == METRICS[0] and not cited else "–"
+        text = short(line["state"]) if metric == first and not cited else "–"
     if pd.isna(printed):
         return text
     gap = f", {difference(value - printed)}" if pd.notna(line["agrees"]) and pd.notna(value) else ""
     return f"{text} ({number(printed)}{gap})"
 
 
-def _short(state):
+def short(state):
     """The state of a run without the text of an error, which stands below the table."""
     return state.partition(":")[0]
 
 
 def legend(frame):
     """How to read a cell, as plain text."""
-    text = "Each cell: measured"
-    if frame["mAP_std"].notna().any():
+    text, metric = "Each cell: measured", task_of(frame).main_metric
+    if frame[f"{metric.key}_std"].notna().any():
         text += " mean ± standard deviation over the seeds"
-    if frame["mAP_published"].notna().any():
+    if frame[f"{metric.key}_published"].notna().any():
         text += " (published, difference)" if frame["agrees"].notna().any() else " (published)"
-    if any(best(frame, metric).any() for metric in METRICS):
+    if any(best(frame, key).any() for key in task_of(frame).keys):
         text += "; bold: the best of a column, by more than the standard deviations of it and of the next"
     if frame["agrees"].notna().any():
-        text += f"; within tolerance: mAP differs by at most the ±{published.tolerance()} that the authors state"
+        stated = published.tolerance(metric.key)
+        text += f"; within tolerance: {metric.label} differs by at most the ±{stated} that the authors state"
     return f"{text}."
 
 
@@ -310,13 +289,13 @@ def gain(table_id, frame, declared, dataset):
     """A sentence on a difference between last and first row that the paper states in words; empty for other tables."""
     if (name := declared.tables[table_id].get("gain")) is None:
         return ""
-    claim = published.statement(name)
-    stated = f"{difference(claim['delta_mAP'])} stated by the paper on COCO val2017 ({claim['setting']})"
+    claim, metric = published.statement(name), task_of(frame).main_metric
+    stated = f"{difference(claim[f'delta_{metric.key}'])} stated by the paper on COCO val2017 ({claim['setting']})"
     if not published.comparable(dataset, declared):
-        return f"Last row minus first row, mAP: {stated}; compared on COCO alone."
+        return f"Last row minus first row, {metric.label}: {stated}; compared on COCO alone."
     first, last = frame.iloc[0], frame.iloc[-1]
-    here = difference(last["mAP"] - first["mAP"]) if is_run(frame)[[0, len(frame) - 1]].all() else "not run"
-    return f"Last row minus first row, mAP: {here} measured on {dataset}; {stated}."
+    here = difference(last[metric.key] - first[metric.key]) if is_run(frame)[[0, len(frame) - 1]].all() else "not run"
+    return f"Last row minus first row, {metric.label}: {here} measured on {dataset}; {stated}."
 
 
 def not_run(frame):
@@ -352,83 +331,3 @@ def html(frame):
         **{name: frame[name].map(lambda text: escape_html(str(text)), na_action="ignore") for name in texts}
     )
     return display_frame(escaped, "<strong>{}</strong>".format).to_html(index=False, escape=False, border=0)
-
-
-def escape_latex(text):
-    """Make plain text safe inside LaTeX, whatever it holds: every special character and the symbols used here."""
-    return "".join(char for char in str(text) if char.isprintable() or char in "\n\r\t").translate(LATEX_ESCAPES)
-
-
-def latex(table_id, frame, declared, dataset):
-    """Render the table as a LaTeX float for `\\input`; needs `\\usepackage{booktabs}` alone.
-
-    Directions stand side by side as in the paper's Table 1; every row has a line for what was measured, one for what
-    was published and, on the data of the paper, one for the difference.
-    """
-    metrics = shown_metrics(frame)
-    directions = [escape_latex(direction) for direction in dict.fromkeys(frame["direction"])]
-    labels = [column for column in varying(frame) if column != "direction"]
-    marks = {metric: best(frame, metric) for metric in metrics}
-    undefined, cited, run = _undefined(frame), is_cited(frame), is_run(frame)
-    lines = {}
-    for i, line in frame.iterrows():
-        # rows of one name differ in backbone or schedule
-        key = (*(escape_latex(line[column]) for column in labels), escape_latex(line["row"]))
-        cells = {}
-        if undefined[i]:
-            cells["measured"] = ["undefined"] + ["--"] * (len(metrics) - 1)
-        elif run[i]:
-            cells["measured"] = [_latex_measured(line, metric, marks[metric][i]) for metric in metrics]
-        elif not cited[i]:
-            cells["measured"] = [escape_latex(_short(line["state"]))] + ["--"] * (len(metrics) - 1)
-        if pd.notna(line["mAP_published"]):
-            cells["cited" if cited[i] else "published"] = [
-                number(line[f"{metric}_published"]).replace("–", "--") for metric in metrics
-            ]
-            if run[i] and pd.notna(line["agrees"]):
-                gaps = [line[metric] - line[f"{metric}_published"] for metric in metrics]
-                cells["difference"] = ["--" if pd.isna(gap) else f"${gap:+.1f}$" for gap in gaps]
-        for kind, values in cells.items():
-            for metric, value in zip(metrics, values, strict=True):
-                lines.setdefault((*key, kind), {})[escape_latex(line["direction"]), LATEX_METRICS[metric]] = value
-    columns = pd.MultiIndex.from_product([directions, [LATEX_METRICS[metric] for metric in metrics]])
-    body = pd.DataFrame(list(lines.values()), index=pd.MultiIndex.from_tuples(lines), columns=columns).fillna("--")
-    if len(directions) == 1:
-        body.columns = body.columns.droplevel(0)
-    text = body.style.to_latex(
-        hrules=True,
-        clines="skip-last;data",
-        multirow_align="naive",
-        multicol_align="c",
-        column_format="l" * (len(labels) + 2) + "r" * len(columns),
-        environment="table*",
-        position="tb",
-        position_float="centering",
-        label=f"tab:{table_id}",
-        caption=escape_latex(caption(table_id, frame, declared, dataset)),
-    )
-    size, gap = (r"\scriptsize", "2.5pt") if len(directions) > 1 else (r"\footnotesize", "4pt")
-    text = text.replace(r"\begin{tabular}", f"{size}\n\\setlength{{\\tabcolsep}}{{{gap}}}\n\\begin{{tabular}}")
-    if len(directions) > 1:
-        first, width = len(labels) + 3, len(metrics)
-        starts = range(first, first + width * len(directions), width)
-        rules = "".join(rf"\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts)
-        head, newline, rest = text.partition("\\\\\n")
-        text = head + newline + rules + "\n" + rest
-    # Space instead of rules between the rows, as booktabs recommends.
-    rule = re.compile(rf"\\cline{{\d+-{len(labels) + 2 + len(columns)}}}\n?")
-    lines = []
-    for line in text.splitlines():
-        if not rule.match(line):
-            lines.append(line)
-        elif lines[-1] != r"\addlinespace":
-            lines.append(r"\addlinespace")
-    text = "\n".join(lines) + "\n"
-    return text.replace("\\addlinespace\n\\bottomrule", r"\bottomrule")
-
-
-def _latex_measured(line, metric, mark):
-    text = number(line[metric]).replace("–", "--")
-    text = rf"\textbf{{{text}}}" if mark else text
-    deviation = line[f"{metric}_std"]
-    return text if pd.isna(deviation) else rf"{text} $\pm$ {number(deviation)}"

@@ -12,7 +12,7 @@ def log_report(dataset, directory, selection, scores):
     Args:
         directory: `reports/<dataset>`.
         selection: pipeline.declaration.experiments.selected(): which tables and figures.
-        scores: {run: mAP of masks on novel categories}, logged as `novel/mask/AP/<run>`.
+        scores: {run: {name: main number of its task}}, logged as `<name>/<run>`, such as `novel/mask/AP/<run>`.
     """
     try:
         from mlflow.entities import Metric
@@ -33,7 +33,8 @@ def log_report(dataset, directory, selection, scores):
         run = client.create_run(experiment, tags=tags, run_name="report").info.run_id
         now = int(time.time() * 1000)
         client.log_batch(
-            run, [Metric(f"{store.PRIMARY_METRIC}/{name}", value, now, 0) for name, value in scores.items()]
+            run,
+            [Metric(f"{key}/{name}", value, now, 0) for name, known in scores.items() for key, value in known.items()],
         )
         for kind in ("tables", "figures"):
             for name in selection[kind]:  # others in the folder may be of an earlier choice or dataset

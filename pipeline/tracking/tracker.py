@@ -85,9 +85,9 @@ class Tracker:
         self._push()
 
     def log_scores(self, scores):
-        """Log one seed's results at its end: `novel/mask/AP`, ... and AP by category as an artifact."""
+        """Log one seed's `results.Scores` at its end: `novel/mask/AP`, ...; those of categories as an artifact."""
         now = int(time.time() * 1000)
-        scores = {"metrics": headline(scores), "per_category": scores["per_category"], "time": now}
+        scores = {"metrics": scores.tracked(), "per_category": scores.per_category(), "time": now}
         self.record.change(scores=scores)
 
     def log_files(self, *files):
@@ -200,15 +200,3 @@ def _parameters(training):
         parameters |= {key: value for key, value in section.items() if not isinstance(value, dict)}
     parameters |= {package: metadata.version(package) for package in ("torch", "mmdet", "mmcv-full")}
     return {key: str(value) for key, value in parameters.items()}
-
-
-def headline(scores):
-    """Flatten {iou type: {group: {metric: percent or None}}} to {`<group>/<mask|box>/<metric>`: percent}."""
-    kinds = {"segm": "mask", "bbox": "box"}
-    return {
-        f"{group}/{kind}/{metric.replace('mAP', 'AP')}": value
-        for iou_type, kind in kinds.items()
-        for group, values in scores[iou_type].items()
-        for metric, value in values.items()
-        if value is not None
-    }

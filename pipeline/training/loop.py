@@ -30,12 +30,11 @@ import numpy as np
 import torch
 from mmcv.parallel import collate
 from mmcv.runner import HOOKS, GradientCumulativeFp16OptimizerHook, Hook, TextLoggerHook, build_optimizer, build_runner
-from mmdet.datasets import build_dataset
 from mmdet.models import build_detector
 from mmdet.utils import build_dp
 from torch.utils.data import DataLoader
 
-import pipeline.tasks.instances.packed_coco  # noqa: F401  # registers the dataset and its steps
+from pipeline import tasks
 from pipeline.artifacts import checkpoint, files, paths
 from pipeline.artifacts.training_log import read_log, read_progress
 from pipeline.declaration import recipe
@@ -155,14 +154,7 @@ def work(training, scratch, tracker=None):
     first = distributed.rank() == 0
     device = use_device()
     seed_everything(training.seed)
-    dataset = build_dataset(
-        dict(
-            type="PartialCocoDataset",
-            ann_file=str(paths.split_train(training.dataset, training.split)),
-            img_prefix=str(paths.images(training.dataset, "train2017")),
-            pipeline=training.data["train"],
-        )
-    )
+    dataset = tasks.of(training).training_set(training)
     images, accumulate = distributed.divide(training.data["batch_size"], training.data["images_per_gpu"])
     batches = functools.partial(
         IterationBatchSampler,

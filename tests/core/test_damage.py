@@ -15,6 +15,7 @@ from pipeline.declaration import experiments, recipe
 from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
 from pipeline.training import loop
+from tests.scores import long_tables
 
 DATASET, RUN = "toy", "contrastmask_r50_1x_nonvoc2voc"
 CASES = [(kind, seed) for kind in KINDS for seed in range(3)]
@@ -117,9 +118,7 @@ def test_weights_that_diverged_are_no_result(value):
 
 
 def write_results(run, ap=12.345678901234567, predictions=None):
-    group = {metric: ap for metric in measured.METRICS}
-    scores = {kind: {name: group for name in measured.GROUPS} for kind in measured.KINDS}
-    scores["per_category"] = {kind: {"cat": {"AP": ap}} for kind in measured.KINDS}
+    scores = long_tables(dict.fromkeys(("novel", "base", "all"), ap), {"cat": ap})
     results.write(
         DATASET,
         run,
@@ -127,6 +126,7 @@ def write_results(run, ap=12.345678901234567, predictions=None):
             "run": run,
             "dataset": DATASET,
             "direction": "nonvoc2voc",
+            "task": "instances",
             "seeds": [0],
             "per_seed": [{"seed": 0, "predictions": predictions, **scores}],
         },

@@ -22,10 +22,11 @@ from pipeline import doctor, runs
 from pipeline.artifacts import checkpoint, paths
 from pipeline.datasets.annotations import read_instances
 from pipeline.declaration import config, experiments, recipe
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, NothingToShow
 from pipeline.launching import plan
 from pipeline.methods.contrastmask import oracle
-from pipeline.reporting import examples, figures, measured, report, roi_cells, tables
+from pipeline.reporting import figures, measured, report, roi_cells, tables
+from pipeline.tasks.instances import examples
 from pipeline.tasks.instances.packed_coco import PartialCocoDataset
 from pipeline.training import loop
 from tests.e2e.clone import Clone
@@ -185,7 +186,7 @@ def test_a_result_that_a_table_or_a_figure_lacks(clone):
     text = tables.markdown("table2", alone, declared, DATASET)
     (line,) = [line for line in text.splitlines() if line.startswith("No result on")]
     request = request_of_a_figure()
-    with pytest.raises(examples.NothingToShow) as nothing:
+    with pytest.raises(NothingToShow) as nothing:
         request.available(measured.result)
     commands = [re.findall("`(dvc[^`]+)`", said) for said in (line, str(nothing.value))]
     assert commands == [[f"dvc repro evaluate@{RUN}"]] * 2

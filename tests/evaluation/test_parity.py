@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from pipeline.tasks.instances import scoring
+from pipeline.artifacts.results import Scores
+from pipeline.tasks.instances import TASK, scoring
 from pipeline.tasks.instances.coco_engines import ENGINES, VARIABLE, match
 
 CASE = Path(__file__).parent / "parity"
@@ -51,16 +52,17 @@ def test_twelve_statistics(matched, iou_type, group):
 def test_report_is_in_percent_by_group_and_category(matched):
     groups = {"novel": EXPECTED["category_ids"]["voc"], "base": EXPECTED["category_ids"]["nonvoc"]}
     report = scoring.report(matched, groups)
-    assert list(report) == ["per_category", "segm", "bbox"]
+    assert list(report) == ["scores", "per_category"]
+    assert [row["metric"] for row in report["scores"][: len(TASK.keys)]] == list(TASK.keys)
+    scores = Scores(TASK, report)
     for iou_type in ("segm", "bbox"):
         for group, name in (("novel", "voc"), ("base", "nonvoc"), ("all", "all")):
             expected = EXPECTED["stats"][iou_type][name]
-            assert list(report[iou_type][group]) == list(scoring.METRICS)
-            assert report[iou_type][group]["mAP"] == pytest.approx(100 * expected[0], abs=1e-7)
-            assert report[iou_type][group]["APl"] == pytest.approx(100 * expected[5], abs=1e-7)
-        assert len(report["per_category"][iou_type]) == len(EXPECTED["per_category"][iou_type]) == 80
+            assert scores.value(group, iou_type, "mAP") == pytest.approx(100 * expected[0], abs=1e-7)
+            assert scores.value(group, iou_type, "APl") == pytest.approx(100 * expected[5], abs=1e-7)
+        assert len(scores.categories(iou_type)) == len(EXPECTED["per_category"][iou_type]) == 80
         for name, values in EXPECTED["per_category"][iou_type].items():
-            measured = report["per_category"][iou_type][name]
+            measured = scores.per_category()[iou_type][name]
             if values["AP"] < 0:
                 assert measured == {"AP": None, "AP50": None}  # no ground truth: undefined, not zero
             else:

@@ -16,13 +16,13 @@ import mmcv
 from mmdet.models import build_detector
 
 from pipeline import hardware
-from pipeline.artifacts import paths
+from pipeline.artifacts import detections, paths
 from pipeline.datasets.prepare import prepare
 from pipeline.declaration import config, experiments
 from pipeline.declaration.categories import base_and_novel
 from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
-from pipeline.tasks.instances import prediction
+from pipeline.tasks.instances import TASK, prediction, scoring
 
 pytestmark = pytest.mark.slow
 
@@ -164,21 +164,23 @@ def test_a_bad_batch_size_is_one_line(value, monkeypatch):
 
 
 def test_a_killed_scoring_needs_no_second_inference(job, saved, uninterrupted, monkeypatch):
-    groups = base_and_novel(experiments.load().directions["nonvoc2voc"])
+    groups = dict(zip(("base", "novel"), base_and_novel(experiments.load().directions["nonvoc2voc"]), strict=True))
+    path = paths.predictions(DATASET, RUN, 0)
 
     def dies(*files):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(prediction, "match", dies)
+        patch.setattr(scoring, "match", dies)
+        TASK.predict(job, path)
         with pytest.raises(Killed):
-            prediction.evaluate(job, *groups)
-    paths.predictions(DATASET, RUN, 0).unlink()  # as DVC does when the stage starts again
+            TASK.score(DATASET, path, groups)
+    path.unlink()  # as DVC does when the stage starts again
     monkeypatch.setattr(prediction, "build_detector", dies)
-    scores = prediction.evaluate(job, *groups)
-    assert set(scores) == {"per_category", "segm", "bbox"}
-    assert paths.predictions(DATASET, RUN, 0).read_bytes() == uninterrupted
-    prediction.forget("f" * 20)
+    TASK.predict(job, path)
+    assert set(TASK.score(DATASET, path, groups)) == {"per_category", "scores"}
+    assert path.read_bytes() == uninterrupted
+    detections.forget("f" * 20)
     assert not saved.exists()
 
 

@@ -12,8 +12,9 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from benchmarks import eval_scale
+from pipeline.artifacts.results import Scores
 from pipeline.errors import ExperimentError
-from pipeline.tasks.instances import coco_engines, scoring
+from pipeline.tasks.instances import TASK, coco_engines, scoring
 
 GROUPS = eval_scale.GROUPS | {"rare": [89, 90], "one": [1], "absent": [89]}
 
@@ -278,33 +279,35 @@ def test_mask_ap_of_categories_without_masks_is_undefined(engine, tmp_path, miss
         (tmp_path / "truth.json").write_text(json.dumps(truth))
         (tmp_path / "found.json").write_text(json.dumps(records))
         source = tmp_path / "truth.json", tmp_path / "found.json"
-    scores = scoring.score(*source, {"base": [1], "novel": [2], "mixed": [1, 2], "none": [3]})
-    assert scores["undefined"] == {"segm": {"car": "1 of 1 validation objects have no mask"}}
-    assert [scores["segm"][group]["mAP"] for group in ("base", "novel", "mixed", "all", "none")] == [
+    scores = Scores(TASK, scoring.score(*source, {"base": [1], "novel": [2], "mixed": [1, 2], "none": [3]}))
+    assert scores.undefined == {"segm": {"car": "1 of 1 validation objects have no mask"}}
+    assert [scores.value(group, "segm", "mAP") for group in ("base", "novel", "mixed", "all", "none")] == [
         pytest.approx(100),
         None,
         pytest.approx(100),
         pytest.approx(100),
         None,
     ]
-    assert all(scores["bbox"][group]["mAP"] == pytest.approx(100) for group in ("base", "novel", "mixed", "all"))
-    assert scores["per_category"]["segm"]["car"] == {"AP": None, "AP50": None}
-    assert scores["per_category"]["bbox"]["car"]["AP"] == pytest.approx(100)
+    assert all(scores.value(group, "bbox", "mAP") == pytest.approx(100) for group in ("base", "novel", "mixed", "all"))
+    assert scores.per_category()["segm"]["car"] == {"AP": None, "AP50": None}
+    assert scores.category("bbox", "car", "AP") == pytest.approx(100)
 
 
 def test_one_object_without_a_mask_makes_its_category_undefined(engine):
     truth, records = hand_made([(1, None), (1, "absent")])
-    scores = scoring.score(load(truth), records, {"novel": [1]})
-    assert scores["segm"]["novel"]["mAP"] is None and scores["bbox"]["novel"]["mAP"] == pytest.approx(100)
-    assert scores["undefined"] == {"segm": {"person": "1 of 2 validation objects have no mask"}}
+    scores = Scores(TASK, scoring.score(load(truth), records, {"novel": [1], "base": []}))
+    assert scores.value("novel", "segm", "mAP") is None
+    assert scores.value("novel", "bbox", "mAP") == pytest.approx(100)
+    assert scores.undefined == {"segm": {"person": "1 of 2 validation objects have no mask"}}
 
 
 def test_nothing_is_undefined_where_all_objects_have_masks(engine):
     truth, records = hand_made([(1, None), (2, None)])
-    scores = scoring.score(load(truth), records, {"novel": [1, 3]})
-    assert "undefined" not in scores
-    assert scores["segm"]["novel"]["mAP"] == pytest.approx(100), "an object of id 0 counts"
-    assert scores["per_category"]["segm"]["cat"]["AP"] is None, "no ground truth"
+    found = scoring.score(load(truth), records, {"novel": [1, 3], "base": []})
+    assert "undefined" not in found
+    scores = Scores(TASK, found)
+    assert scores.value("novel", "segm", "mAP") == pytest.approx(100), "an object of id 0 counts"
+    assert scores.category("segm", "cat", "AP") is None, "no ground truth"
 
 
 @pytest.mark.parametrize("box", [[math.nan] * 4, [0, 0, math.inf, 5], [1, 2, 3], None, ["1", 2, 3, 4]])

@@ -15,7 +15,8 @@ from pipeline.declaration.categories import base_and_novel
 from pipeline.errors import ExperimentError
 from pipeline.methods.contrastmask import look_inside, sampling
 from pipeline.methods.contrastmask.partition import PartitionRule, partition
-from pipeline.reporting import examples, roi_cells
+from pipeline.reporting import roi_cells
+from pipeline.tasks.instances import examples
 
 from .conftest import batch, build
 

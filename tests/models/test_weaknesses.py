@@ -529,6 +529,8 @@ def test_w27_logged_numbers_are_no_part_of_the_loss_dictionary():
 def test_w28_base_novel_and_all_categories_are_scored_for_boxes_and_masks():
     from pycocotools import mask as rle
 
+    from pipeline.artifacts.results import Scores
+    from pipeline.tasks.instances import TASK
     from pipeline.tasks.instances.scoring import score
 
     truth = {
@@ -550,12 +552,12 @@ def test_w28_base_novel_and_all_categories_are_scored_for_boxes_and_masks():
     ground_truth = COCO()
     ground_truth.dataset = truth
     ground_truth.createIndex()
-    scores = score(ground_truth, found[1:], {"base": [24], "novel": [17], "all": [17, 24]})
-    for kind in ("segm", "bbox"):
-        assert scores[kind]["base"]["mAP"] == pytest.approx(100)
-        assert scores[kind]["novel"]["mAP"] == pytest.approx(0)
-        assert scores[kind]["all"]["mAP"] == pytest.approx(50)
-        assert set(scores["per_category"][kind]) >= {"cat", "zebra"}
+    scores = Scores(TASK, score(ground_truth, found[1:], {"base": [24], "novel": [17], "all": [17, 24]}))
+    for kind in TASK.kinds:
+        assert scores.value("base", kind, "mAP") == pytest.approx(100)
+        assert scores.value("novel", kind, "mAP") == pytest.approx(0)
+        assert scores.value("all", kind, "mAP") == pytest.approx(50)
+        assert set(scores.categories(kind)) >= {"cat", "zebra"}
 
 
 def test_w29_no_absolute_paths():

@@ -9,7 +9,8 @@ from pycocotools import mask as rle
 
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
-from pipeline.reporting.measured import GROUPS, KINDS, METRICS
+from pipeline.tasks.instances import TASK
+from tests.scores import long_tables
 
 DECLARATION = {
     "datasets": {
@@ -87,6 +88,7 @@ class Workspace:
             "dataset": on,
             "direction": experiments.load().runs[name].direction,
             "method": "any",
+            "task": TASK.name,
             "seeds": list(range(len(novel))),
             "per_seed": [{"seed": seed, **self.scores(value)} for seed, value in enumerate(novel)],
             **changes,
@@ -95,13 +97,9 @@ class Workspace:
 
     @staticmethod
     def scores(novel):
-        def metrics(value):
-            return {name: None if name == "APs" else value for name in METRICS}
-
         values = {"novel": novel, "base": 40.0, "all": 30.0}
-        categories = {"person": {"AP": novel}, "zebra": {"AP": 40.0}, "toaster": {"AP": None}}
-        scores = {kind: {group: metrics(values[group]) for group in GROUPS} for kind in KINDS}
-        return {**scores, "per_category": dict.fromkeys(KINDS, categories)}
+        groups = {group: {key: value for key in TASK.keys if key != "APs"} for group, value in values.items()}
+        return long_tables(groups, {"person": novel, "zebra": 40.0, "toaster": None})
 
     def log(self, run, text=None):
         losses = [{"loss": 2 / i, "loss_mask": 1 / i, "loss_cls": 1 / i} for i in (1, 2, 3)]

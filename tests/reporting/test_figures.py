@@ -16,9 +16,10 @@ from pipeline.datasets.generated import looks
 from pipeline.declaration import experiments
 from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
-from pipeline.reporting import examples, figures, panels, qualitative, style
+from pipeline.reporting import figures, panels, qualitative, style
 from pipeline.reporting.figures import build_figure, saved_caption
-from pipeline.reporting.measured import KINDS, METRICS
+from pipeline.tasks.instances import examples
+from tests.scores import change, long_tables
 
 GROUPS = {"base": ("zebra",), "novel": ("person",)}
 ALL_KINDS = ("loss_curves", "qualitative", "category_ap", "base_novel_gap")
@@ -262,8 +263,7 @@ def test_no_image_fits_the_rule(workspace):
 
 def test_many_categories_wrap_into_rows(workspace):
     names = [c for c in figures.base_and_novel({"base": "nonvoc", "novel": "voc"})[0]][:25]
-    scores = workspace.scores(10.0)
-    scores["per_category"]["segm"] = {name: {"AP": 20.0} for name in (*names, "person")}
+    scores = long_tables({"novel": 10.0, "base": 40.0, "all": 30.0}, dict.fromkeys((*names, "person"), 20.0))
     workspace.result("plain", per_seed=[{"seed": 0, **scores}])
     ids = {category.name: category.id for category in CATEGORIES}
     workspace.validation_set({1: [(ids[name], 0.1, 0) for name in (*names, "person")]})
@@ -336,10 +336,8 @@ def no_detections(workspace):
 def no_defined_ap(workspace):
     for run in ("plain", "ours"):
         content = json.loads(paths.results("toy", run).read_text())
-        nothing = {"all": dict.fromkeys(METRICS), "base": dict.fromkeys(METRICS), "novel": dict.fromkeys(METRICS)}
         for seed in content["per_seed"]:
-            seed |= {kind: nothing for kind in KINDS}
-            seed["per_category"] = {kind: {name: {"AP": None} for name in ("person", "zebra")} for kind in KINDS}
+            seed |= long_tables(dict.fromkeys(("novel", "base", "all")), dict.fromkeys(("person", "zebra")))
             seed["undefined"] = {"segm": {"person": "no object has a mask", "zebra": "no object has a mask"}}
         workspace.write(paths.results("toy", run), json.dumps(content))
 
@@ -490,7 +488,7 @@ def test_points_of_the_gap_are_drawn_whole_and_undefined_ones_named(workspace):
     workspace.result("plain", (0.0,))
     content = json.loads(paths.results("toy", "ours").read_text())
     for seed in content["per_seed"]:
-        seed["segm"]["novel"]["mAP"] = None
+        change(seed, None, kind="segm", group="novel", metric="mAP")
     workspace.write(paths.results("toy", "ours"), json.dumps(content))
     axis = drawn("base_novel_gap")[0].axes[0]
     assert axis.get_xlim()[0] < -1 and axis.get_xlim()[1] > 40
@@ -511,7 +509,7 @@ def test_categories_say_their_objects_and_why_their_ap_is_undefined(workspace):
 def test_an_ap_that_one_run_lacks_is_undefined_and_no_bar(workspace):
     workspace.everything()
     content = json.loads(paths.results("toy", "ours").read_text())
-    content["per_seed"][1]["per_category"]["segm"]["person"]["AP"] = None  # so the mean over the seeds is none
+    change(content["per_seed"][1], None, kind="segm", category="person")  # so the mean over the seeds is none
     workspace.write(paths.results("toy", "ours"), json.dumps(content))
     novel = drawn("category_ap")[0].axes[1]
     assert written(novel) == ["undefined"]

@@ -17,6 +17,7 @@ from pipeline.declaration import experiments
 from pipeline.reporting import style, tables
 from pipeline.reporting.figures import build_figure
 from pipeline.reporting.report import build_report
+from tests.scores import change
 
 from .test_report import attempt
 
@@ -250,7 +251,7 @@ def test_nothing_that_is_declared_or_reported_is_markup(workspace, chosen, monke
         figure["runs"] = [row | {"label": ATTACK} for row in figure["runs"]]
     content = json.loads(paths.results("toy", "ours").read_text())
     content["per_seed"][0]["undefined"] = {"segm": {ATTACK: ATTACK}}
-    content["per_seed"][0]["segm"]["novel"]["mAP"] = None
+    change(content["per_seed"][0], None, kind="segm", group="novel", metric="mAP")
     workspace.write(paths.results("toy", "ours"), json.dumps(content))
     workspace.write(paths.PARAMS, f"dataset: toy\nsigma: {json.dumps(ATTACK)}\n")
     paths.results("toy", "current").unlink()
@@ -274,7 +275,7 @@ def test_an_undefined_ap_is_called_so_with_its_reason(workspace, chosen):
     workspace.everything()
     content = json.loads(paths.results("toy", "ours").read_text())
     for seed in content["per_seed"]:
-        seed["segm"]["novel"]["mAP"] = None
+        change(seed, None, kind="segm", group="novel", metric="mAP")
         seed["undefined"] = {"segm": {"person": "no validation object has a mask"}}
     workspace.write(paths.results("toy", "ours"), json.dumps(content))
     build_report()

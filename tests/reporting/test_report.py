@@ -13,6 +13,7 @@ from pipeline.errors import ExperimentError
 from pipeline.reporting import provenance
 from pipeline.reporting.figures import build_figure
 from pipeline.reporting.report import build_report
+from tests.scores import change
 
 pytestmark = pytest.mark.usefixtures("chosen")
 
@@ -196,7 +197,7 @@ def test_undefined_mask_ap_is_told_with_its_reason(workspace):
     path = paths.results("toy", "current")
     content = json.loads(path.read_text())
     for group in ("novel", "all"):
-        content["per_seed"][0]["segm"][group] = dict.fromkeys(content["per_seed"][0]["segm"][group])
+        change(content["per_seed"][0], None, kind="segm", group=group)
     content["per_seed"][0]["undefined"] = {"segm": {"person": "none of its 3 objects has a <mask>"}}
     path.write_text(json.dumps(content))
     markdown, html = pages()

@@ -12,6 +12,7 @@ from pipeline.declaration.experiments import Run
 from pipeline.errors import ExperimentError
 from pipeline.reporting import figures, sensitivity, style
 from pipeline.reporting.figures import build_figure, saved_caption
+from tests.scores import change
 
 from .test_figures import declare, drawn
 
@@ -70,7 +71,7 @@ def test_an_undefined_mask_ap_is_no_point(tau):
     def undefine(name):
         path = paths.results("toy", name)
         content = json.loads(path.read_text())
-        content["per_seed"][0]["segm"]["novel"] = dict.fromkeys(content["per_seed"][0]["segm"]["novel"])
+        change(content["per_seed"][0], None, kind="segm", group="novel")
         path.write_text(json.dumps(content))
 
     undefine("tau_low")

@@ -12,7 +12,7 @@ from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import provenance, snapshot
-from pipeline.reporting.tables import build_table
+from pipeline.reporting.table_files import build_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = "# Title\n\n<!-- snapshot: written by `make snapshot` -->\nold\n<!-- end of snapshot -->\n\nend\n"

@@ -11,7 +11,10 @@ from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import published
-from pipeline.reporting.tables import build_table, escape_latex, latex, table_frame
+from pipeline.reporting.latex import escape_latex, latex
+from pipeline.reporting.table_files import build_table
+from pipeline.reporting.tables import table_frame
+from tests.scores import change
 
 from .conftest import Workspace
 
@@ -59,19 +62,19 @@ def test_seeds_give_mean_and_sample_deviation(workspace):
     assert "23.0 ± 3.6 (35.1)" in paths.table("toy", "table2", "md").read_text()
 
 
-def edit(run, change):
+def edit(run, how):
     """Change the scores of every seed of a result that was written."""
     path = paths.results("toy", run)
     content = json.loads(path.read_text())
     for seed in content["per_seed"]:
-        change(seed)
+        how(seed)
     path.write_text(json.dumps(content))
 
 
 def test_undefined_metric_is_empty_and_a_dash(workspace):
     workspace.result("plain")
     workspace.result("ours")
-    edit("ours", lambda seed: seed["segm"]["novel"].update(APs=7.0))
+    edit("ours", lambda seed: change(seed, 7.0, kind="segm", group="novel", metric="APs"))
     assert [row["APs"] for row in built()] == ["", "7.0"]
     assert "– (11.6)" in paths.table("toy", "table2", "md").read_text()
 
@@ -86,7 +89,7 @@ def test_a_column_that_is_undefined_for_every_row_is_hidden_with_a_note(workspac
 
 
 def without_masks(seed):
-    seed["segm"]["novel"] = dict.fromkeys(seed["segm"]["novel"])
+    change(seed, None, kind="segm", group="novel")
     seed["undefined"] = {"segm": {"person": "its objects have no masks", "cat": "its objects have no masks"}}
 
 
@@ -375,7 +378,9 @@ def test_same_results_give_the_same_bytes(workspace):
         ({"direction": "voc2nonvoc"}, r"field direction"),
         ({"per_seed": []}, r"per_seed is empty"),
         ({"seeds": [0, 1]}, r"field seeds"),
-        ({"per_seed": [{"seed": 0, "segm": {}}]}, r"'novel' is missing"),
+        ({"per_seed": [{"seed": 0, "segm": {}}]}, r"field 'scores' is missing"),
+        ({"per_seed": [{"seed": 0, "scores": [], "per_category": []}]}, r"field 'segm.novel.mAP' is missing"),
+        ({"task": "instance"}, r"unknown task 'instance'; valid: instances .*did you mean 'instances'"),
         ({"per_seed": 3}, r"not the structure"),
     ],
 )
@@ -389,7 +394,7 @@ def test_malformed_result_is_named_and_nothing_is_written(workspace, changes, me
 @pytest.mark.parametrize("value", [101, -1, "12", True, float("nan")])
 def test_value_that_is_no_ap_is_refused(workspace, value):
     workspace.result("plain", novel=(value,))
-    with pytest.raises(ExperimentError, match=r"segm.novel.mAP of seed 0: .*percentage"):
+    with pytest.raises(ExperimentError, match=r"segm.novel.mAP of seed 0: .*valid: null or a number in \[0, 100\]"):
         build_table("table2")
 
 

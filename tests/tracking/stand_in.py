@@ -5,8 +5,11 @@ import random
 from types import SimpleNamespace
 
 from pipeline.artifacts import paths
+from pipeline.artifacts.results import Scores
 from pipeline.declaration.experiments import read_yaml
 from pipeline.declaration.knobs import PINNED_FILE, Knobs
+from pipeline.tasks.instances import TASK
+from tests.scores import long_tables
 
 LOSSES = (
     "loss_rpn_cls",
@@ -22,7 +25,7 @@ LOSSES = (
     "grad_norm",
 )
 GROUPS = {group: {"mAP": 12.5, "AP50": 25.0, "AP75": None} for group in ("novel", "base", "all")}
-SCORES = {"segm": GROUPS, "bbox": GROUPS, "per_category": {"segm": {"person": {"mAP": 12.5}}}}
+SCORES = Scores(TASK, long_tables(GROUPS, {"person": 12.5}))
 METRICS_OF_SCORES = 12
 
 

@@ -7,9 +7,12 @@ import time
 
 import pytest
 
+from pipeline.artifacts.results import Scores
 from pipeline.errors import ExperimentError
+from pipeline.tasks.instances import TASK
 from pipeline.tracking import record, store, sync
 from pipeline.tracking.tracker import Tracker, track
+from tests.scores import long_tables
 from tests.tracking.stand_in import METRICS_OF_SCORES, SCORES, differences, training, write_record
 
 FORK = multiprocessing.get_context("fork")
@@ -209,7 +212,7 @@ def test_scores_are_stored_once_however_often_they_are_made_and_newer_ones_are_s
     assert len(client.get_metric_history(run.info.run_id, "novel/mask/AP")) == 1
     better = {"novel": {"mAP": 13.0}, "base": {"mAP": 2.0}, "all": {"mAP": 12.5}}
     with track(job, job.name, "evaluate", "FINISHED") as tracker:
-        tracker.log_scores(SCORES | {"segm": better})
+        tracker.log_scores(Scores(TASK, long_tables(better, {})))
     client, run = stored(job)
     assert run.data.metrics["novel/mask/AP"] == 13.0 and run.data.metrics["base/mask/AP"] == 2.0
     assert len(client.get_metric_history(run.info.run_id, "all/mask/AP")) == 1

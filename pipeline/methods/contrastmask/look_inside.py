@@ -24,7 +24,7 @@ from pipeline.artifacts import checkpoint, files, paths
 from pipeline.errors import ExperimentError
 from pipeline.hardware import use_device
 from pipeline.methods.contrastmask import partition, sampling
-from pipeline.reporting import examples
+from pipeline.tasks.instances import examples
 from pipeline.tasks.instances.packed_coco import validation_set
 
 logger = logging.getLogger("pipeline.methods.contrastmask.look_inside")

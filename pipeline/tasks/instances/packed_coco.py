@@ -181,6 +181,15 @@ class PartialCocoDataset(PackedCocoDataset):
             return super().__getitem__(index)
 
 
+def training_set(training):
+    """The training set of a `pipeline.declaration.config.Training`: the annotations of its split, through its steps."""
+    return PartialCocoDataset(
+        ann_file=str(paths.split_train(training.dataset, training.split)),
+        img_prefix=str(paths.images(training.dataset, "train2017")),
+        pipeline=training.data["train"],
+    )
+
+
 def validation_set(dataset, steps):
     """The validation images of a dataset through the steps of inference."""
     return PackedCocoDataset(

@@ -1,4 +1,4 @@
-"""Predict on the validation images, save the detections, and score masks and boxes by category group.
+"""Predict on the validation images and save the detections.
 
 Protocol (contrastive method and baseline alike): one set of detections, at most 100 an image over all 80 categories;
 COCO evaluation with the category ids restricted to a group (novel, base, all). Mask areas define small, medium, large.
@@ -8,7 +8,6 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 
 # isort: split
 
-import contextlib
 import hashlib
 import logging
 from collections import deque
@@ -26,15 +25,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import pipeline.methods.contrastmask.model  # noqa: F401  # registers the model
-from pipeline.artifacts import checkpoint, locks, paths
-from pipeline.artifacts.detections import PredictionLines
+from pipeline.artifacts import checkpoint, detections, paths
 from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError
 from pipeline.hardware import data_workers, test_batch, use_device
 from pipeline.processes import tie_to_trainer
-from pipeline.tasks.instances.coco_engines import match
 from pipeline.tasks.instances.packed_coco import validation_set
-from pipeline.tasks.instances.scoring import report
 
 logger = logging.getLogger("pipeline.tasks.instances.prediction")
 
@@ -59,7 +55,8 @@ def predict(training, path):
     device, batch_size = use_device(), test_batch()
     dataset = validation_set(training.dataset, training.data["test"])
     content = checkpoint.of_run(training, mmap=True)
-    with _saved(content["meta"]["fingerprint"], _identity(training, device, batch_size), dataset.img_ids) as lines:
+    identity = _identity(training, device, batch_size)
+    with detections.saved(content["meta"]["fingerprint"], identity, dataset.img_ids) as lines:
         if lines.done:
             logger.info(
                 "%s seed %d: %d of %d images are predicted already",
@@ -158,27 +155,6 @@ def _records(image, category_ids, boxes, masks):
     return records
 
 
-@contextlib.contextmanager
-def _saved(fingerprint, identity, image_ids):
-    """The saved detections of a training, for one process at a time."""
-    path = paths.saved_predictions(fingerprint)
-    with _lock(path), contextlib.closing(PredictionLines(path, identity, image_ids)) as lines:
-        yield lines
-
-
-def forget(fingerprint):
-    """Remove the saved detections of a training, once its scores are written."""
-    path = paths.saved_predictions(fingerprint)
-    if path.exists():
-        with _lock(path):
-            path.unlink(missing_ok=True)
-
-
-def _lock(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return locks.hold(f"{path}.lock", f"the detections of {path.parent.name}")
-
-
 def _identity(training, device, batch_size):
     """All that detections depend on; scoring is left out, so that mending it does not cost an inference."""
     files = {
@@ -201,22 +177,3 @@ def _digest(files):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def evaluate(training, base, novel):
-    """Predict and score one trained run; write its predictions.
-
-    A scoring that was killed finds the detections saved, see `predict`.
-
-    Args:
-        training: pipeline.declaration.config.Training of the run.
-        base, novel: names of the categories of its split.
-
-    Returns:
-        The scores, see `pipeline.tasks.instances.scoring.report`.
-    """
-    predictions = paths.predictions(training.dataset, training.name, training.seed)
-    predict(training, predictions)
-    matched = match(paths.annotations(training.dataset, "val2017"), predictions)
-    ids = {name: category for category, name in matched.categories.items()}
-    return report(matched, {"novel": [ids[name] for name in novel], "base": [ids[name] for name in base]})

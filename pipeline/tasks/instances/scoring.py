@@ -6,13 +6,32 @@ set to the group: matching and accumulation never look across categories, so all
 
 import numpy as np
 
+from pipeline.artifacts import paths
+from pipeline.tasks import WHOLE
+from pipeline.tasks.instances import TASK
 from pipeline.tasks.instances.coco_engines import IOU_TYPES, match
 
 STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-METRICS = ("mAP", "AP50", "AP75", "APs", "APm", "APl")  # what tables show; percent
+STATISTIC_OF = {"mAP": "AP"}  # what COCOeval calls a metric, where that is another name
 THRESHOLD_OF = {"AP50": 0, "AP75": 5}  # index into the IoU thresholds 0.5, 0.55, ..., 0.95
 AREAS = ("all", "small", "medium", "large")
 LIMITS = (1, 10, 100)  # detections an image and category
+
+
+def score_predictions(dataset, predictions, groups):
+    """Score the predictions of one seed on the validation set of a dataset.
+
+    Args:
+        dataset: its name.
+        predictions: path of the JSON array that `pipeline.tasks.instances.prediction.predict` wrote.
+        groups: {"novel": category names, "base": category names}.
+
+    Returns:
+        See `report`.
+    """
+    matched = match(paths.annotations(dataset, "val2017"), predictions)
+    ids = {name: category for category, name in matched.categories.items()}
+    return report(matched, {group: [ids[name] for name in names] for group, names in groups.items()})
 
 
 def score(ground_truth, detections, groups):
@@ -28,26 +47,28 @@ def report(matched, groups):
         groups: {"novel": ids, "base": ids}; `all` is added.
 
     Returns:
-        {"segm": {"novel": {"mAP": ...}, "base": ..., "all": ...}, "bbox": ..., "per_category": {"segm": {name:
-        {"AP", "AP50"}}, ...}}, percent, None where undefined: without ground truth, or as `undefined` says,
+        {"scores": [{"group", "kind", "metric", "value"}, ...], "per_category": [{"category", "kind", "metric",
+        "value"}, ...]}, percent, None where undefined: without ground truth, or as `undefined` says,
         {"segm": {category name: reason}} (absent where no object lacks a mask). Means are over the others of a group.
     """
+    scores, per_category = [], []
+    for kind in IOU_TYPES:
+        for group, ids in (groups | {WHOLE: None}).items():
+            values = statistics(matched, kind, ids)
+            scores += [
+                {"group": group, "kind": kind, "metric": key, "value": _percent(values[STATISTIC_OF.get(key, key)])}
+                for key in TASK.keys
+            ]
+        precision = matched.by_type[kind].precision[..., 0, -1]  # [IoU, recall, category]
+        for k, name in enumerate(matched.categories.values()):
+            values = {"AP": _mean(precision[:, :, k]), "AP50": _mean(precision[0, :, k])}
+            per_category += [
+                {"category": name, "kind": kind, "metric": key, "value": _percent(value)}
+                for key, value in values.items()
+            ]
     reasons = {matched.categories.get(number, str(number)): reason for number, reason in matched.undefined.items()}
-    result = {"per_category": {}} | ({"undefined": {"segm": reasons}} if reasons else {})
-    for iou_type in IOU_TYPES:
-        matches = matched.by_type[iou_type]
-        result[iou_type] = {}
-        for group, ids in (groups | {"all": None}).items():
-            values = statistics(matched, iou_type, ids)
-            result[iou_type][group] = {
-                metric: _percent(values["AP" if metric == "mAP" else metric]) for metric in METRICS
-            }
-        precision = matches.precision[..., 0, -1]
-        result["per_category"][iou_type] = {
-            name: {"AP": _percent(_mean(precision[:, :, k])), "AP50": _percent(_mean(precision[0, :, k]))}
-            for k, name in enumerate(matched.categories.values())
-        }
-    return result
+    undefined = {"undefined": {"segm": reasons}} if reasons else {}
+    return {"scores": scores, "per_category": per_category} | undefined
 
 
 def statistics(matched, iou_type, category_ids=None):

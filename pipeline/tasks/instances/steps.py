@@ -7,6 +7,15 @@ Two custom steps of `partial` appear here: `LoadWholeImage`, which refuses a bro
 IMAGE_NORM = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "to_rgb": True}
 
 
+def steps(images):
+    """{"train": steps, "test": steps} for the image sizes of a profile, its section `images`."""
+    divisor = images["size_divisor"]
+    return {
+        "train": train_pipeline(images["train_scales"], size_divisor=divisor),
+        "test": test_pipeline(images["test_scale"], size_divisor=divisor),
+    }
+
+
 def train_pipeline(scales=None, flip_ratio=0.5, size_divisor=1, poly2mask=True):
     """Training steps; samples hold `img, gt_bboxes, gt_labels, gt_masks, gt_is_novel` and `img_metas`.
 

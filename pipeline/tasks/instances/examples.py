@@ -18,10 +18,6 @@ GROUPS = ("base", "novel")
 PRIORS_IMAGES = 24  # images whose objects stage `priors` looks at; figures show a few objects of them
 
 
-class NothingToShow(ExperimentError):
-    """A figure has nothing to draw on the chosen dataset: no run has data, or no image or object fits its rule."""
-
-
 def load_ground_truth(dataset):
     """The validation annotations of a dataset as a pycocotools COCO. Raises ExperimentError if they are not there."""
     path = paths.annotations(dataset, "val2017")
@@ -62,15 +58,19 @@ def mask_or_nothing(ground_truth, annotation):
     return mask.astype(np.uint8)
 
 
-def objects_with_mask(ground_truth):
-    """{category name: (objects, those of them with a mask)} of the validation set, without crowds."""
-    counts = {category["name"]: [0, 0] for category in ground_truth.cats.values()}
+def counts(dataset):
+    """{category name: `n 5` or `n 5, 3 with mask`} of the validation objects without crowds; without 0s."""
+    objects, masked = Counter(), Counter()
+    ground_truth = load_ground_truth(dataset)
     for annotation in ground_truth.anns.values():
         category = ground_truth.cats.get(annotation["category_id"])
         if category is not None and not annotation.get("iscrowd"):
-            counts[category["name"]][0] += 1
-            counts[category["name"]][1] += bool(annotation.get("segmentation"))
-    return {name: tuple(count) for name, count in counts.items()}
+            objects[category["name"]] += 1
+            masked[category["name"]] += bool(annotation.get("segmentation"))
+    return {
+        name: f"n {count}" if masked[name] == count else f"n {count}, {masked[name]} with mask"
+        for name, count in objects.items()
+    }
 
 
 def _extent(annotation):
