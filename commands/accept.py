@@ -1,4 +1,4 @@
-"""python -m commands.accept [OLD]: train tiny jobs with the code of a commit and of now; if they agree, keep trainings."""
+"""python -m commands.accept [OLD]: keep the trainings of a commit whose code trains the same bit for bit."""
 
 import argparse
 import logging

@@ -39,14 +39,14 @@ def shrunk(work):
     return replace(
         work,
         data=work.data | {"batch_size": 2, "images_per_gpu": 2},
-        schedule={"iterations": STEPS, "milestones": []},
-        optimisation=work.optimisation | {"log_interval": 1, "checkpoint_interval": STEPS},
+        schedule={"iterations": STEPS, "milestones": [STEPS - 1]},
+        optimisation=work.optimisation | {"warmup_iterations": 1, "log_interval": 1, "checkpoint_interval": STEPS},
     )
 
 
 def jobs(declared, everything):
     found = {}
-    for name, run in declared.runs.items():
+    for run in declared.runs.values():
         for preset in PRESETS:
             if run.pinned and not run.overrides:
                 found.setdefault(f"{run.method}.{preset}", resolved(declared, run, {"recipe": preset}))
@@ -63,11 +63,6 @@ def resolved(declared, run, overrides):
     return config.resolve(run.name, DATASET, 0, replace(declared, runs={**declared.runs, run.name: run}))
 
 
-def described(work):
-    replaced = [work.schedule, [work.data[name] for name in ("batch_size", "images_per_gpu")]]
-    return {"recipe": None, "code": None, "content": None, "replaced": replaced}
-
-
 def train(folder, everything):
     declared = experiments.load()
     draw_inputs(declared)
@@ -76,9 +71,7 @@ def train(folder, everything):
         (folder / name).mkdir(parents=True)
         for file in ("checkpoint.pth", "log.jsonl"):
             shutil.copy(scratch / file, folder / name / file)
-        (folder / name / "job.json").write_text(json.dumps(described(work)))
-    every = {name: described(config.resolve(name, DATASET, 0, declared)) for name in declared.runs}
-    (folder / "runs.json").write_text(json.dumps(every))
+        (folder / name / "job.json").write_text(json.dumps({"recipe": None, "code": None}))
 
 
 def fingerprints(folder, home):

@@ -1,11 +1,10 @@
 """python -m pipeline.acceptance.job FOLDER [--runs all]: train the tiny jobs of this tree and leave them in FOLDER.
 
 A job is a run with 12 drawn images and a few steps. FOLDER/<job>/ gets checkpoint.pth, log.jsonl and job.json, which
-says what the run's own training is; FOLDER/runs.json says that of every run.
+says what the run's own training is.
 """
 
 import argparse
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,9 @@ from pipeline.training import loop
 DATASET = "generated"
 PRESETS = ("paper", "released")
 STEPS = 3
-REPLACED = {"batch_size", "images_per_gpu"}  # of a training's data, by `shrunk`; also all of its schedule
+# What `shrunk` replaces, beside all of the schedule.
+DATA = {"batch_size": 2, "images_per_gpu": 2}
+OPTIMISATION = {"warmup_iterations": 1, "log_interval": 1, "checkpoint_interval": STEPS}
 
 
 def draw_inputs(declared):
@@ -40,9 +41,9 @@ def shrunk(training):
     """A training of a few steps that logs each."""
     return replace(
         training,
-        data=training.data | dict.fromkeys(REPLACED, 2),
-        schedule={"iterations": STEPS, "milestones": []},
-        optimisation=training.optimisation | {"log_interval": 1, "checkpoint_interval": STEPS},
+        data=training.data | DATA,
+        schedule={"iterations": STEPS, "milestones": [STEPS - 1]},
+        optimisation=training.optimisation | OPTIMISATION,
     )
 
 
@@ -50,7 +51,7 @@ def jobs(declared, everything):
     """{job: its training at full length}: of each method under each preset, of code that only another run has, and if
     `everything` of each run; and the pre-training of a backbone, or of each."""
     found, codes = {}, set()
-    for name, run in declared.runs.items():
+    for run in declared.runs.values():
         for preset in PRESETS:
             job = f"{run.method}.{preset}"
             if run.pinned and not run.overrides and job not in found:
@@ -82,7 +83,11 @@ def described(training):
         "recipe": recipe.identity(content),
         "code": recipe.code_identity(content),
         "content": content,
-        "replaced": json.loads(json.dumps([training.schedule, [training.data[name] for name in sorted(REPLACED)]])),
+        "replaced": {
+            "schedule": training.schedule,
+            "data": {name: training.data[name] for name in DATA},
+            "optimisation": {name: training.optimisation[name] for name in OPTIMISATION},
+        },
     }
 
 
@@ -105,8 +110,6 @@ def main():
     draw_inputs(declared)
     for job, training in jobs(declared, args.runs == "all").items():
         train(job, training, args.folder)
-    every = {name: described(config.resolve(name, DATASET, 0, declared)) for name in declared.runs}
-    files.write_json(args.folder / "runs.json", every)
 
 
 if __name__ == "__main__":
