@@ -56,6 +56,11 @@ def initial_weights(dataset, backbone):
     return ROOT / "runs" / dataset / "init" / f"{backbone}.pth"
 
 
+def accepted():
+    """Which recipes train the same as older ones; tracked by git."""
+    return ROOT / "pipeline" / "accepted.yaml"
+
+
 def recipes(dataset):
     return ROOT / "recipes" / dataset
 

@@ -117,7 +117,7 @@ def read_accepted():
 
     Raises ExperimentError for another content.
     """
-    path = paths.ROOT / "pipeline" / "accepted.yaml"
+    path = paths.accepted()
     content = experiments.read_yaml(path) if path.exists() else {}
     sections = {name: content.get(name) or {} for name in ("code", "recipes")}
     if set(content) - set(sections) or not all(_is_mapping(section) for section in sections.values()):

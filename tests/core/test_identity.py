@@ -250,7 +250,8 @@ PINNED = ("mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_
 
 
 def made(*runs, pretrain=False):
-    return {f"{stage}@{run}" for run in runs for stage in ("train", "evaluate")} | {"pretrain@r50"} * pretrain
+    stages = {f"{stage}@{run}" for run in runs for stage in ("train", "evaluate")}
+    return stages | {"pretrain@r50"} if pretrain else stages
 
 
 @pytest.mark.slow

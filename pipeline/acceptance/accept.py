@@ -1,0 +1,285 @@
+"""Compare the tiny trainings of two versions of the code, and record that both train the same.
+
+What agrees is written to pipeline/accepted.yaml, which recipes map through: a training of the older code then is one of
+the newer. docs/training.md says what the comparison does not cover.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from pipeline.artifacts import checkpoint, files, locks, paths
+from pipeline.declaration import config, experiments, recipe
+from pipeline.errors import ExperimentError
+from pipeline.launching import launchers
+from pipeline.processes import tie_to_parent
+from pipeline.training import loop
+
+logger = logging.getLogger("pipeline.acceptance")
+
+JOB = Path("pipeline/acceptance/job.py")
+BEFORE_ROOMS = Path(__file__).with_name("before_rooms.py")
+SETTINGS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CONTRASTMASK_WORKERS": "1"}
+OF_A_TRAINING = ("checkpoint.pth", "config.py", "log.jsonl", "progress.json")
+HEADER = "# Written by `python -m commands.accept`: digests of code and recipes that train the same as older ones.\n"
+
+
+def accept(old, everything=False):
+    """Train the tiny jobs of a commit and of the working copy, and accept the newer code if they agree.
+
+    Args:
+        old: a commit of this repository.
+        everything: compare every declared run, and not one for each method and preset.
+
+    Returns:
+        {"code": ..., "recipes": ...}: what was added to pipeline/accepted.yaml.
+
+    Raises:
+        ExperimentError: a job differs, and where; then nothing is accepted.
+    """
+    with _compared(old, everything) as (before, after, jobs):
+        return _record(before, after, jobs)
+
+
+def adopt(old):
+    """Let finished trainings of a commit before recipes count as those of the working copy: `accept`, run by run.
+
+    Their checkpoints are copied under the fingerprints of today, weights as they are. Stages `download`, `split` and
+    `pretrain` are made on the way.
+
+    Returns:
+        Names of the adopted trainings, `<dataset>/<run> seed <seed>`.
+
+    Raises:
+        ExperimentError: a job differs, or the data are others than before.
+    """
+    with _compared(old, everything=True) as (before, _, jobs):
+        known = _old_fingerprints(before)
+        _same_data()
+        weights = _adopt_all(known, jobs, pretrained=True)
+        if weights and launchers.dvc("pretrain", single=True, echo=True):
+            raise ExperimentError("initial weights could not be made, see above; nothing else was adopted")
+        return weights + _adopt_all(known, jobs, pretrained=False)
+
+
+@contextlib.contextmanager
+def _compared(old, everything):
+    """Trees of both versions and the jobs that agreed; yields (older folder, newer folder, names)."""
+    folder = paths.home() / "scratch" / "accept"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locks.hold(folder / "lock", "the comparison"), _worktree(old, folder / "old") as before:
+        after = _copy(folder / "new")
+        with ThreadPoolExecutor() as pool:
+            ran = [pool.submit(_train, tree, everything) for tree in (before, after)]
+            left = [future.result() for future in ran]
+        yield before, after, _agreeing(*left)
+        shutil.rmtree(after)
+
+
+@contextlib.contextmanager
+def _worktree(commit, folder):
+    """The files of a commit, with the params.yaml of this working copy."""
+    _git("worktree", "prune")
+    if folder.exists():
+        _git("worktree", "remove", "--force", str(folder))
+    _git("worktree", "add", "--quiet", "--detach", str(folder), commit)
+    shutil.copy(paths.PARAMS, folder)
+    try:
+        yield folder
+    finally:
+        _git("worktree", "remove", "--force", str(folder))
+
+
+def _copy(folder):
+    """The files of this working copy that git tracks or would track."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in filter(None, _git("ls-files", "-co", "--exclude-standard", "-z").split("\0")):
+        if (paths.ROOT / name).is_file() and not name.startswith("reports/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(paths.ROOT / name, folder / name)
+    return folder
+
+
+def _git(*arguments):
+    ran = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise ExperimentError(f"`git {' '.join(arguments)}`: {ran.stderr.strip()}; give a commit of this repository")
+    return ran.stdout
+
+
+def _train(tree, everything):
+    """Train the jobs of a tree. Returns the folder that holds what they left."""
+    left = tree / "scratch" / "jobs"
+    left.mkdir(parents=True)
+    script = ["-m", "pipeline.acceptance.job"] if (tree / JOB).exists() else [str(BEFORE_ROOMS), "train"]
+    _python(tree, *script, str(left), *["--runs=all"] * everything)
+    return left
+
+
+def _python(tree, *arguments):
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("CONTRASTMASK_", "DVC_"))}
+    environment = inherited | SETTINGS | {"CONTRASTMASK_HOME": str(tree)}
+    line = [sys.executable, *arguments]
+    with (tree / "output.log").open("w") as file:
+        ran = subprocess.run(
+            line, cwd=tree, env=environment, stdout=file, stderr=subprocess.STDOUT, preexec_fn=tie_to_parent
+        )
+    if ran.returncode:
+        last = (tree / "output.log").read_text().strip().splitlines()[-1:]
+        raise ExperimentError(f"a job of {tree.name} failed: {' '.join(last)}; mend it, nothing was accepted")
+
+
+def _agreeing(before, after):
+    """Names of the jobs of both versions. Raises ExperimentError for the first one that differs."""
+    names = [path.parent.name for path in sorted(after.glob("*/job.json"))]
+    common = [name for name in names if (before / name).exists()]
+    for name in common:
+        if where := difference(before / name, after / name):
+            raise ExperimentError(f"job {name} differs: {where}; nothing was accepted, train again what changed")
+    for name in sorted(set(names) - set(common)):
+        logger.info("%s: new, with nothing to compare it to", name)
+    logger.info("%d jobs agree bit for bit: %s", len(common), ", ".join(common))
+    return common
+
+
+def difference(before, after):
+    """Where two jobs differ first, in words; None if nowhere.
+
+    Args:
+        before, after: folders with log.jsonl and checkpoint.pth.
+    """
+    logs = [[json.loads(line) for line in (job / "log.jsonl").read_text().splitlines()] for job in (before, after)]
+    for old, new in zip(*logs, strict=False):
+        for name in {**old, **new}:
+            if old.get(name) != new.get(name):
+                return f"at iteration {new.get('iter')} {name} is {new.get(name)}, it was {old.get(name)}"
+    if len(logs[0]) != len(logs[1]):
+        return f"{len(logs[1])} iterations were logged, not {len(logs[0])}"
+    old, new = (checkpoint.read(job / "checkpoint.pth")["state_dict"] for job in (before, after))
+    for name in {**old, **new}:
+        if name not in old or name not in new:
+            return f"the tensor {name} is {'gone' if name in old else 'new'}"
+        if not _same(old[name], new[name]):
+            return f"after the last iteration the tensor {name} has other values"
+    return None
+
+
+def _same(one, other):
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(_bytes(one), _bytes(other))
+
+
+def _bytes(tensor):
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _record(before, after, jobs):
+    """Map what the jobs found equal, and write it to pipeline/accepted.yaml."""
+    accepted = recipe.read_accepted()
+    added = {"code": {}, "recipes": {}}
+    pairs = [[files.read_json(tree / "scratch/jobs" / job / "job.json") for tree in (before, after)] for job in jobs]
+    for old, new in pairs:
+        if old["code"] and recipe.follow(accepted["code"], new["code"]) != recipe.follow(accepted["code"], old["code"]):
+            added["code"].setdefault(new["code"], old["code"])
+    _write(accepted, added)
+    for job, (old, new) in zip(jobs, pairs, strict=True):
+        named = job in experiments.load().runs and old["recipe"]
+        if named and old["replaced"] == new["replaced"] and recipe.identity(new["content"]) != old["recipe"]:
+            added["recipes"][recipe.identity(new["content"])] = old["recipe"]
+    _write(accepted, added)
+    return added
+
+
+def _write(accepted, added):
+    if not any(added.values()):
+        return
+    lines = [HEADER]
+    for section in ("code", "recipes"):
+        lines.append(f"{section}:\n")
+        lines += (f'  "{new}": "{old}"\n' for new, old in (accepted[section] | added[section]).items())
+    files.write_text(paths.accepted(), "".join(lines))
+
+
+def _old_fingerprints(tree):
+    """{dataset: {run: {seed: fingerprint}}} of what a tree before recipes would train on the data that are here."""
+    if (tree / JOB).exists():
+        raise ExperimentError(
+            "--adopt is for a commit before recipes; without it, accept keeps the trainings of others"
+        )
+    _python(tree, str(BEFORE_ROOMS), "fingerprints", str(tree), str(paths.home()))
+    return files.read_json(tree / "fingerprints.json")
+
+
+def _same_data():
+    """Make data and splits with the code of today. Raises ExperimentError if they become others."""
+    kept = sorted([*paths.ROOT.glob("data/*/annotations/*.json"), *paths.ROOT.glob("data/*/splits/*/train.json")])
+    before = [(path, _digest(path)) for path in kept]
+    if launchers.dvc("download", "split", echo=True):
+        raise ExperimentError("data or splits could not be made, see above; nothing was adopted")
+    for path, digest in before:
+        if not path.exists() or _digest(path) != digest:
+            changed = path.relative_to(paths.ROOT)
+            raise ExperimentError(f"{changed}: became another file; nothing was adopted, train again with the new data")
+
+
+def _digest(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _adopt_all(known, jobs, pretrained):
+    """Adopt finished trainings: pre-trainings, or those that start from their weights. Returns their names."""
+    adopted, declared = [], experiments.load()
+    for dataset, runs in known.items():
+        for name, seeds in runs.items():
+            if name not in jobs or name.startswith("init_") != pretrained:
+                continue
+            for seed, old in seeds.items():
+                training = (
+                    config.resolve_pretraining(name.removeprefix("init_"), dataset, declared)
+                    if pretrained
+                    else config.resolve(name, dataset, int(seed), declared)
+                )
+                if _adopt(training, old):
+                    adopted.append(f"{dataset}/{name} seed {seed}")
+    return adopted
+
+
+def _adopt(training, old):
+    """Copy a finished training under its fingerprint of today. Returns whether there is one."""
+    new = recipe.fingerprint(training)
+    source = next((path for path in _finished(training, old) if path.exists() and _is_of(path, old)), None)
+    if source is None or new == old or (paths.scratch(new) / "checkpoint.pth").exists():
+        return False
+    content = checkpoint.read(source)
+    meta = {key: value for key, value in content["meta"].items() if key != "digest"} | {"fingerprint": new}
+    others = {
+        "config.py": paths.config(training.dataset, training.name, training.seed),
+        "log.jsonl": paths.log(training.dataset, training.name, training.seed),
+    }
+    for name in OF_A_TRAINING[1:]:
+        found = [path for path in (paths.scratch(old) / name, others.get(name)) if path and path.exists()]
+        if found:
+            files.copy(found[0], paths.scratch(new) / name)
+    loop.save_atomically(checkpoint.content_of(content["state_dict"], meta), paths.scratch(new) / "checkpoint.pth")
+    return True
+
+
+def _finished(training, old):
+    yield paths.scratch(old) / "checkpoint.pth"
+    yield paths.checkpoint(training.dataset, training.name, training.seed)
+
+
+def _is_of(path, fingerprint):
+    try:
+        return checkpoint.read(path, mmap=True)["meta"].get("fingerprint") == fingerprint
+    except ValueError:
+        return False

@@ -1,0 +1,116 @@
+"""python -m pipeline.acceptance.job FOLDER [--runs all]: train the tiny jobs of this tree and leave them in FOLDER.
+
+A job is a run with 12 drawn images and a few steps. FOLDER/<job>/ gets checkpoint.pth, log.jsonl and job.json, which
+says what the run's own training is.
+"""
+
+import argparse
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.artifacts import checkpoint, files, paths
+from pipeline.cli import command
+from pipeline.datasets.prepare import prepare
+from pipeline.declaration import config, experiments, recipe
+from pipeline.tasks.instances.split import split
+from pipeline.training import loop
+
+DATASET = "generated"
+PRESETS = ("paper", "released")
+STEPS = 3
+# What `shrunk` replaces, beside all of the schedule.
+DATA = {"batch_size": 2, "images_per_gpu": 2}
+OPTIMISATION = {"warmup_iterations": 1, "log_interval": 1, "checkpoint_interval": STEPS}
+
+
+def draw_inputs(declared):
+    """Draw a few images, their splits and random initial weights, below `paths.ROOT`."""
+    entry = declared.dataset(DATASET) | {"train_images": 12, "val_images": 2}
+    prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
+    for name in declared.directions:
+        annotations = paths.annotations(DATASET, "train2017")
+        split(annotations, declared.directions[name], paths.split(DATASET, name))
+    for name in declared.backbones:
+        path = paths.initial_weights(DATASET, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        loop.save_atomically(checkpoint.content_of({}, {}), path)
+
+
+def shrunk(training):
+    """A training of a few steps that logs each."""
+    return replace(
+        training,
+        data=training.data | DATA,
+        schedule={"iterations": STEPS, "milestones": [STEPS - 1]},
+        optimisation=training.optimisation | OPTIMISATION,
+    )
+
+
+def jobs(declared, everything):
+    """{job: its training at full length}: of each method under each preset, of code that only another run has, and if
+    `everything` of each run; and the pre-training of a backbone, or of each."""
+    found, codes = {}, set()
+    for run in declared.runs.values():
+        for preset in PRESETS:
+            job = f"{run.method}.{preset}"
+            if run.pinned and not run.overrides and job not in found:
+                found[job] = _resolved(declared, run, {"recipe": preset})
+                codes.add(_code(found[job]))
+    for name, run in declared.runs.items():
+        training = _resolved(declared, run, {})
+        if everything or _code(training) not in codes:
+            found[name] = training
+            codes.add(_code(training))
+    for name in declared.backbones if everything else list(declared.backbones)[:1]:
+        found[f"init_{name}"] = config.resolve_pretraining(name, DATASET, declared)
+    return found
+
+
+def _resolved(declared, run, overrides):
+    run = replace(run, overrides={**(run.overrides or {}), **overrides})
+    return config.resolve(run.name, DATASET, 0, replace(declared, runs={**declared.runs, run.name: run}))
+
+
+def _code(training):
+    return recipe.code_identity(recipe.of_training(training))
+
+
+def described(training):
+    """What identifies a training at full length, and of it what the tiny one replaces."""
+    content = recipe.of_training(training)
+    return {
+        "recipe": recipe.identity(content),
+        "code": recipe.code_identity(content),
+        "content": content,
+        "replaced": {
+            "schedule": training.schedule,
+            "data": {name: training.data[name] for name in DATA},
+            "optimisation": {name: training.optimisation[name] for name in OPTIMISATION},
+        },
+    }
+
+
+def train(job, training, folder):
+    """Train a job and leave what is compared."""
+    scratch = loop.train(shrunk(training))
+    (folder / job).mkdir(parents=True)
+    for name in ("checkpoint.pth", "log.jsonl"):
+        shutil.copy(scratch / name, folder / job / name)
+    files.write_json(folder / job / "job.json", described(training))
+
+
+@command
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", choices=("all",))
+    args = parser.parse_args()
+    declared = experiments.load()
+    draw_inputs(declared)
+    for job, training in jobs(declared, args.runs == "all").items():
+        train(job, training, args.folder)
+
+
+if __name__ == "__main__":
+    main()
