@@ -643,8 +643,8 @@ class Statement(Strict):
     document: Text
     claim: Text
     setting: Text | None
-    delta_mAP: float | None = None
-    mAP: Percent | None = None
+    delta: dict[str, float] | None = None
+    value: dict[str, Percent] | None = None
     minuend: Text | None = None
     subtrahend: Text | None = None
     row: Text | None = None

@@ -39,10 +39,15 @@ def comparison(rows=None):
     return frame if frame["State"].any() else frame.drop(columns="State")
 
 
+def free_task():
+    """The task of the free run."""
+    free = next((run for run in experiments.load().runs.values() if not run.pinned), None)
+    return tasks.of(free) if free else tasks.task(tasks.FIRST)
+
+
 def _numbers():
     """{headline number of the free run: how the table calls it}."""
-    free = next((run for run in experiments.load().runs.values() if not run.pinned), None)
-    task = tasks.of(free) if free else tasks.task(tasks.FIRST)
+    task = free_task()
     return {
         name: f"{task.words(kind, task.metric(metric).name)}, {group}" for group, kind, metric, name in task.headline
     }

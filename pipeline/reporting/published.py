@@ -39,7 +39,7 @@ def row(table_id, row_id):
 
 
 def statement(statement_id):
-    """A number stated in the text, {claim, setting, delta_<metric>}. Raises ExperimentError for an unknown one."""
+    """A number stated in the text: {claim, setting, delta: {metric: points}}. Raises ExperimentError if unknown."""
     return _find({entry["id"]: entry for entry in _content()["statements"]}, statement_id, "statement")
 
 

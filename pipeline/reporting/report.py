@@ -25,7 +25,6 @@ TEMPLATES = Path(__file__).with_name("templates")
 UNREADABLE = "result unreadable"
 LEAD_TABLE, LEAD_KIND = "table2", "qualitative"  # what the page begins with, of the chosen tables and figures
 UNDEFINED = "undefined"
-UNITS = {"%": "percent"}  # in words
 NAMED_RUNS = 4  # more are not named one by one in a command
 
 
@@ -243,7 +242,7 @@ def group_section(task, results):
     label = f"{task.main_metric.name} by category group"
     return {
         "id": "groups" if task.name == tasks.FIRST else f"groups-{task.name}",
-        "unit": f"{task.main_metric.name} in {UNITS.get(task.main_metric.unit, task.main_metric.unit)}",
+        "unit": task.main_metric.in_unit,
         "heading": tables.initial(f"{' and '.join(task.kinds.values())} {label}".strip()),
         "label": label,
         "frame": frame,

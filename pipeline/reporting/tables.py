@@ -290,7 +290,7 @@ def gain(table_id, frame, declared, dataset):
     if (name := declared.tables[table_id].get("gain")) is None:
         return ""
     claim, metric = published.statement(name), task_of(frame).main_metric
-    stated = f"{difference(claim[f'delta_{metric.key}'])} stated by the paper on COCO val2017 ({claim['setting']})"
+    stated = f"{difference(claim['delta'][metric.key])} stated by the paper on COCO val2017 ({claim['setting']})"
     if not published.comparable(dataset, declared):
         return f"Last row minus first row, {metric.label}: {stated}; compared on COCO alone."
     first, last = frame.iloc[0], frame.iloc[-1]

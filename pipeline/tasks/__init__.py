@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.errors import ExperimentError
 
 FIRST = "instances"  # the task of the paper, where none is named
+UNITS = {"%": "percent"}  # in words
 WHOLE = "all"  # the group of all categories; the others are those of a direction
 
 
@@ -40,6 +41,11 @@ class Metric:
 
     def __post_init__(self):
         object.__setattr__(self, "name", self.name or self.label)
+
+    @property
+    def in_unit(self):
+        """Such as `AP in percent`."""
+        return f"{self.name} in {UNITS.get(self.unit, self.unit)}"
 
     def valid(self, value):
         """Whether a value can be right: a number of the range, or None for undefined."""
@@ -148,8 +154,9 @@ def lazily(module, function):
 
 @cache
 def names():
-    """Names of all tasks: of the folders here that have a room."""
-    return tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")))
+    """Names of all tasks, `FIRST` first: of the folders here that have a room."""
+    rooms = {path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")}
+    return tuple(sorted(rooms, key=lambda name: (name != FIRST, name)))
 
 
 def task(name):

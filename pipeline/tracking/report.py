@@ -27,7 +27,7 @@ def log_report(dataset, directory, selection, scores):
             "mlflow.source.name": "stages/report.py",
             "mlflow.source.type": "LOCAL",
             "mlflow.note.content": f"The newest tables, figures and page of {dataset}, as artifacts; its metrics "
-            "are the AP of masks of novel categories, one for each run of the tables.",
+            "are the main number of each run of the tables.",
             "tables": ",".join(selection["tables"]),
         }
         run = client.create_run(experiment, tags=tags, run_name="report").info.run_id

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pipeline import tasks
 from pipeline.artifacts import locks, paths
 from pipeline.redaction import needs_encoding, redact, redact_uri
 
@@ -31,7 +32,6 @@ for _name, _value in {
 OPEN_SECONDS = 12.0  # for opening a store that is there; mlflow itself tries a database for minutes
 CREATE_SECONDS = 120.0  # for making the tables of a local store, once
 SCHEMES = ("http", "https", "sqlite", "postgresql", "file")
-PRIMARY_METRIC = "novel/mask/AP"
 
 
 def tracking_uri():
@@ -58,18 +58,27 @@ class StoreError(Exception):
         self.matter, self.remedy = matter, remedy
 
 
-AP_COLUMNS = [f"metrics.`{name}`" for name in (PRIMARY_METRIC, "base/mask/AP", "novel/box/AP")]
-# of an experiment; the last is what `?viewStateShareKey=ap` of MLflow's page shows: AP as columns, the best run first
+# what runs are compared by, the primary one first: main metrics among the headline numbers of all tasks
+COMPARED = [
+    task.tracked(group, kind, metric)
+    for task in map(tasks.task, tasks.names())
+    for group, kind, metric, _ in task.headline
+    if metric == task.main[2]
+]
+COLUMNS = [f"metrics.`{name}`" for name in COMPARED]
+# of an experiment; the last is what `?viewStateShareKey=ap` of MLflow's page shows: scores as columns, best run first
 VIEW = {
-    "mlflow.experiment.primaryMetric.name": PRIMARY_METRIC,
+    "mlflow.experiment.primaryMetric.name": COMPARED[0],
     "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
     "mlflow.sharedViewState.ap": json.dumps(
-        {"orderByKey": AP_COLUMNS[0], "orderByAsc": False, "selectedColumns": AP_COLUMNS}
+        {"orderByKey": COLUMNS[0], "orderByAsc": False, "selectedColumns": COLUMNS}
     ),
 }
+_TASK = tasks.task(tasks.FIRST)
 NOTE = (
-    "A run is one training with its evaluation. AP in percent: novel = categories trained with boxes only, base = "
-    "categories trained with masks. The address that `make ui` prints shows AP as columns, the best run first."
+    f"A run is one training with its evaluation. {_TASK.main_metric.in_unit}: novel = categories trained with "
+    f"{_TASK.supervision['novel']} only, base = categories trained with {_TASK.supervision['base']}. The address that "
+    f"`make ui` prints shows {_TASK.main_metric.name} as columns, the best run first."
 )
 REPEAT = "`python -m commands.track`"
 REFILL = "`python -m commands.track --all`"

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-import re
 import time
 from pathlib import Path
 
+from pipeline import tasks
 from pipeline.errors import ExperimentError
 from pipeline.redaction import redact_uri
 from pipeline.tracking import store
@@ -115,18 +115,22 @@ def points(record, log, known):
     ]
 
 
+# Names of numbers in files of former versions, such as `novel_mask_mAP`: {name then: name now}
+_FORMER = {
+    f"{group}_{word}_{key}": task.tracked(group, kind, key)
+    for task in map(tasks.task, tasks.names())
+    for group in task.groups
+    for kind, word in task.kinds.items()
+    for key in task.keys
+}
+
+
 def _scores(record):
     """The scores of a training as metrics at step 0; an evaluation with other results adds a later point there."""
     from mlflow.entities import Metric
 
     scores = record.content.get("scores", {"metrics": {}})
-    return [Metric(_grouped(key), float(value), scores["time"], 0) for key, value in scores["metrics"].items()]
-
-
-def _grouped(key):
-    """`novel/mask/AP` also for what files of former versions call `novel_mask_mAP`."""
-    former = re.fullmatch(r"(\w+)_(mask|box)_(m?AP\w*)", key)
-    return "/".join(former.groups()).replace("mAP", "AP") if former else key
+    return [Metric(_FORMER.get(key, key), float(value), scores["time"], 0) for key, value in scores["metrics"].items()]
 
 
 def log_points(client, run, points):
