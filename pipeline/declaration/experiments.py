@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.artifacts import files, paths
-from pipeline.declaration import references, schema
+from pipeline.declaration import references, schema, strict
 from pipeline.declaration.knobs import Knobs
 from pipeline.errors import ExperimentError
 
@@ -60,7 +60,7 @@ def lookup(section, name, what):
     """Return `section[name]`, or raise an ExperimentError that lists the valid names."""
     if name not in section:
         raise ExperimentError(
-            f"unknown {what} {name!r}{schema.options(name, section)} (declared in pipeline/experiments)"
+            f"unknown {what} {name!r}{strict.options(name, section)} (declared in pipeline/experiments)"
         )
     return section[name]
 
@@ -154,10 +154,10 @@ def load(folder=None):
 def _checked(declarations, numbers, knobs):
     """`load` of files whose content is given, so that they are checked once in a process as long as they stay."""
     content, origin = _merged(declarations)
-    declared = schema.check(schema.Declaration, content, origin)
+    declared = strict.check(schema.Declaration, content, origin)
     printed = {_shown(path): _parse(path, text) for path, text in numbers}
     for file, table in printed.items():
-        schema.check(schema.Published, table, file)
+        strict.check(schema.Published, table, file)
     references.check(declared, references.Published(printed), origin)
     sections = {name: content[name] for name in SECTIONS}
     sections["runs"] = {name: Run(name=name, **row) for name, row in sections["runs"].items()}

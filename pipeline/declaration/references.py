@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from pipeline.declaration import categories, schema
+from pipeline.declaration import categories, schema, strict
 from pipeline.declaration.knobs import Knobs
 from pipeline.errors import ExperimentError
 from pipeline.methods.shared.architecture import Architecture
@@ -10,7 +10,7 @@ from pipeline.methods.shared.architecture import Architecture
 KNOB_FILES = ("pipeline/methods/contrastmask/knobs.yaml", "params.yaml")
 REPORT_FOLDERS = ("snapshot", "seed_study")  # beside those of the datasets in reports/, tracked by git
 OF_ONE_RUN = (schema.NovelResults, schema.Inside)
-SIZES = schema.mapping_of(Architecture)
+SIZES = strict.mapping_of(Architecture)
 
 
 class Published:
@@ -34,7 +34,7 @@ def check(declared, published, origin):
     Args:
         declared: `schema.Declaration`.
         published: `Published`.
-        origin: as `source` of `schema.check`.
+        origin: as `source` of `strict.check`.
     """
     Check(declared, published, origin).everything()
 
@@ -51,11 +51,11 @@ class Check:
                 getattr(self, section)(entry, section, name)
 
     def refuse(self, text, *keys):
-        raise ExperimentError(f"{self.origin(keys)}: {schema.dotted(map(str, keys))}: {text}")
+        raise ExperimentError(f"{self.origin(keys)}: {strict.dotted(map(str, keys))}: {text}")
 
     def known(self, what, valid, value, *keys):
         if value not in valid:
-            self.refuse(f"unknown {what} {value!r}{schema.options(value, valid)}", *keys)
+            self.refuse(f"unknown {what} {value!r}{strict.options(value, valid)}", *keys)
 
     def directions(self, direction, *keys):
         try:
@@ -69,7 +69,7 @@ class Check:
             self.refuse(f"reports/{keys[-1]} is taken; choose another name", *keys)
 
     def profiles(self, profile, *keys):
-        schema.check(SIZES, profile.architecture, self.origin(keys), (*keys, "architecture"))
+        strict.check(SIZES, profile.architecture, self.origin(keys), (*keys, "architecture"))
         for backbone in profile.backbones:
             self.known("backbone", self.declared.backbones, backbone, *keys, "backbones", backbone)
         weights = profile.initial_weights

@@ -5,7 +5,7 @@ explains each key.
 """
 
 from pipeline.artifacts import paths
-from pipeline.declaration import experiments, schema
+from pipeline.declaration import experiments, schema, strict
 from pipeline.errors import ExperimentError
 
 
@@ -31,9 +31,9 @@ def load(path=None):
     if all(not line.strip() or line.lstrip().startswith("#") for line in lines):
         return Settings()  # every line is commented out
     content = experiments.read_yaml(path, pure=True)
-    settings = schema.check(Settings, content, path.name)
+    settings = strict.check(Settings, content, path.name)
     known = experiments.load().runs
     for name in settings.runs:
         if name not in known:
-            raise ExperimentError(f"{path.name}: runs.{name}: unknown run{schema.options(name, known)}")
+            raise ExperimentError(f"{path.name}: runs.{name}: unknown run{strict.options(name, known)}")
     return settings

@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.artifacts import paths
-from pipeline.declaration import experiments, schema
+from pipeline.declaration import experiments, schema, strict
 from pipeline.errors import ExperimentError
 from pipeline.reporting.figures import KINDS
 from pipeline.training.precision import DTYPES
@@ -243,6 +243,6 @@ def test_what_is_declared_is_right():
 
 
 def test_kinds_and_choices_are_those_of_the_code():
-    kinds = {tag for model in schema._Figure.__subclasses__() for tag in schema.choices(model, "kind")}
+    kinds = {tag for model in schema._Figure.__subclasses__() for tag in strict.choices(model, "kind")}
     assert kinds == set(KINDS)
-    assert set(schema.choices(schema.TrainingSection, "precision")) == set(DTYPES)
+    assert set(strict.choices(schema.TrainingSection, "precision")) == set(DTYPES)

@@ -12,18 +12,25 @@ from pipeline.declaration import experiments
 from pipeline.tasks.instances import TASK
 from tests.scores import long_tables
 
+KNOBS = paths.PAPER_KNOBS
+REAL = experiments.load()
 DECLARATION = {
     "datasets": {
-        "toy": {"kind": "generated", "profile": "tiny"},
-        "coco2017": {"kind": "coco", "profile": "tiny", "paper_data": True},
+        "toy": REAL.datasets["generated"] | {"profile": "tiny"},
+        "coco2017": REAL.datasets["coco2017"] | {"profile": "tiny"},
     },
     "directions": {
         "nonvoc2voc": {"base": "nonvoc", "novel": "voc"},
         "voc2nonvoc": {"base": "voc", "novel": "nonvoc"},
     },
-    "methods": {"mask_rcnn": {"label": "Baseline"}, "contrastmask": {"label": "Ours"}},
+    "methods": {
+        "mask_rcnn": {"label": "Baseline", "cam": False, "cl_head": False},
+        "contrastmask": {"label": "Ours", "cam": True, "cl_head": True},
+    },
     "backbones": {"r50": {"label": "ResNet-50"}},
-    "profiles": {"tiny": {"schedules": {"1x": {}}}},
+    "profiles": {
+        "tiny": REAL.profiles["smoke"] | {"backbones": {"r50": REAL.profiles["smoke"]["backbones"]["r50"]}},
+    },
     "runs": {
         name: {
             "method": method,
@@ -65,10 +72,14 @@ DECLARATION = {
             "tables": ["table2"],
             "title": f"The {kind}",
             "runs": [{"label": "Baseline", "run": "plain"}, {"label": "Ours", "run": "ours"}],
-            "images": 2,
-            "min_score": 0.5,
+            **further,
         }
-        for kind in ("loss_curves", "qualitative", "category_ap", "base_novel_gap")
+        for kind, further in {
+            "loss_curves": {},
+            "qualitative": {"images": 2, "min_score": 0.5},
+            "category_ap": {},
+            "base_novel_gap": {},
+        }.items()
     },
 }
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 24, "name": "zebra"}]  # novel and base of nonvoc2voc
@@ -165,14 +176,15 @@ class Workspace:
 def workspace(tmp_path, monkeypatch):
     """An empty workspace whose chosen dataset is `toy`."""
     monkeypatch.delenv("CONTRASTMASK_HOME", raising=False)
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
-    monkeypatch.setattr(paths, "PAPER_KNOBS", tmp_path / "pipeline" / "methods" / "contrastmask" / "knobs.yaml")
+    monkeypatch.setattr(paths, "PAPER_KNOBS", tmp_path / paths.PAPER_KNOBS.relative_to(paths.ROOT))
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     space = Workspace(tmp_path)
-    space.write(paths.PARAMS, "dataset: toy\nsigma: 0.2\ndelta: 0.1\n")
-    space.write(paths.PAPER_KNOBS, "sigma: 0.3\ndelta: 0.1\n")
-    space.write(tmp_path / "experiments.yaml", json.dumps(DECLARATION))
-    declared = experiments.load(tmp_path / "experiments.yaml")
+    knobs = KNOBS.read_text()
+    space.write(paths.PARAMS, "dataset: toy\n" + knobs.replace("sigma: 0.3 ", "sigma: 0.2 "))
+    space.write(paths.PAPER_KNOBS, knobs)
+    space.write(tmp_path / "declaration" / "toy.yaml", json.dumps(DECLARATION))
+    declared = experiments.load(tmp_path / "declaration")
     monkeypatch.setattr(experiments, "load", lambda: declared)
     monkeypatch.setattr(experiments, "chosen_dataset", lambda: experiments.read_yaml(paths.PARAMS)["dataset"])
     return space
