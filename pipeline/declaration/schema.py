@@ -4,7 +4,6 @@ Strict: `true` is no number, text is none, unknown keys are refused. A value tha
 after hours, is refused when the files are read. What a name refers to is looked up in `references.py`.
 """
 
-import dataclasses
 import difflib
 import re
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
-    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -452,7 +450,7 @@ class Schedule(Strict):
 class Profile(Strict):
     """The scale at which a dataset is run."""
 
-    architecture: dict[str, Any]
+    architecture: dict[Name, dict[str, Any]]
     backbones: dict[Name, BackboneModel]
     initial_weights: InitialWeights
     images: Images
@@ -461,12 +459,6 @@ class Profile(Strict):
 
 
 # Runs and what shows them
-
-
-class Method(Strict):
-    label: Text
-    cam: bool
-    cl_head: bool
 
 
 class Backbone(Strict):
@@ -575,7 +567,6 @@ class Declaration(Strict):
 
     datasets: dict[Name, Dataset]
     directions: dict[Name, Direction]
-    methods: dict[Name, Method]
     backbones: dict[Name, Backbone]
     profiles: dict[Name, Profile]
     presets: dict[Name, Preset] = {}
@@ -713,15 +704,3 @@ class Machine(Strict):
     processes: Count = 1
     runs: dict[Name, Size] = {}
     slurm: Slurm = Slurm()
-
-
-def mapping_of(dataclass_type):
-    """A `Strict` model with the fields of a dataclass of numbers, whose tuples YAML writes as lists."""
-
-    def written(field):
-        if isinstance(field.default, tuple):
-            return Annotated[list[get_args(field.type)[0]], Field(min_length=1)]
-        return field.type
-
-    fields = {field.name: (written(field), field.default) for field in dataclasses.fields(dataclass_type)}
-    return create_model(dataclass_type.__name__, __base__=Strict, **fields)
