@@ -18,12 +18,11 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from pipeline.declaration.knobs import Knobs
+from pipeline import compat  # noqa: F401  # must precede mmcv
 from pipeline.methods.contrastmask import losses, partition, sampling
 from pipeline.methods.contrastmask.attention import enhance
-from pipeline.methods.contrastmask.cl_head import rows_of_cells
-from pipeline.methods.contrastmask.model import Architecture, model_config
-from pipeline.methods.contrastmask.modules import ContrastiveHead
+from pipeline.methods.contrastmask.cl_head import ContrastiveHead, rows_of_cells
+from pipeline.methods.contrastmask.released_checkpoint import released_config
 from pipeline.methods.shared import cam
 
 SIZE = 28
@@ -55,9 +54,7 @@ def main():
 
 def compare(rois, args):
     """Print one line per part and return the ratios."""
-    config = model_config(
-        Knobs.preset("released"), {"cam": True, "cl_head": True}, Architecture(), {"type": "ResNet", "depth": 50}
-    )["roi_head"]["cl_head"]
+    config = released_config({"type": "ResNet", "depth": 50})["roi_head"]["cl_head"]
     head = ContrastiveHead(**{key: value for key, value in config.items() if key != "type"}).to(args.device)
     masks, cams, is_novel = (t.to(args.device) for t in draw_rois(rois))
     ratios = {}

@@ -360,7 +360,7 @@ class Disk:
         "pretrain": ["pretrain", "r50"],
         "train": ["train", KILLED],
         "evaluate": ["evaluate", KILLED],
-        "priors": ["priors", KILLED],
+        "look_inside": ["look_inside", KILLED],
         "headline": ["headline"],
         "tables": ["tables", "table2"],
         "figures": ["figures", "loss_curves"],

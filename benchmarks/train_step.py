@@ -12,16 +12,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.cl_step import measure
-from pipeline.declaration.knobs import Knobs
-from pipeline.methods.contrastmask.model import Architecture, model_config
-from pipeline.methods.contrastmask.released_checkpoint import BACKBONES
+from pipeline import methods
+from pipeline.methods.contrastmask.released_checkpoint import BACKBONES, NUM_CLASSES
 from pipeline.training.precision import DTYPES, use_autocast
 
-METHODS = {
-    "mask_rcnn": {"cam": False, "cl_head": False},
-    "cam": {"cam": True, "cl_head": False},
-    "contrastmask": {"cam": True, "cl_head": True},
-}
+METHODS = ("mask_rcnn", "cam", "contrastmask")
 PARTS = {  # submodule and method -> name of the part
     ("backbone", "forward"): "backbone",
     ("neck", "forward"): "FPN",
@@ -92,12 +87,16 @@ def run(method, args):
     from mmdet.models import build_detector
 
     backbone = {**BACKBONES[args.backbone], "frozen_stages": 1, "norm_eval": True, "style": "pytorch"}
-    config = model_config(Knobs.preset(args.recipe), METHODS[method], Architecture(), backbone)
+    room = methods.method(method)
+    knobs = room.preset(args.recipe)
+    methods.register(method, knobs)
+    config = room.model(knobs, room.sizes(), backbone, NUM_CLASSES)
     torch.manual_seed(0)
     model = build_detector(Config({"model": config}).model).to(args.device).train()
-    model.roi_head.set_progress(0, 4.0, 0, 0)
+    if method == "contrastmask":
+        model.roi_head.set_progress(0, 4.0, 0, 0)
     data = draw_batch(args)
-    use_autocast(model, torch.device(args.device).type, args.precision)
+    use_autocast(model, room.autocast, torch.device(args.device).type, args.precision)
 
     def forward():
         torch.manual_seed(0)

@@ -1,24 +1,27 @@
-"""python -m commands.verify [--golden DIR]: compare this implementation with numbers of the authors' released code."""
+"""python -m commands.verify [--method NAME] [--golden DIR]: compare a method with numbers of its authors' code."""
 
 import argparse
 from pathlib import Path
 
 import torch
 
+from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.cli import command
 from pipeline.errors import ExperimentError
-from pipeline.methods.contrastmask.golden import verify
 
 
 @command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", default="contrastmask", help="a folder of pipeline/methods; default: %(default)s")
     parser.add_argument("--golden", type=Path, default=paths.ROOT / "tests/golden", help="directory of fixtures")
+    args = parser.parse_args()
+    golden = methods.required(args.method, "golden")
     torch.set_num_threads(1)
     failed = total = 0
     worst, margins = 0.0, {}
-    for check in verify(parser.parse_args().golden):
+    for check in golden.verify(args.golden):
         print(check, flush=True)
         total += 1
         failed += not check.ok

@@ -103,9 +103,9 @@ def predictions(dataset, run_name, seed):
     return run_predictions(dataset, run_name) / f"seed{seed}.json"
 
 
-def priors(dataset, run_name):
-    """CAM, partition and keys of validation objects, for the figures that show them."""
-    return ROOT / "predictions" / dataset / "priors" / f"{run_name}.npz"
+def look_inside(dataset, run_name):
+    """What figures show of a trained model's inside, such as CAM, partition and keys of validation objects."""
+    return ROOT / "predictions" / dataset / "look_inside" / f"{run_name}.npz"
 
 
 def results(dataset, run_name):

@@ -35,7 +35,8 @@ EXCLUDED = {
     "pipeline.declaration.knobs": "its effect is the resolved configuration",
     "pipeline.methods": "finds rooms",
     "pipeline.methods.*.model": "its effect is the resolved configuration",
-    "pipeline.methods.shared.architecture": "its effect is the resolved configuration",
+    "pipeline.methods.shared.sizes": "its effect is the resolved configuration",
+    "pipeline.methods.shared.two_stage": "its effect is the resolved configuration",
     "pipeline.tasks": "finds rooms",
     "pipeline.tasks.*.steps": "its effect is the resolved configuration",
 }

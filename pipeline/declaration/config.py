@@ -5,16 +5,16 @@ Nothing that changes numbers is decided elsewhere.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
-from pipeline.declaration.knobs import Knobs
+from pipeline.declaration.knobs import KnobSet
 from pipeline.errors import ExperimentError
-from pipeline.methods.contrastmask import oracle
-from pipeline.methods.contrastmask.model import model_config
-from pipeline.methods.shared.architecture import Architecture
 from pipeline.tasks.instances import steps
+
+NUM_CLASSES = 80
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,15 @@ class Training:
         name: run name, or `init_<backbone>` for a pre-training.
         dataset: name of the dataset; `split` is the direction whose annotations are read.
         seed: of initialisation, sampling and augmentation.
-        knobs: resolved knob values. method: row of `methods:` without its label.
+        method: name of its folder in pipeline/methods.
+        knobs: of the method, resolved.
         model: MMDetection model configuration.
         data: `train` and `test` pipelines, `batch_size` (images per optimiser step), `images_per_gpu` (in
             one iteration, at most).
         schedule: {epochs | iterations, milestones} in optimiser steps' unit.
         optimisation: optimiser, learning-rate policy, warm-up, log and checkpoint intervals (in optimiser steps),
             precision.
-        initial_weights: whether training starts from runs/<dataset>/init/<backbone>.pth.
+        initial_weights: key of the weights it starts from, runs/<dataset>/init/<key>.pth; None starts afresh.
     """
 
     name: str
@@ -40,24 +41,24 @@ class Training:
     split: str
     backbone: str
     seed: int
-    method: dict
-    knobs: Knobs
+    method: str
+    knobs: KnobSet
     model: dict
     data: dict
     schedule: dict
     optimisation: dict
-    initial_weights: bool
+    initial_weights: str | None
 
     def to_json(self):
         """The training as text; plain data, so that reading it can run nothing."""
-        return json.dumps(tagged(asdict(self)), indent=1)
+        return json.dumps(tagged(self._plain()), indent=1)
 
     @classmethod
     def from_json(cls, text):
         """The training that `to_json` wrote. Raises ExperimentError for anything else."""
         try:
             content = untagged(json.loads(text))
-            return cls(**content | {"knobs": Knobs(**content["knobs"])})
+            return cls(**content | {"knobs": methods.method(content["method"]).knobs(**content["knobs"])})
         except (ValueError, TypeError, KeyError) as error:
             raise ExperimentError(f"not a training that this version wrote: {error}; launch it again") from None
 
@@ -67,11 +68,15 @@ class Training:
         Names are left out, so equal runs share one training; so are the knobs, which act through the model and the
         data steps, and what only an evaluation reads.
         """
-        left_out = ("name", "dataset", "backbone", "method", "knobs")
-        content = {key: value for key, value in asdict(self).items() if key not in left_out}
+        left_out = ("name", "dataset", "backbone", "method", "knobs", "initial_weights")
+        content = {key: value for key, value in self._plain().items() if key not in left_out}
+        content["initial_weights"] = self.initial_weights is not None
         content["data"] = {k: v for k, v in content["data"].items() if k != "test"}
         content["optimisation"] = {k: v for k, v in content["optimisation"].items() if k != "checkpoint_interval"}
         return content
+
+    def _plain(self):
+        return asdict(replace(self, knobs=None)) | {"knobs": self.knobs.model_dump()}
 
 
 def tagged(value):
@@ -92,16 +97,15 @@ def untagged(value):
 
 
 def load_knobs(run):
-    """Resolved knobs of a run: its knob file, the overrides of its row, and the recipe's values for its schedule."""
-    return _knobs(run.knobs, run.overrides or {}, f"experiments.yaml: runs.{run.name}.overrides", run.schedule)
+    """Resolved knobs of a run: its knob file, the overrides of its row, and the recipe's values for its schedule.
 
-
-def _knobs(file, overrides, where, schedule="1x"):
-    values = dict(experiments.read_yaml(paths.ROOT / file))
+    Raises ExperimentError for a value that is bad, or an override that the run's method does not read.
+    """
+    chosen = methods.method(run.method)
+    values = dict(experiments.read_yaml(paths.ROOT / run.knobs))
     values.pop("dataset", None)
-    if unknown := set(overrides) - set(values):
-        raise ExperimentError(f"{where}: unknown knob {sorted(unknown)[0]!r}")
-    return Knobs.load(values | overrides, file, schedule)
+    chosen.require_own(run.overrides or {}, f"runs.{run.name}.overrides: method {run.method}")
+    return chosen.load_knobs(values | (run.overrides or {}), run.knobs, run.schedule)
 
 
 def resolve(run_name, dataset, seed, declared=None):
@@ -112,82 +116,68 @@ def resolve(run_name, dataset, seed, declared=None):
     experiments.lookup(
         profile["backbones"], run.backbone, f"backbone of profile {declared.datasets[dataset]['profile']!r}:"
     )
-    knobs = load_knobs(run)
-    method = {key: value for key, value in declared.methods[run.method].items() if key != "label"}
-    architecture = Architecture.from_mapping(profile["architecture"])
+    knobs, chosen = load_knobs(run), methods.method(run.method)
+    data = _data(profile)
     return Training(
         name=run.name,
         dataset=dataset,
         split=run.direction,
         backbone=run.backbone,
         seed=seed,
-        method=method,
+        method=run.method,
         knobs=knobs,
-        model=model_config(knobs, method, architecture, profile["backbones"][run.backbone]),
-        data=_with_oracle(_data(profile, knobs), dataset) if uses_oracle(knobs, method) else _data(profile, knobs),
+        model=_model(chosen, knobs, profile, run.backbone),
+        data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
         schedule=dict(profile["schedules"][run.schedule]),
         optimisation=_optimisation(profile),
-        initial_weights=profile["initial_weights"]["kind"] != "random",
+        initial_weights=None
+        if profile["initial_weights"]["kind"] == "random"
+        else methods.weights_key(chosen.detector, run.backbone),
     )
 
 
-def resolve_pretraining(backbone, dataset, declared=None):
-    """Resolve the box-only detector that the runs of a `pretrain` profile start from."""
+def resolve_pretraining(backbone, dataset, declared=None, detector=methods.TWO_STAGE):
+    """Resolve the training of initial weights that the runs of a `pretrain` profile start from.
+
+    Args:
+        detector: name of the method that is trained.
+    """
     declared = declared or experiments.load()
     profile = declared.profile(dataset)
     experiments.lookup(profile["backbones"], backbone, "backbone")
     recipe = profile["initial_weights"]
-    knobs = _knobs("pipeline/methods/contrastmask/knobs.yaml", {}, "")
-    method = {"cam": False, "cl_head": False}
-    optimisation = _optimisation(profile, recipe["lr"])
+    chosen = methods.method(detector)
+    knobs = chosen.load_knobs(chosen.pinned(), str(chosen.knob_file))
+    data = _data(profile)
     return Training(
-        name=f"init_{backbone}",
+        name=f"init_{methods.weights_key(detector, backbone)}",
         dataset=dataset,
         split=recipe["direction"],
         backbone=backbone,
         seed=recipe["seed"],
-        method=method,
+        method=detector,
         knobs=knobs,
-        model=_without_masks(
-            model_config(
-                knobs,
-                method,
-                Architecture.from_mapping(profile["architecture"]),
-                profile["backbones"][backbone],
-            )
-        ),
-        data=_data(profile, knobs),
+        model=_model(chosen, knobs, profile, backbone),
+        data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
         schedule={"iterations": recipe["iterations"], "milestones": []},
-        optimisation=optimisation,
-        initial_weights=False,
+        optimisation=_optimisation(profile, recipe["lr"]),
+        initial_weights=None,
     )
 
 
-def _without_masks(model):
-    """The same detector with the box branch only."""
-    branch = {key: model["roi_head"][key] for key in ("bbox_roi_extractor", "bbox_head")}
-    return model | {"type": "FasterRCNN", "roi_head": {"type": "StandardRoIHead", **branch}}
+def _model(method, knobs, profile, backbone):
+    sizes = method.sizes(**profile["architecture"].get(method.detector, {}))
+    return method.model(knobs, sizes, profile["backbones"][backbone], NUM_CLASSES)
 
 
-def _data(profile, knobs):
+def _data(profile):
     images, training = profile["images"], profile["training"]
     return {
-        "train": steps.train_pipeline(
-            images["train_scales"], size_divisor=images["size_divisor"], poly2mask=knobs.mask_format == "bitmap"
-        ),
+        "train": steps.train_pipeline(images["train_scales"], size_divisor=images["size_divisor"]),
         "test": steps.test_pipeline(images["test_scale"], size_divisor=images["size_divisor"]),
         "batch_size": training["batch_size"],
         "images_per_gpu": training["images_per_gpu"],
     }
-
-
-def uses_oracle(knobs, method):
-    """Whether the contrastive loss sees ground-truth masks of novel objects; nothing else ever does."""
-    return method["cl_head"] and knobs.supervision == "oracle"
-
-
-def _with_oracle(data, dataset):
-    return data | {"train": oracle.with_prior_masks(data["train"], dataset)}
 
 
 def _optimisation(profile, lr=None):

@@ -13,12 +13,12 @@ from functools import lru_cache
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline import methods
 from pipeline.artifacts import files, paths
 from pipeline.declaration import references, schema, strict
-from pipeline.declaration.knobs import Knobs
 from pipeline.errors import ExperimentError
 
-PRIORS_FIGURES = ("partition", "keys")  # kinds of figures that show what stage `priors` writes
+INSIDE_FIGURES = ("partition", "keys")  # kinds of figures that show what stage `look_inside` writes
 SECTIONS = tuple(name for name in schema.Declaration.model_fields if name != "presets")
 
 
@@ -88,7 +88,6 @@ class Experiments:
 
     datasets: dict
     directions: dict
-    methods: dict
     backbones: dict
     profiles: dict
     runs: dict
@@ -111,9 +110,9 @@ class Experiments:
             tables: names of `tables`, any order.
 
         Returns:
-            {tables, figures, backbones, runs, priors}, each a dictionary in the order of the declaration with just the
-            values that stage descriptions and commands need. `priors` are runs too: those that chosen figures need
-            stage `priors` of.
+            {tables, figures, backbones, runs, look_inside}, each a dictionary in the order of the declaration with
+            just the values that stage descriptions and commands need. `look_inside` are runs too: those that chosen
+            figures need this stage of.
         """
         for name in tables:
             lookup(self.tables, name, "table")
@@ -124,14 +123,14 @@ class Experiments:
         columns = ("method", "backbone", "schedule", "direction", "knobs")
         figures = {name: figure for name, figure in self.figures.items() if set(figure["tables"]) & set(chosen)}
         looked_into = {
-            row["run"] for figure in figures.values() if figure["kind"] in PRIORS_FIGURES for row in figure["runs"]
+            row["run"] for figure in figures.values() if figure["kind"] in INSIDE_FIGURES for row in figure["runs"]
         }
         return {
             "tables": {name: {"title": table["title"]} for name, table in chosen.items()},
             "figures": {name: {"title": figure["title"]} for name, figure in figures.items()},
             "backbones": {name: dict(row) for name, row in self.backbones.items() if name in backbones},
             "runs": {name: {column: getattr(run, column) for column in columns} for name, run in runs.items()},
-            "priors": {name: {"direction": run.direction} for name, run in runs.items() if name in looked_into},
+            "look_inside": {name: {"direction": run.direction} for name, run in runs.items() if name in looked_into},
         }
 
 
@@ -145,7 +144,7 @@ def load(folder=None):
     """
     declarations = sorted((folder or paths.EXPERIMENTS).glob("*.yaml"))
     numbers = sorted(paths.PUBLISHED.glob("*.yaml"))
-    knobs = [paths.ROOT / name for name in references.KNOB_FILES]
+    knobs = [paths.ROOT / name for name in methods.knob_files()]
     read = [tuple((path, _read(path)) for path in group if path.exists()) for group in (declarations, numbers, knobs)]
     return copy.deepcopy(_checked(*read))
 
@@ -197,13 +196,15 @@ def _shown(path):
 def _check_knobs(runs, contents, origin):
     """Resolve the knobs of every run, first those of its file, so that what is wrong there is not said of a run."""
     for run in runs:
+        method = methods.method(run.method)
         if run.knobs not in contents:
             read_yaml(paths.ROOT / run.knobs)  # says that it is missing
         values = {name: value for name, value in contents[run.knobs].items() if name != "dataset"}
-        Knobs.load(values, run.knobs, run.schedule)
+        method.load_knobs(values, run.knobs, run.schedule)
         if run.overrides:
             where = f"{origin(('runs', run.name))}: runs.{run.name}.overrides"
-            Knobs.load(values | run.overrides, where, run.schedule)
+            method.require_own(run.overrides, f"{where}: method {run.method}")
+            method.load_knobs(values | run.overrides, where, run.schedule)
 
 
 def runs_of(table):
@@ -212,7 +213,7 @@ def runs_of(table):
 
 
 def selected(declared=None):
-    """The choice in selection.yaml: {tables, figures, backbones, runs, priors} as `Experiments.selection` returns it.
+    """The choice in selection.yaml, as `Experiments.selection` returns it.
 
     Raises ExperimentError if the file is not what `commands.select` would write for its tables now.
     """

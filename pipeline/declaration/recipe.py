@@ -11,7 +11,7 @@ import hashlib
 import json
 from importlib import metadata
 
-from pipeline import artifacts
+from pipeline import artifacts, methods
 from pipeline.artifacts import files, paths
 from pipeline.declaration import closure, config, experiments
 from pipeline.errors import ExperimentError
@@ -19,8 +19,6 @@ from pipeline.errors import ExperimentError
 TRAINING = "pipeline.training.loop"
 WEIGHTS = "pipeline.training.initial_weights"
 TASK = ("pipeline.tasks.instances.packed_coco",)
-METHOD = ("pipeline.methods.contrastmask.modules",)
-STEPS = {"LoadPriorMasks": "pipeline.methods.contrastmask.oracle"}  # data steps outside of them, and where they are
 PREDICTION = ("pipeline.tasks.instances.prediction",)
 SCORING = (
     "pipeline.tasks.instances.coco_engines",
@@ -41,7 +39,7 @@ def of_training(training):
 def of_prediction(training):
     """All that the detections of a trained run depend on, weights and data apart: {configuration, code}."""
     tested = {"model": training.model, "test": training.data["test"]}
-    return {"configuration": config.tagged(tested), "code": code_of((*METHOD, *PREDICTION), SCORING)}
+    return {"configuration": config.tagged(tested), "code": code_of((*_method(training), *PREDICTION), SCORING)}
 
 
 def of_evaluation(training):
@@ -63,8 +61,11 @@ def of_initial_weights(backbone, dataset, declared):
 
 
 def _roots(training):
-    steps = (STEPS[step["type"]] for step in training.data["train"] if step["type"] in STEPS)
-    return (TRAINING, *TASK, *METHOD, *steps)
+    return (TRAINING, *TASK, *_method(training))
+
+
+def _method(training):
+    return methods.modules_of(training.method, training.knobs)
 
 
 @functools.cache
@@ -148,7 +149,7 @@ def fingerprint(training):
     digest = hashlib.sha256(f"{identity(of_training(training))} {training.seed}".encode())
     inputs = [paths.split_train(training.dataset, training.split), paths.manifest(training.dataset)]
     if training.initial_weights:
-        inputs.append(paths.initial_weights(training.dataset, training.backbone))
+        inputs.append(paths.initial_weights(training.dataset, training.initial_weights))
     for path in inputs:
         try:
             digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -1,16 +1,11 @@
 """Look up the names by which sections of the declaration refer to each other, to knobs and to published numbers."""
 
-import dataclasses
-
+from pipeline import methods
 from pipeline.declaration import categories, schema, strict
-from pipeline.declaration.knobs import Knobs
 from pipeline.errors import ExperimentError
-from pipeline.methods.shared.architecture import Architecture
 
-KNOB_FILES = ("pipeline/methods/contrastmask/knobs.yaml", "params.yaml")
 REPORT_FOLDERS = ("snapshot", "seed_study")  # beside those of the datasets in reports/, tracked by git
 OF_ONE_RUN = (schema.NovelResults, schema.Inside)
-SIZES = strict.mapping_of(Architecture)
 
 
 class Published:
@@ -69,7 +64,11 @@ class Check:
             self.refuse(f"reports/{keys[-1]} is taken; choose another name", *keys)
 
     def profiles(self, profile, *keys):
-        strict.check(SIZES, profile.architecture, self.origin(keys), (*keys, "architecture"))
+        sizes = methods.sizes()
+        for detector, values in profile.architecture.items():
+            where = (*keys, "architecture", detector)
+            self.known("detector", sizes, detector, *where)
+            strict.check(sizes[detector], values, self.origin(keys), where)
         for backbone in profile.backbones:
             self.known("backbone", self.declared.backbones, backbone, *keys, "backbones", backbone)
         weights = profile.initial_weights
@@ -84,10 +83,10 @@ class Check:
 
     def runs(self, run, *keys):
         declared = self.declared
-        self.known("method", declared.methods, run.method, *keys, "method")
+        self.known("method", methods.names(), run.method, *keys, "method")
         self.known("backbone", declared.backbones, run.backbone, *keys, "backbone")
         self.known("direction", declared.directions, run.direction, *keys, "direction")
-        self.known("file of knobs", KNOB_FILES, run.knobs, *keys, "knobs")
+        self.known("file of knobs", methods.knob_files(), run.knobs, *keys, "knobs")
         for name, profile in declared.profiles.items():
             self.known(f"schedule of profile {name}:", profile.schedules, run.schedule, *keys, "schedule")
             self.known(f"backbone of profile {name}:", profile.backbones, run.backbone, *keys, "backbone")
@@ -126,7 +125,7 @@ class Check:
         return [run for row in self.declared.tables[figure.tables[0]].rows for run in row.runs or []]
 
     def sensitivity(self, figure, *keys):
-        self.known("knob", [knob.name for knob in dataclasses.fields(Knobs)], figure.knob, *keys, "knob")
+        self.known("knob", methods.all_knobs(), figure.knob, *keys, "knob")
         table = self.declared.tables[figure.tables[0]]
         for row in table.rows:
             if row.published is not None:

@@ -229,7 +229,7 @@ class Schedule(Strict):
 class Profile(Strict):
     """The scale at which a dataset is run."""
 
-    architecture: dict[str, Any]
+    architecture: dict[Name, dict[str, Any]]
     backbones: dict[Name, BackboneModel]
     initial_weights: InitialWeights
     images: Images
@@ -238,12 +238,6 @@ class Profile(Strict):
 
 
 # Runs and what shows them
-
-
-class Method(Strict):
-    label: Text
-    cam: bool
-    cl_head: bool
 
 
 class Backbone(Strict):
@@ -352,7 +346,6 @@ class Declaration(Strict):
 
     datasets: dict[Name, Dataset]
     directions: dict[Name, Direction]
-    methods: dict[Name, Method]
     backbones: dict[Name, Backbone]
     profiles: dict[Name, Profile]
     presets: dict[Name, Preset] = {}

@@ -3,7 +3,6 @@
 Strict: `true` is no number, a number is no text, unknown keys are refused.
 """
 
-import dataclasses
 import difflib
 import re
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
-    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -247,15 +245,3 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-
-
-def mapping_of(dataclass_type):
-    """A `Strict` model with the fields of a dataclass of numbers, whose tuples YAML writes as lists."""
-
-    def written(field):
-        if isinstance(field.default, tuple):
-            return Annotated[list[get_args(field.type)[0]], Field(min_length=1)]
-        return field.type
-
-    fields = {field.name: (written(field), field.default) for field in dataclasses.fields(dataclass_type)}
-    return create_model(dataclass_type.__name__, __base__=Strict, **fields)

@@ -80,7 +80,9 @@ def _launch(chosen, selection, dataset):
     if chosen.detached:  # its last job has built the report
         wrong = states["report"].state == "failed" and _reason(dataset, "report", states["report"])
     else:
-        wrong = _report({name: state.target for name, state in failed.items()}, selection["priors"]) and "see above"
+        wrong = (
+            _report({name: state.target for name, state in failed.items()}, selection["look_inside"]) and "see above"
+        )
     if failed:
         words = "; ".join(f"{name} ({_reason(dataset, name, state)})" for name, state in failed.items())
         raise ExperimentError(f"{len(failed)} of {len(selection['runs'])} runs have no result: {words}")
@@ -129,7 +131,7 @@ def report():
     failed = {name: target for name in selection["runs"] for target in _targets(name)[::-1] if target in changed}
     for name in failed:
         attempts.settle(dataset, name)
-    if _report(failed, selection["priors"]):
+    if _report(failed, selection["look_inside"]):
         raise ExperimentError("the report could not be built completely: see above")
 
 
@@ -164,9 +166,11 @@ def _incomplete():
     return paths.launch_log("incomplete")
 
 
-def _report(failed, priors):
+def _report(failed, looked_into):
     """Build the report from what there is. Returns the exit status."""
-    stages = ["headline"] * ("current" not in failed) + [f"priors@{name}" for name in priors if name not in failed]
+    stages = ["headline"] * ("current" not in failed) + [
+        f"look_inside@{name}" for name in looked_into if name not in failed
+    ]
     stages += ["tables", "figures", "report"]
     # A failure changes what the report says, and so does its end, but neither changes a file that DVC compares.
     marker = _incomplete()

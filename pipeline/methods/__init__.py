@@ -1,0 +1,164 @@
+"""The methods, a folder each: what a run's column `method` names.
+
+A folder that exports `METHOD` is a method; `shared` holds what several are made of. Nothing here imports torch: a
+method names the modules that do, and `register` imports them where a model is built.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from pipeline.artifacts import paths
+from pipeline.declaration import knobs as knob_sets
+from pipeline.declaration.strict import Strict, options
+from pipeline.errors import ExperimentError
+
+TWO_STAGE = "two_stage"  # the detector of the methods of the paper
+
+
+def _same(steps, knobs, dataset):
+    return steps
+
+
+def _none(knobs):
+    return ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the pipeline asks of a method.
+
+    Attributes:
+        task: name of the task whose data it reads and whose scores it is given.
+        label: how tables and pages call it.
+        colour: how figures draw it, `#rrggbb`.
+        about: what it is, in words; part of the description of every tracked run.
+        knobs: its `KnobSet`.
+        knob_file: their pinned values, None where the class's defaults are those.
+        recipes: presets behind the word `recipe`, None without any.
+        sizes: a `Strict` model: what a profile's `architecture.<detector>` may set; the defaults are full size.
+        detector: name of the method, often another one, whose model initial weights are trained with. Methods that name
+            the same one start from the same weights.
+        model: (knobs, sizes, backbone, num_classes) -> MMDetection model configuration, plain containers only.
+        modules: what to import so that MMDetection's registries know the types that the model names.
+        more_modules: knobs -> further modules, for types that some values of the knobs alone bring.
+        steps: (training steps, knobs, dataset) -> training steps: what the method adds to or leaves out of the data.
+        autocast: (dotted part of the model, name of its method) that a lower precision is used for.
+        look_inside: module whose `write(training, base, novel)` stores what figures show of a trained model's inside.
+        golden: module whose `verify(folder)` compares it with numbers of other code.
+        checkpoint_map: module whose `convert(file, out, reverse)` reads checkpoints of other code.
+    """
+
+    task: str
+    label: str
+    colour: str
+    about: str
+    knobs: type
+    detector: str
+    model: Callable
+    modules: tuple[str, ...]
+    sizes: type = Strict
+    knob_file: Path | None = None
+    recipes: Path | None = None
+    more_modules: Callable = _none
+    steps: Callable = _same
+    autocast: tuple[tuple[str, str], ...] = ()
+    look_inside: str | None = None
+    golden: str | None = None
+    checkpoint_map: str | None = None
+
+    def pinned(self) -> dict:
+        """The values of its knob file; empty without one."""
+        return YAML(typ="safe", pure=True).load(self.knob_file) if self.knob_file else {}
+
+    def load_knobs(self, mapping: dict, source: str, schedule: str = "1x"):
+        """Its knobs from a knob file's values, which may be of several methods.
+
+        Raises:
+            ExperimentError: a knob is unknown to every method, or one of its own is missing or has a bad value.
+        """
+        known = all_knobs()
+        for name in mapping:
+            if name not in known:
+                raise ExperimentError(f"{source}: unknown knob {name!r}{knob_sets.nearest(name, known)}")
+        return knob_sets.load(self.knobs, mapping, source, schedule, self.recipes)
+
+    def require_own(self, names, source: str):
+        """Refuse knobs that it does not have (ExperimentError), whichever other method has them."""
+        for name in names:
+            if name not in self.knobs.model_fields:
+                nearest = knob_sets.nearest(name, self.knobs.model_fields)
+                raise ExperimentError(f"{source}: unknown knob {name!r}{nearest}")
+
+    def preset(self, recipe: str, schedule: str = "1x", **overrides):
+        """A preset as a whole, for what must not follow anybody's choice of knobs.
+
+        Args:
+            recipe: name of a column of its recipes file.
+            schedule: as in `knobs.load`.
+            overrides: knobs that are to differ. Those that no preset decides are as in the pinned knob file.
+        """
+        decided = dict.fromkeys(knob_sets.preset_values(self.recipes, recipe), knob_sets.RECIPE)
+        return self.load_knobs(
+            {**self.pinned(), **decided, "recipe": recipe, **overrides}, self.knob_file.name, schedule
+        )
+
+
+def names() -> tuple[str, ...]:
+    """Names of all methods in alphabetical order."""
+    folders = sorted(found.name for found in pkgutil.iter_modules(__path__) if found.ispkg)
+    return tuple(name for name in folders if hasattr(importlib.import_module(f"{__name__}.{name}"), "METHOD"))
+
+
+def method(name: str) -> Method:
+    """The method of a name. Raises ExperimentError for an unknown one."""
+    known = names()
+    if name not in known:
+        raise ExperimentError(f"unknown method {name!r}{options(name, known)} (folders of pipeline/methods)")
+    return importlib.import_module(f"{__name__}.{name}").METHOD
+
+
+def required(name: str, part: str):
+    """A module that a method may have: imported. Raises ExperimentError, with those that have one, if it has none."""
+    if (module := getattr(method(name), part)) is None:
+        having = [other for other in names() if getattr(method(other), part) is not None]
+        raise ExperimentError(f"method {name} has no {part}; valid: {', '.join(having) or 'none'}")
+    return importlib.import_module(module)
+
+
+def weights_key(detector: str, backbone: str) -> str:
+    """How initial weights of a detector and a backbone are called."""
+    return backbone if detector == TWO_STAGE else f"{detector}_{backbone}"
+
+
+def all_knobs() -> list[str]:
+    """Names of the knobs of all methods, each once."""
+    return list(dict.fromkeys(knob for name in names() for knob in method(name).knobs.model_fields))
+
+
+def knob_files() -> list[str]:
+    """The files that the knobs of a run can be read from, below the root: the pinned ones of methods, params.yaml."""
+    pinned = [file for name in names() if (file := method(name).knob_file) and file.is_relative_to(paths.ROOT)]
+    return [*dict.fromkeys(str(file.relative_to(paths.ROOT)) for file in pinned), paths.PARAMS.name]
+
+
+def sizes() -> dict[str, type]:
+    """What a profile may set of each detector."""
+    return {method(name).detector: method(method(name).detector).sizes for name in names()}
+
+
+def modules_of(name: str, knobs) -> tuple[str, ...]:
+    """The modules that make the types of a method's model and data steps known."""
+    chosen = method(name)
+    return chosen.modules + chosen.more_modules(knobs)
+
+
+def register(name: str, knobs):
+    """Import what makes the types of a method's model and data steps known to MMDetection's registries."""
+    importlib.import_module("pipeline.compat")  # before anything that imports mmcv
+    for module in modules_of(name, knobs):
+        importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Figures from the files of train, evaluate and priors: losses, scores, predictions, partitions and keys, sensitivity.
+"""Figures from the files of train, evaluate, look_inside: losses, scores, predictions, partition, keys, sensitivity.
 
 A figure is an entry under `figures:` with a `kind` and a list of runs, each with its label. Runs without data on the
 chosen dataset are left out and named in the caption; a figure of which no run has data says so in its picture.
@@ -256,14 +256,14 @@ def _only(request, read, *command):
 
 def partition(request):
     """CAM and partition of a few objects, base and novel."""
-    _, arrays, note = _only(request, roi_cells.read, roi_cells.priors_command)
+    _, arrays, note = _only(request, roi_cells.read, roi_cells.look_inside_command)
     figure, text = roi_cells.draw_partition(request.dataset, arrays, request.entry["objects"])
     return figure, text + note
 
 
 def keys(request):
     """Where easy and hard keys fall on a few objects, base and novel."""
-    _, arrays, note = _only(request, roi_cells.read, roi_cells.priors_command)
+    _, arrays, note = _only(request, roi_cells.read, roi_cells.look_inside_command)
     figure, text = roi_cells.draw_keys(request.dataset, arrays, request.entry["objects"])
     return figure, text + note
 

@@ -5,8 +5,9 @@ python -m pipeline.reporting.recipes writes it; a test compares the file with wh
 
 import pandas as pd
 
+from pipeline import methods
 from pipeline.artifacts import paths
-from pipeline.declaration.knobs import Knobs
+from pipeline.declaration import knobs
 from pipeline.reporting.files import write_text
 
 DOCUMENT = paths.ROOT / "docs" / "recipes.md"
@@ -45,7 +46,7 @@ thing to find out with GPUs: `dvc exp run -S dataset=coco2017 --queue -S recipe=
 
 def document():
     """The text of docs/recipes.md."""
-    rows = pd.DataFrame(Knobs.describe())
+    rows = pd.DataFrame(knobs.differences(methods.method("contrastmask").recipes))
     rows = rows[["id", "description", "knob", "paper", "released", "note"]].astype(object)
     rows = rows.where(rows.notna(), "")
     rows["knob"] = [f"`{knob}`" if knob else "" for knob in rows["knob"]]

@@ -13,7 +13,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from pipeline import tasks
+from pipeline import methods, tasks
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
@@ -144,7 +144,7 @@ def run_line(run, declared, dataset, results, problems):
     changes = [f"{knob} = {value}" for knob, value in run.overrides.items()]
     return {
         "run": run.name,
-        "method": declared.methods[run.method]["label"],
+        "method": methods.method(run.method).label,
         "backbone": declared.backbones[run.backbone]["label"],
         "schedule": run.schedule,
         "direction": run.direction,

@@ -1,4 +1,4 @@
-"""Objects as the contrastive loss sees them: CAM, partition and keys on the cells of a RoI, from stage `priors`.
+"""Objects as the contrastive loss sees them: CAM, partition and keys on the cells of a RoI, from stage `look_inside`.
 
 Legend: N objects, S cells on a side of a RoI. A side axis of length 2 is ordered foreground, background; a set axis of
 length 4 easy positive, easy negative, hard positive, hard negative.
@@ -27,18 +27,18 @@ PER_OBJECT = ("image_ids", "annotation_ids", "boxes", "labels", "is_novel", "fro
 PER_CELL = {"cams": (), "sides": (2,), "candidates": (4,), "keys": (4,)}  # axes between objects and cells
 
 
-def priors_command(*runs):
+def look_inside_command(*runs):
     """The command that makes what `read` reads."""
-    return f"dvc repro {' '.join(f'priors@{run}' for run in runs)}"
+    return f"dvc repro {' '.join(f'look_inside@{run}' for run in runs)}"
 
 
 def read(dataset, run):
-    """Read what stage `priors` wrote for a declared run: {name: array}; None if it has not run, or is superseded.
+    """Read what stage `look_inside` wrote for a declared run: {name: array}; None if it has not run, or is superseded.
 
     Raises:
         ExperimentError: the file is no such archive.
     """
-    path = paths.priors(dataset, run.name)
+    path = paths.look_inside(dataset, run.name)
     if not path.exists() or measured.superseded(dataset, run):
         return None
     try:
@@ -51,7 +51,7 @@ def read(dataset, run):
                 raise ValueError(f"{name} has the shape {array.shape}, cams {arrays['cams'].shape}")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ExperimentError(
-            f"{path.relative_to(paths.ROOT)}: {error}; remove the file and run `{priors_command(run.name)}`"
+            f"{path.relative_to(paths.ROOT)}: {error}; remove the file and run `{look_inside_command(run.name)}`"
         ) from None
     return arrays
 
@@ -226,7 +226,7 @@ def _choose(arrays, count, eligible):
     for group, members in (("base", ~arrays["is_novel"]), ("novel", arrays["is_novel"])):
         indices = np.flatnonzero(members & eligible)
         if not len(indices):
-            raise NothingToShow(f"no {group} object to show among the {len(members)} of stage priors")
+            raise NothingToShow(f"no {group} object to show among the {len(members)} of stage look_inside")
         chosen[group] = indices[examples.select_objects(arrays["labels"][indices], count)]
     return chosen
 
@@ -265,8 +265,8 @@ def _blocks(dataset, arrays, chosen, titles):
 def _annotation(ground_truth, annotation_id):
     if annotation_id not in ground_truth.anns:
         raise ExperimentError(
-            f"the file of stage priors shows annotation {annotation_id}, which the validation set has no more; run "
-            "`dvc repro -s -f --glob 'priors@*'`"
+            f"the file of stage look_inside shows annotation {annotation_id}, which the validation set has no more; "
+            "run `dvc repro -s -f --glob 'look_inside@*'`"
         )
     return ground_truth.anns[annotation_id]
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.artifacts import paths
-from pipeline.declaration import experiments
-from pipeline.declaration.knobs import Knobs
+from pipeline.declaration import config
 from pipeline.errors import ExperimentError, NothingToShow
 from pipeline.reporting import published, style
 from pipeline.reporting.style import plt
@@ -41,10 +39,7 @@ def knob_value(run, knob):
     Raises:
         ExperimentError: the knob is unknown or no number, or a value is bad.
     """
-    values = dict(experiments.read_yaml(paths.ROOT / run.knobs))
-    values.pop("dataset", None)
-    knobs = Knobs.load(values | (run.overrides or {}), f"{run.knobs}, runs.{run.name}.overrides", run.schedule)
-    value = getattr(knobs, knob, None)
+    value = getattr(config.load_knobs(run), knob, None)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ExperimentError(f"knob {knob!r} cannot be drawn on an axis: run {run.name} has {value!r}")
     return value

@@ -11,11 +11,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 
+from pipeline import methods  # noqa: E402
+
 STYLE = Path(__file__).with_name("paper.mplstyle")
 EXTENSIONS = ("png", "pdf", "svg")
 COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.875  # inches, CVPR template
 
-METHOD_COLOURS = {"mask_rcnn": "#7f7f7f", "cam": "#009E73", "contrastmask": "#CC79A7"}
 GROUP_COLOURS = {"base": "#0072B2", "novel": "#D55E00"}
 # Shades tell the objects of a group apart: all of base are bluish, all of novel yellowish, with any colour vision.
 GROUP_SHADES = {
@@ -33,8 +34,8 @@ TICK_STEPS = [1, 2, 2.5, 5, 10]
 
 
 def method_colour(method):
-    """The colour of a method; of one that is declared without, a colour that is the same in every figure."""
-    return METHOD_COLOURS.get(method) or CYCLE[sum(map(ord, method)) % len(CYCLE)]
+    """The colour of a method, the same in every figure."""
+    return methods.method(method).colour
 
 
 def shade(group, index):

@@ -19,9 +19,9 @@ import hashlib
 import logging
 import os
 import time
-from dataclasses import asdict
 from importlib import metadata
 
+from pipeline import methods
 from pipeline.artifacts import paths, working_copy
 from pipeline.errors import Interrupted
 from pipeline.redaction import redact
@@ -166,25 +166,18 @@ def _digest(dataset):
 
 def description(training):
     """What a run is, in words."""
-    parts = ["Mask R-CNN whose mask head shares its weights among all categories (the baseline)"]
-    if training.method["cam"]:
-        parts.append("CM: the class activation map of the box head, added to the features of the mask head")
-    if training.method["cl_head"]:
-        parts.append(
-            "CL: the contrastive learning head, which draws pixels of one object together and away from its "
-            "background, also where only a box is known"
-        )
     base, _, novel = training.split.partition("2")
     return (
-        f"{'; '.join(parts)}. Trained on {training.dataset} with masks of the {base} categories (base) and boxes "
-        f"alone of the {novel} categories (novel), backbone {training.backbone}, seed {training.seed}; then scored "
-        "on its validation images."
+        f"{methods.method(training.method).about}. Trained on {training.dataset} with masks of the {base} categories "
+        f"(base) and boxes alone of the {novel} categories (novel), backbone {training.backbone}, "
+        f"seed {training.seed}; then scored on its validation images."
     )
 
 
 def _parameters(training):
-    parameters = {key: value for key, value in asdict(training.knobs).items() if key != "seeds"}
+    parameters = training.knobs.model_dump(exclude={"seeds"})
     parameters |= {
+        "method": training.method,
         "dataset": training.dataset,
         "direction": training.split,
         "backbone": training.backbone,
@@ -192,7 +185,6 @@ def _parameters(training):
         "batch_size": training.data["batch_size"],
     }
     for section in (
-        training.method,
         training.schedule,
         training.optimisation,
         training.optimisation["optimizer"],

@@ -34,7 +34,8 @@ from mmdet.models import build_detector
 from mmdet.utils import build_dp
 from torch.utils.data import DataLoader
 
-from pipeline import tasks
+import pipeline.training.progress  # noqa: F401  # registers the hook
+from pipeline import methods, tasks
 from pipeline.artifacts import checkpoint, files, paths
 from pipeline.artifacts.training_log import read_log, read_progress
 from pipeline.declaration import recipe
@@ -168,14 +169,15 @@ def work(training, scratch, tracker=None):
     config = runner_config(training, batches(0, 0).iterations_per_epoch, accumulate)
     iterations = config["runner"]["max_iters"]
 
+    methods.register(training.method, training.knobs)
     model = build_detector(mmcv.ConfigDict(training.model))
     logging.disable(logging.INFO)  # mmcv logs a paragraph for every parameter it initialises
     model.init_weights()
     logging.disable(logging.NOTSET)
     if training.initial_weights:
-        load_initial_weights(model, paths.initial_weights(training.dataset, training.backbone))
+        load_initial_weights(model, paths.initial_weights(training.dataset, training.initial_weights))
     model.CLASSES = dataset.CLASSES
-    use_autocast(model, device, training.optimisation["precision"])
+    use_autocast(model, methods.method(training.method).autocast, device, training.optimisation["precision"])
     model = (
         distributed.DataParallel(model.to(device))
         if distributed.world_size() > 1

@@ -10,32 +10,20 @@ import torch
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# Modules of a detector and the method of each that is run in lower precision.
-PARTS = (
-    ("backbone", "forward"),
-    ("neck", "forward"),
-    ("rpn_head", "forward"),
-    ("roi_head.bbox_head", "forward_with_features"),
-    ("roi_head.bbox_head", "forward"),
-    ("roi_head.mask_head", "forward"),
-    ("roi_head.cl_head.encoder", "forward"),
-    ("roi_head.cl_head.projector", "forward"),
-    ("roi_head.cl_head.fusion", "forward"),
-)
 
-
-def use_autocast(model, device, precision):
+def use_autocast(model, parts, device, precision):
     """Run the parts of a detector in a precision; what they return is float32 again.
 
     Args:
-        model: MMDetection two-stage detector; parts it does not have are skipped.
+        model: MMDetection model; parts it does not have are skipped.
+        parts: as `Method.autocast`.
         device: 'cuda' or 'cpu'.
         precision: key of DTYPES; 'fp32' changes nothing.
     """
     dtype = DTYPES[precision]
     if dtype is None:
         return
-    for path, method in PARTS:
+    for path, method in parts:
         part = functools.reduce(lambda module, name: getattr(module, name, None), path.split("."), model)
         if hasattr(part, method):
             setattr(part, method, _cast(getattr(part, method), device, dtype))

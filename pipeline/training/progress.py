@@ -1,4 +1,4 @@
-"""Tell the model where the training stands, and log what the RoI head counts."""
+"""Tell the model where the training stands, and log what it counts."""
 
 from mmcv.parallel import is_module_wrapper
 from mmcv.runner import HOOKS, Hook, get_dist_info
@@ -6,7 +6,7 @@ from mmcv.runner import HOOKS, Hook, get_dist_info
 
 @HOOKS.register_module()
 class TrainingProgressHook(Hook):
-    """Set seed, iteration and epoch of the RoI head before each step and log its statistics after it.
+    """Before each step tell every module that has `set_progress`, after it log the `statistics` of those that have any.
 
     Key sampling and the warm-up weight are functions of these numbers, so a resumed training continues them without any
     saved state. The statistics go to the log by themselves; they are no part of the loss dictionary.
@@ -21,15 +21,17 @@ class TrainingProgressHook(Hook):
         self.iters_per_epoch = iters_per_epoch
 
     def before_train_iter(self, runner):
-        """Pass the progress to the RoI head."""
+        """Pass the progress on."""
         rank, _ = get_dist_info()
-        _roi_head(runner).set_progress(runner.iter, runner.iter / self.iters_per_epoch, self.seed, rank)
+        for module in _having(runner, "set_progress"):
+            module.set_progress(runner.iter, runner.iter / self.iters_per_epoch, self.seed, rank)
 
     def after_train_iter(self, runner):
         """Write the statistics of the step into the runner's log."""
-        runner.log_buffer.update({name: float(value) for name, value in _roi_head(runner).statistics.items()})
+        for module in _having(runner, "statistics"):
+            runner.log_buffer.update({name: float(value) for name, value in module.statistics.items()})
 
 
-def _roi_head(runner):
+def _having(runner, attribute):
     model = runner.model.module if is_module_wrapper(runner.model) else runner.model
-    return model.roi_head
+    return [module for module in model.modules() if hasattr(module, attribute)]

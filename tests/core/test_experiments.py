@@ -112,8 +112,8 @@ def test_selections_at_once_do_not_take_each_others_file(selection_file):
 
 def test_priors_are_made_of_runs_that_chosen_figures_look_into(selection_file):
     looked_into = {"contrastmask_r50_1x_nonvoc2voc": {"direction": "nonvoc2voc"}}
-    assert experiments.select(["table2"])["priors"] == looked_into
-    assert experiments.select(["table6"])["priors"] == {}  # the run is chosen, the figures that need it are not
+    assert experiments.select(["table2"])["look_inside"] == looked_into
+    assert experiments.select(["table6"])["look_inside"] == {}  # the run is chosen, the figures that need it are not
 
 
 def test_a_stale_selection_is_refused(selection_file):

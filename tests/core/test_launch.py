@@ -67,7 +67,7 @@ def test_every_run_once_after_its_weights_and_long_ones_first(dvc):
     schedules = [selection["runs"][step[1].split("@")[1]]["schedule"] for step in steps if len(step) == 2]
     assert schedules == sorted(schedules, reverse=True)
     assert dvc.most == 2
-    priors = tuple(f"priors@{name}" for name in selection["priors"])
+    priors = tuple(f"look_inside@{name}" for name in selection["look_inside"])
     assert priors and dvc.report == (("headline", *priors, "tables", "figures", "report"), False)
 
 

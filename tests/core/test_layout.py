@@ -138,7 +138,7 @@ def test_dvc_spells_the_paths_of_the_library():
         "train": {relative(paths.run("d", "k")), relative(paths.logs("d", "k"))},
         "evaluate": {relative(paths.run_predictions("d", "k")), relative(paths.results("d", "k"))},
         "headline": {relative(paths.metrics())},
-        "priors": {relative(paths.priors("d", "k"))},
+        "look_inside": {relative(paths.look_inside("d", "k"))},
         "tables": {relative(paths.table("d", "k", extension)) for extension in ("csv", "md", "tex")},
     }
     for stage, paths_of_stage in expected.items():

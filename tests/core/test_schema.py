@@ -90,13 +90,21 @@ MISTAKES = {
     ),
     # profiles
     "architecture": (
-        ("profiles", "smoke", "architecture", "neck_chanels"),
+        ("profiles", "smoke", "architecture", "two_stage", "neck_chanels"),
         48,
         "neck_chanels: unknown key; valid: neck_channels, .*; did you mean 'neck_channels'?",
     ),
-    "size": (("profiles", "smoke", "architecture", "strides"), 4, ".strides: expected a list, found int"),
-    "half a channel": (("profiles", "smoke", "architecture", "neck_channels"), 2.5, "is 2.5; valid: a whole number"),
-    "switch": (("profiles", "smoke", "architecture", "box_reg_pooled"), 1, "box_reg_pooled: is 1; valid: true, false"),
+    "size": (("profiles", "smoke", "architecture", "two_stage", "strides"), 4, ".strides: expected a list, found int"),
+    "half a channel": (
+        ("profiles", "smoke", "architecture", "two_stage", "neck_channels"),
+        2.5,
+        "is 2.5; valid: a whole number",
+    ),
+    "switch": (
+        ("profiles", "smoke", "architecture", "two_stage", "box_reg_pooled"),
+        1,
+        "box_reg_pooled: is 1; valid: true, false",
+    ),
     "backbone type": (("profiles", "full", "backbones", "r50", "type"), "Resnet", ".type: is 'Resnet'; .* 'ResNet'?"),
     "depth": (("profiles", "full", "backbones", "r50", "depth"), 52, ".depth: is 52; valid: 18, 34, 50, 101, 152"),
     "no such backbone": (

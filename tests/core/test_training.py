@@ -13,13 +13,13 @@ import torch
 from mmdet.models import build_detector
 
 from benchmarks.random_kills import DATASET, job
+from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.artifacts.training_log import read_log
 from pipeline.cli import command
 from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError, Interrupted
 from pipeline.training import distributed, loop
-from pipeline.training.precision import PARTS
 
 from .conftest import empty
 
@@ -164,8 +164,10 @@ def test_lower_precision_trains_near_full_precision(workspace, precision):
 
 
 def test_every_part_that_is_cast_exists():
+    room = methods.method(job().method)
+    methods.register(job().method, job().knobs)
     model = build_detector(mmcv.ConfigDict(job().model))
-    for path, method in PARTS:
+    for path, method in room.autocast:
         assert hasattr(functools.reduce(getattr, path.split("."), model), method), path
 
 
@@ -199,7 +201,8 @@ def test_the_fingerprint_follows_what_changes_numbers(workspace):
     first = recipe.fingerprint(job())
     assert recipe.fingerprint(replace(job(), name="other")) == first
     assert recipe.fingerprint(job(seed=1)) != first
-    assert recipe.fingerprint(replace(job(), knobs=replace(job().knobs, sigma=0.2))) == first  # acts through the model
+    knobs = job().knobs.model_copy(update={"sigma": 0.2})
+    assert recipe.fingerprint(replace(job(), knobs=knobs)) == first  # acts through the model
     split_file = paths.split_train(DATASET, "nonvoc2voc")
     content = split_file.read_bytes()
     split_file.write_bytes(content + b"\n")

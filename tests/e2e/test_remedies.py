@@ -41,7 +41,7 @@ LATER = "contrastmask_own_queries"  # of a table that is not chosen
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     clone = Clone(tmp_path_factory.mktemp("clone"))
-    clone.run("dvc", "repro", f"evaluate@{RUN}", f"priors@{RUN}")
+    clone.run("dvc", "repro", f"evaluate@{RUN}", f"look_inside@{RUN}")
     clone.commit()
     return clone
 
@@ -214,24 +214,26 @@ def draw_partition():
     figures.build_figure("supp_fig1_partition")
 
 
-def test_stage_priors_has_not_run(clone):
-    paths.priors(DATASET, RUN).unlink()
-    step = lambda: request_of_a_figure().available(roi_cells.read, roi_cells.priors_command)  # noqa: E731
-    assert mend(clone, step, "none of its runs has data") == f"dvc repro priors@{RUN}"
+def test_stage_look_inside_has_not_run(clone):
+    paths.look_inside(DATASET, RUN).unlink()
+    step = lambda: request_of_a_figure().available(roi_cells.read, roi_cells.look_inside_command)  # noqa: E731
+    assert mend(clone, step, "none of its runs has data") == f"dvc repro look_inside@{RUN}"
 
 
-def test_a_damaged_file_of_stage_priors(clone):
-    spoil(paths.priors(DATASET, RUN))
-    assert mend(clone, draw_partition, "remove the file") == f"dvc repro priors@{RUN}"
+def test_a_damaged_file_of_stage_look_inside(clone):
+    spoil(paths.look_inside(DATASET, RUN))
+    assert mend(clone, draw_partition, "remove the file") == f"dvc repro look_inside@{RUN}"
 
 
-def test_objects_of_stage_priors_that_are_gone(clone):
-    path = paths.priors(DATASET, RUN)
+def test_objects_of_stage_look_inside_that_are_gone(clone):
+    path = paths.look_inside(DATASET, RUN)
     with np.load(path) as archive:
         arrays = dict(archive)
     np.savez(path, **arrays | {"annotation_ids": arrays["annotation_ids"] + 10**6})
     assert roi_cells.read(DATASET, run()) is not None
-    assert mend(clone, draw_partition, "which the validation set has no more") == "dvc repro -s -f --glob 'priors@*'"
+    assert (
+        mend(clone, draw_partition, "which the validation set has no more") == "dvc repro -s -f --glob 'look_inside@*'"
+    )
 
 
 def test_missing_annotations(clone):

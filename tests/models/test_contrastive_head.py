@@ -3,20 +3,26 @@
 import pytest
 import torch
 
-from pipeline.declaration.knobs import Knobs
+from pipeline import methods
 from pipeline.methods.contrastmask import sampling
 from pipeline.methods.contrastmask.attention import enhance
-from pipeline.methods.contrastmask.model import Architecture, model_config
-from pipeline.methods.contrastmask.modules import ContrastiveHead
+from pipeline.methods.contrastmask.cl_head import ContrastiveHead
+
+from .conftest import configuration
 
 ROIS, CHANNELS, SIZE = 6, 8, 14
 NOVEL = torch.tensor([False, True, False, True, False, True])
 
 
 def head(size=SIZE, channels=CHANNELS, recipe="paper", **knobs):
-    arch = Architecture(neck_channels=channels, contrast_channels=channels, contrast_roi_size=size, mask_roi_size=size)
-    knobs = Knobs.preset(recipe, **{"encoder_convs": 2, "sigma": 1.0, **knobs})
-    config = model_config(knobs, {"cam": True, "cl_head": True}, arch, {"type": "ResNet", "depth": 50})
+    sizes = {
+        "neck_channels": channels,
+        "contrast_channels": channels,
+        "contrast_roi_size": size,
+        "mask_roi_size": size,
+    }
+    knobs = methods.method("contrastmask").preset(recipe, **{"encoder_convs": 2, "sigma": 1.0, **knobs})
+    config = configuration(knobs=knobs, sizes=sizes, backbone={"type": "ResNet", "depth": 50})
     torch.manual_seed(0)
     return ContrastiveHead(**{key: value for key, value in config["roi_head"]["cl_head"].items() if key != "type"})
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from mmcv.runner import LogBuffer
 
-from pipeline.declaration.knobs import Knobs
-from pipeline.methods.contrastmask.modules import TrainingProgressHook
+from pipeline import methods
+from pipeline.training.progress import TrainingProgressHook
 
 from .conftest import batch, build, train_losses
 
@@ -28,7 +28,7 @@ def test_progress_reaches_a_plain_and_a_wrapped_model():
 @pytest.mark.parametrize(("schedule", "full_from"), [("1x", 4), ("3x", 12)])
 def test_the_weight_is_full_from_the_pass_of_the_released_schedule(schedule, full_from):
     """Spec section 8: by epochs 0.25, 0.25, 0.5, 0.75, 1; an epoch of 3x is three passes."""
-    knobs = Knobs.preset("released", schedule)
+    knobs = methods.method("contrastmask").preset("released", schedule)
     model = build(recipe="released", lambda_epoch_passes=knobs.lambda_epoch_passes)
     model.train()
     hook, data, weights = TrainingProgressHook(seed=0, iters_per_epoch=2), batch(images=1, size=64), []

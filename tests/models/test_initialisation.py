@@ -7,10 +7,9 @@ import torch
 from mmcv import Config
 from mmdet.models import build_head
 
-from pipeline.declaration.knobs import Knobs
-from pipeline.methods.contrastmask.model import Architecture, model_config
+from pipeline import methods
 
-from .conftest import METHODS, SMALL_BACKBONE, build
+from .conftest import SMALL_BACKBONE, build, configuration
 
 # Standard deviations of the classifier (256 -> 81) and the regressor (256 -> 320). MMDetection 2.14: the Xavier rule,
 # sqrt(2 / (inputs + outputs)), of every linear layer of the head comes after the fixed ones; 2.28: fixed ones.
@@ -20,9 +19,9 @@ STD = {"xavier": (math.sqrt(2 / (256 + 81)), math.sqrt(2 / (256 + 320))), "norma
 def initialised(part, recipe="released", **knobs):
     """A part of the full-size RoI head with fresh weights."""
     torch.manual_seed(0)
-    config = model_config(
-        Knobs.preset(recipe, **knobs), METHODS["contrastmask"], Architecture(), SMALL_BACKBONE | {"depth": 50}
-    )["roi_head"][part]
+    knobs = methods.method("contrastmask").preset(recipe, **knobs)
+    backbone = SMALL_BACKBONE | {"depth": 50}
+    config = configuration(knobs=knobs, sizes={}, backbone=backbone, num_classes=80)["roi_head"][part]
     head = build_head(Config({"head": config}).head)
     head.init_weights()
     return head

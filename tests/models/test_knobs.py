@@ -1,21 +1,31 @@
 """Knobs, recipes and architecture: what is read, what is refused, and that every knob changes the model."""
 
-import dataclasses
+import typing
 
 import pytest
 
-from pipeline.declaration.knobs import Knobs, preset_values
+from pipeline import methods
+from pipeline.declaration import knobs as knob_sets
+from pipeline.declaration import schema
 from pipeline.errors import ExperimentError
-from pipeline.methods.contrastmask.model import Architecture, model_config
+from pipeline.methods.shared.sizes import Sizes
 
-from .conftest import METHODS, SMALL, SMALL_BACKBONE
+from .conftest import METHODS, SMALL, configuration
 
-PAPER = dataclasses.asdict(Knobs.preset("paper"))
+ROOM = methods.method("contrastmask")
+PAPER = ROOM.preset("paper").model_dump()
 
 
-def config(knobs=None, method="contrastmask", **architecture):
-    architecture = Architecture.from_mapping({**SMALL, **architecture})
-    return model_config(knobs or Knobs.preset("paper"), METHODS[method], architecture, SMALL_BACKBONE)
+def load(mapping, source="params.yaml", schedule="1x"):
+    return ROOM.load_knobs(mapping, source, schedule)
+
+
+def preset_values(recipe, schedule="1x"):
+    return knob_sets.preset_values(ROOM.recipes, recipe, schedule)
+
+
+def config(knobs=None, method="contrastmask", **sizes):
+    return configuration(method, knobs, {**SMALL, **sizes})
 
 
 @pytest.mark.parametrize(
@@ -49,7 +59,7 @@ def config(knobs=None, method="contrastmask", **architecture):
 )
 def test_bad_values_are_named_with_the_valid_ones(knob, value, valid):
     with pytest.raises(ExperimentError) as error:
-        Knobs.load({**PAPER, knob: value}, "my.yaml")
+        load({**PAPER, knob: value}, "my.yaml")
     message = str(error.value)
     assert message.startswith(f"my.yaml: knob {knob} is {value!r}; valid: ")
     assert valid in message
@@ -58,25 +68,25 @@ def test_bad_values_are_named_with_the_valid_ones(knob, value, valid):
 
 def test_a_misspelt_knob_is_met_with_the_nearest():
     with pytest.raises(ExperimentError, match="my.yaml: unknown knob 'sigm'; did you mean 'sigma'"):
-        Knobs.load({**PAPER, "sigm": 0.2}, "my.yaml")
+        load({**PAPER, "sigm": 0.2}, "my.yaml")
 
 
 def test_a_missing_knob_is_named():
     with pytest.raises(ExperimentError, match="knob 'delta' is missing"):
-        Knobs.load({key: value for key, value in PAPER.items() if key != "delta"})
+        load({key: value for key, value in PAPER.items() if key != "delta"})
 
 
 def test_presets_name_existing_knobs_with_valid_values():
     for recipe in ("paper", "released"):
         values = preset_values(recipe)
-        loaded = Knobs.load({**PAPER, "recipe": recipe, **dict.fromkeys(values, "recipe")})
-        assert dataclasses.asdict(loaded).items() >= values.items()
+        loaded = load({**PAPER, "recipe": recipe, **dict.fromkeys(values, "recipe")})
+        assert loaded.model_dump().items() >= values.items()
 
 
 @pytest.mark.parametrize("recipe", ["paper", "released"])
 def test_a_recipe_has_values_of_its_own_for_a_schedule(recipe):
     def values(schedule, **moved):
-        knobs = Knobs.preset(recipe, schedule, **moved)
+        knobs = ROOM.preset(recipe, schedule, **moved)
         return knobs.mask_format, knobs.lambda_epoch_passes
 
     assert values("1x") == ("bitmap", 1) and values("3x") == ("polygon", 3)
@@ -87,18 +97,18 @@ def test_a_recipe_has_values_of_its_own_for_a_schedule(recipe):
 
 def test_a_schedule_without_a_value_is_named_with_its_remedy():
     with pytest.raises(ExperimentError, match="the schedules 1x, 3x and not '2x'; add it, or set lambda_epoch_pa"):
-        Knobs.load({**PAPER, "recipe": "released"}, schedule="2x")
+        load({**PAPER, "recipe": "released"}, schedule="2x")
 
 
 def test_one_difference_can_be_moved_alone():
     mapping = {**PAPER, **dict.fromkeys(preset_values("paper"), "recipe"), "recipe": "released"}
-    moved = Knobs.load({**mapping, "tau_easy": 0.7})
-    released = Knobs.load(mapping)
-    assert dataclasses.replace(moved, tau_easy=0.3) == released
+    moved = load({**mapping, "tau_easy": 0.7})
+    released = load(mapping)
+    assert moved.model_copy(update={"tau_easy": 0.3}) == released
 
 
 def test_the_table_of_differences_covers_the_model_and_is_complete():
-    rows = Knobs.describe()
+    rows = knob_sets.differences(ROOM.recipes)
     ids = [row["id"] for row in rows]
     assert len(set(ids)) == len(ids)
     assert {f"D{n}" for n in (*range(1, 26), *range(27, 34))} <= set(ids)
@@ -127,59 +137,61 @@ OTHER = {
 # mask_format is a matter of the data, see tests/core/test_released_configuration.py
 @pytest.mark.parametrize("knob", sorted(PAPER.keys() - {"recipe", "seeds", "mask_format"}))
 def test_flipping_a_knob_changes_the_model(knob):
-    field = next(f for f in dataclasses.fields(Knobs) if f.name == knob)
+    kind = ROOM.knobs.model_fields[knob].annotation
     value = PAPER[knob]
-    if field.type is bool:
+    if kind is bool:
         other = not value
-    elif field.type is str:
-        other = next(choice for choice in field.metadata["choices"] if choice != value)
+    elif typing.get_origin(kind) is typing.Literal:
+        other = next(choice for choice in typing.get_args(kind) if choice != value)
     else:
         other = OTHER[knob]
-    assert config(Knobs.load({**PAPER, knob: other})) != config()
+    assert config(load({**PAPER, knob: other})) != config()
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(Architecture), ids=lambda field: field.name)
-def test_every_field_of_the_architecture_changes_the_model(field):
-    default = getattr(Architecture.from_mapping(SMALL), field.name)
+@pytest.mark.parametrize("field", Sizes.model_fields)
+def test_every_field_of_the_sizes_changes_the_model(field):
+    default = getattr(Sizes(**SMALL), field)
     if isinstance(default, bool):
         other = not default
     elif isinstance(default, tuple):
         other = (*default, 2 * default[-1])
     else:
-        other = default - 1 if field.name == "roi_levels" else default + 1
-    knobs = Knobs.preset("released")
-    assert config(knobs, **{field.name: other}) != config(knobs)
+        other = default - 1 if field == "roi_levels" else default + 1
+    knobs = ROOM.preset("released")
+    assert config(knobs, **{field: other}) != config(knobs)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"neck_chanels": 3}, "did you mean 'neck_channels'"),
-        ({"strides": 4}, "strides is 4"),
-        ({"neck_channels": "many"}, "neck_channels is 'many'"),
-        ({"neck_channels": 2.5}, "neck_channels is 2.5"),
-        ({"box_reg_pooled": 1}, "box_reg_pooled is 1"),
+        ({"strides": 4}, "strides: expected a list, found int"),
+        ({"neck_channels": "many"}, "neck_channels: is 'many'"),
+        ({"neck_channels": 2.5}, "neck_channels: is 2.5"),
+        ({"box_reg_pooled": 1}, "box_reg_pooled: is 1"),
         ({"roi_levels": 9}, "valid: 1 to 5"),
     ],
 )
 def test_bad_architectures_are_refused(overrides, message):
     with pytest.raises(ExperimentError, match=message):
-        Architecture.from_mapping(overrides)
+        schema.check(Sizes, overrides, "profile")
 
 
 def test_widths_that_cannot_be_summed_are_refused():
     with pytest.raises(ExperimentError, match="contrast_channels is 8 but neck_channels 16"):
         config(contrast_channels=8)
-    assert config(Knobs.preset("paper", cl_join="concat"), contrast_channels=8)
-    assert config(Knobs.preset("paper", cl_fusion="conv"), contrast_channels=8)
+    assert config(ROOM.preset("paper", cl_join="concat"), contrast_channels=8)
+    assert config(ROOM.preset("paper", cl_fusion="conv"), contrast_channels=8)
 
 
 def test_the_methods_differ_in_what_enters_the_mask_head_and_nothing_else():
     heads = {method: config(method=method)["roi_head"] for method in METHODS}
     plain, cam = ({**heads[m], "mask_head": None} for m in ("mask_rcnn", "cam"))
-    assert {key for key in plain if plain[key] != cam[key]} == {"use_cam"}
+    cam["bbox_head"] = {key: value for key, value in cam["bbox_head"].items() if key != "detach_classifier"}
+    added = {"use_cam", "cam_frame", "cam_normalise", "detach_mask_cam"}
+    assert cam.keys() - plain.keys() == added and plain.items() <= cam.items()
     full = {**heads["contrastmask"], "mask_head": None}
-    assert {key for key in cam if full[key] != cam[key]} == {"cl_head"}
+    assert {key for key in heads["cam"] if full[key] != {**heads["cam"], "mask_head": None}[key]} == {"type"}
 
 
 def test_the_full_model_has_the_papers_sizes():

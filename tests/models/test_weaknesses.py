@@ -17,22 +17,23 @@ from pipeline.errors import ExperimentError
 from pipeline.methods.contrastmask import edges, losses, partition, sampling
 from pipeline.methods.contrastmask.attention import enhance
 from pipeline.methods.contrastmask.cl_head import rows_of_cells
-from pipeline.methods.contrastmask.model import Architecture
 from pipeline.methods.shared import cam
 
-from .conftest import SMALL, batch, build, total, train_losses
+from .conftest import batch, build, configuration, total, train_losses
 from .test_contrastive_head import NOVEL, head, rois, run
 from .test_losses import PAPER, RELEASED, keys_of, terms
 from .test_sets import sets_of, sets_of_cam, square
 
-PACKAGE = Path(cam.__file__).parent
-ROOT = PACKAGE.parents[2]
+ROOT = Path(cam.__file__).parents[3]
+
+
+ROOMS = ROOT / "pipeline" / "methods"
 
 
 def source_trees():
     """Of the modules with tensors: sizes and numbers of others stand where they are declared or compared."""
-    others = {"golden.py", "released_checkpoint.py", "look_inside.py", "oracle.py", "architecture.py", "model.py"}
-    files = [file for room in ("shared", "contrastmask") for file in (PACKAGE.parent / room).glob("*.py")]
+    others = {"__init__.py", "golden.py", "released_checkpoint.py", "look_inside.py", "sizes.py", "model.py"}
+    files = [file for room in ("shared", "contrastmask") for file in (ROOMS / room).glob("*.py")]
     return {f"{file.parent.name}/{file.name}": ast.parse(file.read_text()) for file in files if file.name not in others}
 
 
@@ -245,15 +246,7 @@ def test_w11_without_a_contrastive_head():
 def test_w12_a_shared_roi_extractor_is_rejected_when_building():
     from mmdet.models import build_head
 
-    from pipeline.declaration.knobs import Knobs
-    from pipeline.methods.contrastmask.model import model_config
-
-    config = model_config(
-        Knobs.preset("paper"),
-        {"cam": True, "cl_head": True},
-        Architecture.from_mapping(SMALL),
-        {"type": "ResNet", "depth": 50},
-    )
+    config = configuration(backbone={"type": "ResNet", "depth": 50})
     with pytest.raises(ValueError, match="mask_roi_extractor is missing"):
         build_head({**config["roi_head"], "mask_roi_extractor": None, "train_cfg": None, "test_cfg": None})
 

@@ -11,8 +11,7 @@ from torch import distributed as dist
 
 from pipeline import compat  # noqa: F401
 from pipeline.methods.contrastmask import losses, partition, sampling
-from pipeline.methods.contrastmask.cl_head import rows_of_cells
-from pipeline.methods.contrastmask.modules import ContrastiveHead
+from pipeline.methods.contrastmask.cl_head import ContrastiveHead, rows_of_cells
 from pipeline.training.distributed import DataParallel, gather, rank, world_size
 from tests.models.conftest import batch, build
 from tests.models.test_contrastive_head import NOVEL, head, rois

@@ -1,4 +1,4 @@
-"""Figures of CAM, partition and keys, from a made-up file of stage `priors`."""
+"""Figures of CAM, partition and keys, from a made-up file of stage `look_inside`."""
 
 import zipfile
 
@@ -18,7 +18,7 @@ SIZE = 4
 
 
 @pytest.fixture
-def with_priors(workspace):
+def looked_into(workspace):
     """Three objects of two images, the last base one left out of the loss; and two figures that show them."""
     workspace.everything()
     declare("partition", "partition", objects=2)
@@ -48,7 +48,7 @@ def write(workspace, **changes):
         "candidates": candidates,
         "keys": keys,
     } | changes
-    path = paths.priors("toy", "ours")
+    path = paths.look_inside("toy", "ours")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         np.savez(file, **arrays)
@@ -80,7 +80,7 @@ def test_the_three_sides_differ_in_lightness_too():
     assert lightness[1] - lightness[0] > 0.3 and lightness[2] - lightness[1] > 0.2
 
 
-def test_base_objects_stand_left_and_novel_ones_right(with_priors):
+def test_base_objects_stand_left_and_novel_ones_right(looked_into):
     figure, caption = drawn("partition")
     assert [text.get_text() for text in figure.texts] == [
         "base: partition from the ground-truth mask",
@@ -91,12 +91,12 @@ def test_base_objects_stand_left_and_novel_ones_right(with_priors):
     assert "images 1, 2 and 1, 2." in caption and "4×4 cells" in caption
     partition = figure.axes[2].images[-1].get_array()
     np.testing.assert_array_equal(
-        partition, roi_cells.partition_colours(np.load(paths.priors("toy", "ours"))["sides"][1])
+        partition, roi_cells.partition_colours(np.load(paths.look_inside("toy", "ours"))["sides"][1])
     )
     assert figure.axes[2].images[-1].get_extent() == [2, 8, 8, 2]  # the box of the object
 
 
-def test_objects_that_take_no_part_have_no_keys_to_show(with_priors):
+def test_objects_that_take_no_part_have_no_keys_to_show(looked_into):
     figure, caption = drawn("keys")
     assert [axis.get_ylabel() for axis in figure.axes[:9:3]] == ["zebra", "person", ""]
     assert not figure.axes[6].axison and not figure.axes[6].images
@@ -105,11 +105,11 @@ def test_objects_that_take_no_part_have_no_keys_to_show(with_priors):
     assert frames[0] == 4  # two positive and two negative keys are sampled
 
 
-def test_a_run_without_priors_is_named_with_the_command_that_makes_them(with_priors):
-    paths.priors("toy", "ours").unlink()
+def test_a_run_without_priors_is_named_with_the_command_that_makes_them(looked_into):
+    paths.look_inside("toy", "ours").unlink()
     for name in ("partition", "keys"):
         build_figure(name)
-        assert "run `dvc repro priors@ours`" in saved_caption(name, "toy")
+        assert "run `dvc repro look_inside@ours`" in saved_caption(name, "toy")
 
 
 @pytest.mark.parametrize(
@@ -120,21 +120,23 @@ def test_a_run_without_priors_is_named_with_the_command_that_makes_them(with_pri
         ({"cams": np.array([None])}, "Object arrays cannot be loaded"),
     ],
 )
-def test_a_file_that_cannot_be_right_is_named(with_priors, changes, message):
-    write(with_priors, **changes)
-    with pytest.raises(ExperimentError, match=rf"toy/priors/ours.npz: .*{message}.*run `dvc repro priors@ours`"):
+def test_a_file_that_cannot_be_right_is_named(looked_into, changes, message):
+    write(looked_into, **changes)
+    with pytest.raises(
+        ExperimentError, match=rf"toy/look_inside/ours.npz: .*{message}.*run `dvc repro look_inside@ours`"
+    ):
         roi_cells.read("toy", experiments.load().runs["ours"])
 
 
-def test_a_truncated_file_is_named(with_priors):
-    path = paths.priors("toy", "ours")
+def test_a_truncated_file_is_named(looked_into):
+    path = paths.look_inside("toy", "ours")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ExperimentError, match="ours.npz: .*remove the file"):
         drawn("keys")
 
 
-def test_damage_inside_a_compressed_file_is_named(with_priors):
-    path = paths.priors("toy", "ours")
+def test_damage_inside_a_compressed_file_is_named(looked_into):
+    path = paths.look_inside("toy", "ours")
     with np.load(path) as archive:
         arrays = dict(archive)
     np.savez_compressed(path, **arrays)
@@ -145,12 +147,12 @@ def test_damage_inside_a_compressed_file_is_named(with_priors):
     begin = member.header_offset + 30 + int.from_bytes(names[:2], "little") + int.from_bytes(names[2:], "little")
     content[begin : begin + 8] = b"\xff" * 8
     path.write_bytes(content)
-    with pytest.raises(ExperimentError, match="ours.npz: .*remove the file and run `dvc repro priors@ours`"):
+    with pytest.raises(ExperimentError, match="ours.npz: .*remove the file and run `dvc repro look_inside@ours`"):
         roi_cells.read("toy", experiments.load().runs["ours"])
 
 
-def test_a_group_without_an_object_is_said_to_have_none(with_priors):
-    write(with_priors, is_novel=np.zeros(4, dtype=bool))
+def test_a_group_without_an_object_is_said_to_have_none(looked_into):
+    write(looked_into, is_novel=np.zeros(4, dtype=bool))
     build_figure("partition")
     assert "Nothing to draw: no novel object to show among the 4" in saved_caption("partition", "toy")
 
@@ -165,22 +167,22 @@ def test_crops_stay_inside_the_image_where_they_fit():
 
 
 @pytest.mark.parametrize("change", [no_masks, empty_masks, odd_labels], ids=lambda change: change.__name__)
-def test_objects_without_a_mask_and_odd_labels_are_drawn(with_priors, monkeypatch, change):
+def test_objects_without_a_mask_and_odd_labels_are_drawn(looked_into, monkeypatch, change):
     monkeypatch.setattr(style, "EXTENSIONS", ("png",))
-    change(with_priors)
+    change(looked_into)
     for name in ("partition", "keys"):
         build_figure(name)
         assert "base and" in saved_caption(name, "toy")
 
 
-def test_objects_that_the_validation_set_has_no_more_are_one_line(with_priors):
-    write(with_priors, annotation_ids=np.array([1, 2, 3, 99]))
+def test_objects_that_the_validation_set_has_no_more_are_one_line(looked_into):
+    write(looked_into, annotation_ids=np.array([1, 2, 3, 99]))
     with pytest.raises(ExperimentError, match="shows annotation 99, which the validation set has no more; run `dvc"):
         drawn("partition")
 
 
 @pytest.mark.parametrize("name", ["partition", "keys"])
-def test_same_input_gives_the_same_bytes(with_priors, name):
+def test_same_input_gives_the_same_bytes(looked_into, name):
     build_figure(name)
     first = {e: paths.figure("toy", name, e).read_bytes() for e in style.EXTENSIONS}
     build_figure(name)

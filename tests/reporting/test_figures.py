@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.datasets.generated import looks
 from pipeline.declaration import experiments
@@ -101,7 +102,7 @@ def test_loss_curves_have_a_panel_for_each_term_and_units(workspace):
     assert [axis.get_title() for axis in figure.axes] == ["Total", "Classification", "Mask"]
     assert figure.axes[2].get_ylabel() == "nats per pixel"
     colours = {line.get_color() for line in figure.axes[0].lines}
-    assert colours == {style.METHOD_COLOURS["mask_rcnn"], style.METHOD_COLOURS["contrastmask"]}
+    assert colours == {style.method_colour("mask_rcnn"), style.method_colour("contrastmask")}
 
 
 def test_broken_log_is_named(workspace):
@@ -289,18 +290,16 @@ def test_a_png_that_would_be_large_is_drawn_coarser(workspace, monkeypatch):
     assert paths.figure("toy", "qualitative", "png").stat().st_size < usual
 
 
-def test_every_declared_figure_can_be_drawn_and_those_with_priors_are_known():
+def test_every_declared_figure_can_be_drawn_and_those_looked_into_are_known():
     declared = experiments.load()
     for name, entry in declared.figures.items():
         assert entry["kind"] in figures.KINDS, name
-    assert set(experiments.PRIORS_FIGURES) <= set(figures.KINDS)
+    assert set(experiments.INSIDE_FIGURES) <= set(figures.KINDS)
 
 
 def test_every_method_has_a_colour_of_its_own():
-    root = Path(__file__).resolve().parents[2]
-    methods = experiments.read_yaml(root / "pipeline" / "experiments" / "contrastmask.yaml")["methods"]
-    assert set(methods) <= set(style.METHOD_COLOURS)
-    assert len(set(style.METHOD_COLOURS.values())) == len(style.METHOD_COLOURS)
+    colours = [methods.method(name).colour for name in methods.names()]
+    assert len(set(colours)) == len(colours)
 
 
 def test_reporting_needs_neither_torch_nor_mmdet():

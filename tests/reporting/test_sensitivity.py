@@ -89,7 +89,7 @@ def test_a_value_without_a_published_twin_is_hollow(tau):
         for line in left.lines
         if len(line.get_xdata()) == 1 and line.get_marker() == "o"
     }
-    colour = style.METHOD_COLOURS["contrastmask"]
+    colour = style.method_colour("contrastmask")
     assert faces == {0.1: colour, 0.3: "white", 0.9: colour}
 
 

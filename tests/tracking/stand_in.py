@@ -4,10 +4,9 @@ import json
 import random
 from types import SimpleNamespace
 
+from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.artifacts.results import Scores
-from pipeline.declaration.experiments import read_yaml
-from pipeline.declaration.knobs import PINNED_FILE, Knobs
 from pipeline.tasks.instances import TASK
 from tests.scores import long_tables
 
@@ -37,9 +36,9 @@ def training(name, seed=0):
         dataset="generated",
         split="nonvoc2voc",
         backbone="r50",
-        knobs=Knobs.load(read_yaml(PINNED_FILE), source=PINNED_FILE.name),
+        knobs=methods.method("contrastmask").preset("released"),
         data={"batch_size": 4},
-        method={"cam": True, "cl_head": True},
+        method="contrastmask",
         schedule={"epochs": 12, "milestones": [8, 11]},
         optimisation={"optimizer": {"type": "SGD", "lr": 0.02}, "log_interval": 10},
     )

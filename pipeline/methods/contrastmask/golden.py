@@ -8,6 +8,10 @@ temperature`). That loss is compared with Eq. 1 written out in float64 on the fi
 with the released denominator have to give the released numbers.
 """
 
+from pipeline import compat  # noqa: F401  # must precede mmcv
+
+# isort: split
+
 import json
 import math
 import re
@@ -22,9 +26,10 @@ import torch
 import torch.nn.functional as F
 from mmdet.core import BitmapMasks, bbox2roi
 from mmdet.core.bbox.samplers.sampling_result import SamplingResult
+from mmdet.models import build_head
 from torch import Tensor
 
-from pipeline.declaration.knobs import Knobs
+from pipeline import methods
 from pipeline.errors import ExperimentError
 from pipeline.methods.contrastmask import edges, losses, partition, sampling
 from pipeline.methods.contrastmask.attention import enhance
@@ -32,11 +37,13 @@ from pipeline.methods.contrastmask.cl_head import rows_of_cells
 from pipeline.methods.contrastmask.released_checkpoint import (
     BACKBONES,
     our_key,
+    released_config,
     released_key,
     released_model,
     released_shape,
 )
 from pipeline.methods.shared import cam
+from pipeline.methods.shared.sizes import Sizes
 
 PART = 1e-5  # of an array's largest absolute value, for one part of the model
 MODEL = 1e-4  # the same through the whole model
@@ -476,15 +483,8 @@ def _cam(f):
 
 
 def _cl_head(channels, size, **knobs):
-    from pipeline.methods.contrastmask.model import Architecture, model_config
-
-    arch = Architecture(neck_channels=channels, contrast_channels=channels, contrast_roi_size=size, mask_roi_size=size)
-    config = model_config(Knobs.preset("released", **knobs), {"cam": True, "cl_head": True}, arch, BACKBONES["r50"])[
-        "roi_head"
-    ]["cl_head"]
-    from mmdet.models import build_head
-
-    head = build_head(config)
+    sizes = Sizes(neck_channels=channels, contrast_channels=channels, contrast_roi_size=size, mask_roi_size=size)
+    head = build_head(released_config(BACKBONES["r50"], sizes, **knobs)["roi_head"]["cl_head"])
     fill(head, "roi_head.cl_head.", "roi_head.mask_head.contrastive_head.")
     return head
 
@@ -735,7 +735,7 @@ PARAM_NAMES = "mask_branch_train_param_names.json"
 
 @cache
 def _released_knobs():
-    return Knobs.preset("released")
+    return methods.method("contrastmask").preset("released")
 
 
 def _rule(delta):

@@ -19,7 +19,7 @@ import torch
 from mmdet.core import BitmapMasks, bbox2roi, mask_target
 from mmdet.models import build_detector
 
-import pipeline.methods.contrastmask.model  # noqa: F401  # registers the model
+from pipeline import methods
 from pipeline.artifacts import checkpoint, files, paths
 from pipeline.errors import ExperimentError
 from pipeline.hardware import use_device
@@ -31,9 +31,9 @@ logger = logging.getLogger("pipeline.methods.contrastmask.look_inside")
 
 
 def write(training, base, novel):
-    """Write `predictions/<dataset>/priors/<run>.npz` for a trained run.
+    """Write `predictions/<dataset>/look_inside/<run>.npz` for a trained run.
 
-    The objects are those that count (`examples.objects_of`) in the first `examples.PRIORS_IMAGES` validation images
+    The objects are those that count (`examples.objects_of`) in the first `examples.LOOKED_INTO` validation images
     that show a base and a novel one. The file holds plain arrays, a row or a column for each object, in the order of
     image and annotation ids: `image_ids`, `annotation_ids`, `boxes` (x1, y1, x2, y2 in image pixels), `labels`
     (category ids), `is_novel`, and what `compute` returns.
@@ -43,17 +43,15 @@ def write(training, base, novel):
         base, novel: names of the categories of its split.
 
     Raises:
-        ExperimentError: the run has no CL head or is not trained, or no image fits.
+        ExperimentError: the run is not trained, or no image fits.
     """
-    if training.model["roi_head"]["cl_head"] is None:
-        raise ExperimentError(f"run {training.name} has no CL head, so it has no partition and no keys to show")
     ground_truth = examples.load_ground_truth(training.dataset)
     groups = {"base": base, "novel": novel}
-    image_ids = examples.select_images(ground_truth, groups, examples.PRIORS_IMAGES)
+    image_ids = examples.select_images(ground_truth, groups, examples.LOOKED_INTO)
     if not image_ids:
         raise ExperimentError(
             f"{training.dataset}: no validation image shows both a base and a novel object that cover "
-            f"{examples.MIN_AREA:.0%} of it; drop the figures that need stage priors for this dataset"
+            f"{examples.MIN_AREA:.0%} of it; drop the figures that need stage look_inside for this dataset"
         )
     device = use_device()
     model = load_model(training).to(device)
@@ -94,10 +92,10 @@ def write(training, base, novel):
         logger.warning("%s: %d objects without a mask are left out", training.dataset, without_mask)
     if not rows:
         raise ExperimentError(
-            f"{training.dataset}: no object of the images that stage priors looks at has a mask; "
+            f"{training.dataset}: no object of the images that stage look_inside looks at has a mask; "
             "drop the figures that need it for this dataset"
         )
-    path = paths.priors(training.dataset, training.name)
+    path = paths.look_inside(training.dataset, training.name)
     _write_arrays({name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, path)
     logger.info(
         "%s: %d objects of %d images",
@@ -151,6 +149,7 @@ def compute(model, image, boxes, labels, masks, is_novel, generator):
 
 def load_model(training):
     """The detector of a trained run, in evaluation mode. Raises ExperimentError if it is not trained."""
+    methods.register(training.method, training.knobs)
     model = build_detector(mmcv.ConfigDict(training.model))
     model.load_state_dict(checkpoint.of_run(training)["state_dict"])
     return model.eval()

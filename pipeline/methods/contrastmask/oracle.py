@@ -4,23 +4,26 @@ Only a run whose knob `supervision` is `oracle` has these steps. They leave `gt_
 they are: there novel objects stay without a mask.
 """
 
-from pipeline import compat  # noqa: F401  # isort: skip  before anything that imports torchvision
-
-import contextlib
-import functools
-import io
-
-import numpy as np
-from mmcv.parallel import DataContainer
-from mmdet.core import BitmapMasks, PolygonMasks
-from mmdet.datasets.builder import PIPELINES
-from pycocotools.coco import COCO
-
-from pipeline.artifacts import paths
-from pipeline.errors import ExperimentError
-from pipeline.tasks.instances.packed_coco import LoadPartialAnnotations
+from pipeline.methods.shared import two_stage
 
 FIELD = "gt_prior_masks"
+
+
+def modules(knobs):
+    """The module of the steps that `steps` adds."""
+    return ("pipeline.methods.contrastmask.oracle_steps",) if knobs.supervision == "oracle" else ()
+
+
+def steps(given, knobs, dataset):
+    """As `Method.steps`: under oracle supervision the masks of all objects join the samples as `gt_prior_masks`.
+
+    Args:
+        given: training steps.
+        knobs: of the run.
+        dataset: name of the dataset, whose complete annotations are read.
+    """
+    given = two_stage.steps(given, knobs, dataset)
+    return with_prior_masks(given, dataset) if knobs.supervision == "oracle" else given
 
 
 def with_prior_masks(steps, dataset):
@@ -38,72 +41,3 @@ def with_prior_masks(steps, dataset):
         elif step["type"] == "FormatPartialBundle":
             extended.append({"type": "FormatPriorMasks"})
     return extended
-
-
-@functools.cache
-def complete_annotations(dataset):
-    """pycocotools COCO of the training annotations with every mask; read once in a process."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(paths.annotations(dataset, "train2017")))
-
-
-@PIPELINES.register_module()
-class LoadPriorMasks:
-    """Load the mask of every object in the order of `gt_bboxes`; later steps treat them like `gt_masks`.
-
-    Args:
-        dataset: name of the dataset.
-        poly2mask: as `LoadPartialAnnotations`: bitmaps, or polygons.
-
-    Raises ExperimentError for an object that the complete annotations do not have (they and the split differ), or have
-    without a mask.
-    """
-
-    def __init__(self, dataset, poly2mask=True):
-        self.dataset = dataset
-        self.poly2mask = poly2mask
-        self.loader = LoadPartialAnnotations(with_mask=True, poly2mask=poly2mask)
-
-    def __call__(self, results):
-        coco = complete_annotations(self.dataset)
-        image = results["img_info"]
-        left = {}  # of the image's objects, by box; several can share one
-        for annotation in coco.imgToAnns[image["id"]]:
-            left.setdefault(_key(annotation["bbox"]), []).append(annotation)
-        masks = []
-        for box in results["ann_info"]["bboxes"]:
-            same = left.get(tuple(box.tolist()))
-            if not same:
-                complete = paths.annotations(self.dataset, "train2017")
-                raise ExperimentError(
-                    f"image {image['filename']}: a box of the split is not in {complete}; run `dvc repro split`"
-                )
-            annotation = same.pop(0)
-            if not annotation.get("segmentation"):
-                raise ExperimentError(
-                    f"{paths.annotations(self.dataset, 'train2017')}: annotation {annotation['id']} has no mask, which "
-                    "oracle supervision needs of novel objects too; choose another `supervision`"
-                )
-            masks.append(annotation["segmentation"])
-        size = image["height"], image["width"]
-        if self.poly2mask:
-            results[FIELD] = BitmapMasks([self.loader._poly2mask(mask, *size) for mask in masks], *size)
-        else:
-            results[FIELD] = PolygonMasks([self.loader.process_polygons(mask) for mask in masks], *size)
-        results["mask_fields"].append(FIELD)
-        return results
-
-
-def _key(box):
-    """A COCO box [x, y, w, h] as CocoDataset turns it into corners, float32."""
-    x, y, width, height = box
-    return tuple(np.array([x, y, x + width, y + height], dtype=np.float32).tolist())
-
-
-@PIPELINES.register_module()
-class FormatPriorMasks:
-    """Keep `gt_prior_masks` on the CPU, as DefaultFormatBundle does with `gt_masks`."""
-
-    def __call__(self, results):
-        results[FIELD] = DataContainer(results[FIELD], cpu_only=True)
-        return results

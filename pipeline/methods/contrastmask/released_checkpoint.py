@@ -4,6 +4,10 @@ The two differ in where the contrastive head hangs (below the mask head there, b
 projector layer (a linear layer there, a 1x1 convolution here).
 """
 
+from pipeline import compat  # noqa: F401  # must precede mmcv
+
+# isort: split
+
 import os
 import re
 from pathlib import Path
@@ -12,8 +16,9 @@ import torch
 from mmcv import Config
 from mmdet.models import build_detector
 
-from pipeline.declaration.knobs import Knobs
+from pipeline import methods
 from pipeline.errors import ExperimentError
+from pipeline.methods.shared.sizes import Sizes
 
 # Released prefix -> ours; the first that fits counts.
 PREFIXES = (
@@ -27,6 +32,7 @@ PREFIXES = (
 )
 LAST_PROJECTOR_WEIGHT = re.compile(r"roi_head\.cl_head\.projector\.\d+\.weight")
 
+NUM_CLASSES = 80
 BACKBONES = {
     "r50": {"type": "ResNet", "depth": 50},
     "r101": {"type": "ResNet", "depth": 101},
@@ -51,16 +57,21 @@ def released_model(backbone: str, **knobs):
     Args:
         backbone: 'r50', 'r101', 'x50' or 'x101'.
     """
-    from pipeline.methods.contrastmask.model import Architecture, model_config
-
     frozen = {"frozen_stages": 1, "norm_eval": True, "style": "pytorch"}
-    config = model_config(
-        Knobs.preset("released", **knobs),
-        {"cam": True, "cl_head": True},
-        Architecture(),
-        {**BACKBONES[backbone], **frozen},
-    )
-    return build_detector(Config({"model": config}).model)
+    return build_detector(Config({"model": released_config({**BACKBONES[backbone], **frozen}, **knobs)}).model)
+
+
+def released_config(backbone: dict, sizes: Sizes | None = None, **knobs) -> dict:
+    """Resolve the released configuration of a backbone, some knobs replaced, and make its types known.
+
+    Args:
+        backbone: MMDetection configuration.
+        sizes: of the paper by default.
+    """
+    method = methods.method("contrastmask")
+    chosen = method.preset("released", **knobs)
+    methods.register("contrastmask", chosen)
+    return method.model(chosen, sizes or Sizes(), backbone, NUM_CLASSES)
 
 
 def released_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:

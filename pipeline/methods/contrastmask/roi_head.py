@@ -1,51 +1,30 @@
-"""RoI head of partially supervised Mask R-CNN, with the CAM and the contrastive branch switchable.
+"""RoI head of ContrastMask: the baseline with CAM, and the contrastive branch beside its mask head."""
 
-With both off it is the baseline of Table 2: the same detector, the same box head and the same RoIs in the mask loss, so
-that the table compares what enters the mask head and nothing else.
-
-Legend: P positive RoIs of all images, H and W cells of a mask target.
-"""
-
-import numpy as np
-import torch
-from mmdet.core import bbox2result, bbox2roi, bbox_mapping, mask_target, merge_aug_masks
 from mmdet.models.builder import HEADS, build_head, build_roi_extractor
-from mmdet.models.roi_heads import StandardRoIHead
-from torch import Tensor
 
 from pipeline.methods.contrastmask import losses, sampling
-from pipeline.methods.shared.cam import min_max_normalise, resize_map
+from pipeline.methods.shared.partial_roi_head import PartialRoIHead, scalar
 
 
 @HEADS.register_module()
-class ContrastMaskRoIHead(StandardRoIHead):
-    """Detect objects of all categories and segment them with masks of base categories only.
+class ContrastMaskRoIHead(PartialRoIHead):
+    """Segment with the contrastive feature in the mask head's input, and train it by the contrastive loss.
 
     Args:
-        use_cam: add each RoI's normalised CAM to the mask head's input.
-        cl_head: configuration of `ContrastiveHead`, or None.
+        cl_head: configuration of `ContrastiveHead`.
         cl_roi_extractor: its RoI extractor; None shares the mask head's RoI feature (D3).
-        mask_roi_size, cl_roi_size: height and width of the RoI features of mask head and CL head.
-        mask_loss_rois: 'base_gt' base RoIs that are ground-truth boxes; 'base_positives' all positive base RoIs (D22).
-        cam_frame: box whose CAM a detection gets: its 'proposal' or the 'refined' box (D25).
-        cam_normalise: min-max 'after_upsample' to each head's size or 'before_upsample' (D24).
-        detach_mask_cam, detach_cl_cam, detach_cl_features: gradient routes (D4).
+        cl_roi_size: height and width of its RoI features.
+        detach_cl_cam, detach_cl_features: gradient routes (D4).
         lambda_warmup, lambda_warmup_epochs, lambda_epoch_passes: warm-up of the contrastive loss; an epoch of it is
             that many passes over the training set (D9).
-        kwargs: as `StandardRoIHead`.
+        kwargs: as `PartialRoIHead`.
     """
 
     def __init__(
         self,
-        use_cam,
         cl_head,
         cl_roi_extractor,
-        mask_roi_size,
         cl_roi_size,
-        mask_loss_rois,
-        cam_frame,
-        cam_normalise,
-        detach_mask_cam,
         detach_cl_cam,
         detach_cl_features,
         lambda_warmup,
@@ -54,23 +33,14 @@ class ContrastMaskRoIHead(StandardRoIHead):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if self.share_roi_extractor:
-            raise ValueError("mask_roi_extractor is missing: box and mask head pool features of different sizes")
-        self.use_cam = use_cam
-        self.mask_roi_size = mask_roi_size
         self.cl_roi_size = cl_roi_size
-        self.mask_loss_rois = mask_loss_rois
-        self.cam_frame = cam_frame
-        self.cam_normalise = cam_normalise
-        self.detach_mask_cam = detach_mask_cam
         self.detach_cl_cam = detach_cl_cam
         self.detach_cl_features = detach_cl_features
         self.lambda_warmup = lambda_warmup
         self.lambda_warmup_epochs = lambda_warmup_epochs
         self.lambda_epoch_passes = lambda_epoch_passes
-        self.cl_head = build_head(cl_head) if cl_head else None
-        self.cl_roi_extractor = build_roi_extractor(cl_roi_extractor) if cl_head and cl_roi_extractor else None
-        self.statistics = {}
+        self.cl_head = build_head(cl_head)
+        self.cl_roi_extractor = build_roi_extractor(cl_roi_extractor) if cl_roi_extractor else None
         self._progress = None
 
     def set_progress(self, iteration: int, passes: float, seed: int, rank: int):
@@ -84,118 +54,29 @@ class ContrastMaskRoIHead(StandardRoIHead):
         """
         self._progress = (iteration, passes, seed, rank)
 
-    # Training
+    def _joined(self, x, rois, features):
+        if self.cl_roi_extractor is not None:
+            features = self.cl_roi_extractor(x[: self.cl_roi_extractor.num_inputs], rois)
+        if self.detach_cl_features:
+            features = features.detach()
+        encoded, joined = self.cl_head(features)
+        return joined, {"encoded": encoded}
 
-    def forward_train(
-        self,
-        x,
-        img_metas,
-        proposal_list,
-        gt_bboxes,
-        gt_labels,
-        gt_bboxes_ignore=None,
-        gt_masks=None,
-        gt_is_novel=None,
-        gt_prior_masks=None,
-    ):
-        """Compute the losses of a batch.
+    def _further_losses(self, positives, gt_prior_masks=None):
+        """The contrastive loss; `gt_prior_masks` are the masks per image that oracle supervision partitions RoIs with.
 
-        Args:
-            x: feature pyramid, list of [N, C, h, w].
-            img_metas, proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore: as `StandardRoIHead`.
-            gt_masks: masks per image, in the order of the boxes; those of novel objects are placeholders, never used.
-            gt_is_novel: [G] bool per image, in the order of the boxes.
-            gt_prior_masks: masks per image that oracle supervision partitions novel RoIs with; otherwise None.
-
-        Returns:
-            Losses by name. Statistics of the batch are in `self.statistics`.
-
-        Raises:
-            ValueError: the novel flags are missing or do not match the boxes, or oracle masks are missing.
+        Raises ValueError if oracle supervision has none.
         """
-        self._check_targets(gt_bboxes, gt_is_novel, gt_prior_masks)
-        sampled = self._sample(x, proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore)
-        rois = bbox2roi([result.bboxes for result in sampled])
-        box = self._bbox_forward(x, rois)
-        targets = self.bbox_head.get_targets(sampled, gt_bboxes, gt_labels, self.train_cfg)
-        result = self.bbox_head.loss(box["cls_score"], box["bbox_pred"], rois, *targets)
-        result.update(
-            self._mask_losses(
-                x, sampled, _positive_rows(box["cam_features"], sampled), gt_masks, gt_is_novel, gt_prior_masks
-            )
-        )
-        return result
-
-    def _check_targets(self, gt_bboxes, gt_is_novel, gt_prior_masks):
-        if gt_is_novel is None:
-            raise ValueError(
-                "gt_is_novel is missing: the training pipeline must collect it (PartialCocoDataset gives "
-                "one flag per object)"
-            )
-        for boxes, flags in zip(gt_bboxes, gt_is_novel, strict=True):
-            if len(boxes) != len(flags):
-                raise ValueError(f"gt_is_novel has {len(flags)} flags for {len(boxes)} boxes of an image")
-        if self.cl_head is not None and self.cl_head.supervision == "oracle" and gt_prior_masks is None:
-            raise ValueError("supervision: oracle needs gt_prior_masks from the training pipeline, which has none")
-
-    def _sample(self, x, proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore):
-        """Assign proposals to objects and sample RoIs, image by image."""
-        ignored = gt_bboxes_ignore or [None] * len(gt_bboxes)
-        sampled = []
-        for image, proposals in enumerate(proposal_list):
-            assigned = self.bbox_assigner.assign(proposals, gt_bboxes[image], ignored[image], gt_labels[image])
-            sampled.append(
-                self.bbox_sampler.sample(
-                    assigned, proposals, gt_bboxes[image], gt_labels[image], feats=[level[image][None] for level in x]
-                )
-            )
-        return sampled
-
-    def _bbox_forward(self, x, rois):
-        features = self.bbox_roi_extractor(x[: self.bbox_roi_extractor.num_inputs], rois)
-        cls_score, bbox_pred, cam_features = self.bbox_head.forward_with_features(features)
-        return {"cls_score": cls_score, "bbox_pred": bbox_pred, "bbox_feats": features, "cam_features": cam_features}
-
-    def _mask_losses(self, x, sampled, cam_features, gt_masks, gt_is_novel, gt_prior_masks):
-        rois = bbox2roi([result.pos_bboxes for result in sampled])
-        labels = torch.cat([result.pos_gt_labels for result in sampled])
-        is_novel = torch.cat(
-            [
-                flags.to(rois.device, torch.bool)[result.pos_assigned_gt_inds]
-                for flags, result in zip(gt_is_novel, sampled, strict=True)
-            ]
-        )
-        in_loss = ~is_novel
-        if self.mask_loss_rois == "base_gt":
-            in_loss = in_loss & torch.cat([result.pos_is_gt for result in sampled]).bool()
-        cam = None
-        if self.use_cam or self.cl_head is not None:
-            cam = self.bbox_head.activation_maps(cam_features, labels)
-        features = self._mask_features(x, rois, cam)
-        # Whatever stands in for the masks of novel objects is wiped before anything can see it.
-        mask_targets = self._mask_targets(sampled, gt_masks, self.train_cfg.mask_size) & ~is_novel[:, None, None]
-        result = self.mask_head.loss(features["mask_pred"], mask_targets, in_loss)
-        self.statistics = {"positive_rois": _scalar(len(is_novel), is_novel), "mask_loss_rois": in_loss.sum()}
-        if self.cl_head is not None:
-            if self.cl_head.supervision == "oracle":
-                prior_masks = self._mask_targets(sampled, gt_prior_masks, self.cl_roi_size)
-            elif self.cl_roi_size == self.train_cfg.mask_size:
-                prior_masks = mask_targets
-            else:
-                prior_masks = self._mask_targets(sampled, gt_masks, self.cl_roi_size) & ~is_novel[:, None, None]
-            result.update(self._contrastive_loss(features["encoded"], prior_masks, cam, is_novel))
-        return result
-
-    def _mask_targets(self, sampled, gt_masks, size):
-        """Crop the objects' masks to the positive RoIs: [P, size, size] bool."""
-        cfg = self.train_cfg.copy()
-        cfg["mask_size"] = size
-        return mask_target(
-            [result.pos_bboxes for result in sampled],
-            [result.pos_assigned_gt_inds for result in sampled],
-            gt_masks,
-            cfg,
-        ).bool()
+        if self.cl_head.supervision == "oracle":
+            if gt_prior_masks is None:
+                raise ValueError("supervision: oracle needs gt_prior_masks from the training pipeline, which has none")
+            masks = self._mask_targets(positives.sampled, gt_prior_masks, self.cl_roi_size)
+        elif self.cl_roi_size == self.train_cfg.mask_size:
+            masks = positives.masks
+        else:
+            masks = self._mask_targets(positives.sampled, positives.gt_masks, self.cl_roi_size)
+            masks = masks & ~positives.is_novel[:, None, None]
+        return self._contrastive_loss(positives.features["encoded"], masks, positives.cam, positives.is_novel)
 
     def _contrastive_loss(self, encoded, masks, cam, is_novel):
         if self._progress is None:
@@ -205,179 +86,5 @@ class ContrastMaskRoIHead(StandardRoIHead):
         generator = sampling.step_generator(seed, rank, iteration, encoded.device)
         cams, has_prior = self._prior(cam.detach() if self.detach_cl_cam else cam, self.mask_roi_size, self.cl_roi_size)
         loss, statistics = self.cl_head.loss(encoded, masks, cams[:, 0], has_prior, is_novel, weight, generator)
-        self.statistics.update(statistics, cl_lambda=_scalar(weight, loss))
+        self.statistics.update(statistics, cl_lambda=scalar(weight, loss))
         return {"loss_contrastive": loss}
-
-    def _prior(self, cam, *sizes):
-        """Upsample a CAM step by step through `sizes` and normalise it to [0, 1].
-
-        Returns:
-            Map [R, 1, size, size] and [R] bool, whether it says anything.
-        """
-        if self.cam_normalise == "before_upsample":
-            cam, has_prior = min_max_normalise(cam)
-        for size in sizes:
-            cam = resize_map(cam, size)
-        if self.cam_normalise == "after_upsample":
-            cam, has_prior = min_max_normalise(cam)
-        return cam, has_prior
-
-    # Both
-
-    def _mask_features(self, x, rois, cam):
-        """Run CL head and mask head on RoIs.
-
-        Args:
-            x: feature pyramid.
-            rois: [R, 5].
-            cam: [R, 1, h, w] of the box head, not normalised; None if nothing uses it.
-
-        Returns:
-            'mask_pred' [R, 1, H, W] logits and, with a CL head, 'encoded' [R, C, h, w].
-        """
-        features = self.mask_roi_extractor(x[: self.mask_roi_extractor.num_inputs], rois)
-        results = {}
-        prior = joined = None
-        if self.use_cam:
-            prior, _ = self._prior(cam.detach() if self.detach_mask_cam else cam, self.mask_roi_size)
-        if self.cl_head is not None:
-            cl_features = features
-            if self.cl_roi_extractor is not None:
-                cl_features = self.cl_roi_extractor(x[: self.cl_roi_extractor.num_inputs], rois)
-            if self.detach_cl_features:
-                cl_features = cl_features.detach()
-            results["encoded"], joined = self.cl_head(cl_features)
-        results["mask_pred"] = self.mask_head(features, prior, joined)
-        return results
-
-    def _refined_cam(self, x, rois, labels=None):
-        """Compute the CAM on given boxes; without labels, of the best-scored foreground class."""
-        if not self.use_cam:
-            return None
-        box = self._bbox_forward(x, rois)
-        if labels is None:
-            labels = box["cls_score"][:, :-1].argmax(1)
-        return self.bbox_head.activation_maps(box["cam_features"], labels)
-
-    def forward_dummy(self, x, proposals):
-        """Run all layers on stand-in proposals [R, 4], for counting operations.
-
-        The detector passes noise; its corners are put in order, because RoIAlign refuses boxes of negative size.
-        """
-        return super().forward_dummy(x, proposals.view(-1, 2, 2).sort(dim=1).values.flatten(1))
-
-    def _mask_forward(self, x, rois):
-        return self._mask_features(x, rois, self._refined_cam(x, rois))
-
-    # Testing
-
-    def simple_test(self, x, proposal_list, img_metas, proposals=None, rescale=False):
-        """Detect and segment a batch of images.
-
-        Args:
-            x: feature pyramid.
-            proposal_list: proposals [n, 5] per image.
-            img_metas: as `StandardRoIHead`.
-            rescale: give boxes and masks in the original image.
-
-        Returns:
-            Per image (boxes per class, masks per class) in MMDetection's format.
-        """
-        detections = self.detect(x, proposal_list, img_metas, rescale)
-        boxes, labels, cams = zip(*detections, strict=True)
-        masks = self._segment(x, boxes, labels, cams, img_metas, rescale)
-        found = [bbox2result(b, c, self.bbox_head.num_classes) for b, c in zip(boxes, labels, strict=True)]
-        return list(zip(found, masks, strict=True))
-
-    def _segment(self, x, boxes, labels, cams, img_metas, rescale):
-        """Return each image's masks by class."""
-        frames = [
-            image_boxes[:, :4] * image_boxes.new_tensor(_scale_factor(meta)) if rescale else image_boxes[:, :4]
-            for image_boxes, meta in zip(boxes, img_metas, strict=True)
-        ]
-        rois = bbox2roi(frames)
-        if len(rois) == 0:
-            return [self._no_masks() for _ in frames]
-        logits = self.detection_masks(x, rois, torch.cat(labels), torch.cat(cams) if self.use_cam else None)
-        return [
-            self.mask_head.get_seg_masks(
-                image_logits, frame, image_labels, self.test_cfg, meta["ori_shape"], _scale_factor(meta), rescale
-            )
-            if len(frame)
-            else self._no_masks()
-            for image_logits, frame, image_labels, meta in zip(
-                logits.split([len(frame) for frame in frames]), frames, labels, img_metas, strict=True
-            )
-        ]
-
-    def _no_masks(self):
-        return [[] for _ in range(self.mask_head.num_classes)]
-
-    def detect(self, x, proposal_list, img_metas, rescale):
-        """Detect objects.
-
-        Returns:
-            Per image: boxes with score [D, 5], labels [D], and the CAM [D, 1, h, w] of the proposal that each came from
-            for the class it was given (None if the mask head does not use it).
-        """
-        rois = bbox2roi(proposal_list)
-        box = self._bbox_forward(x, rois)
-        counts = [len(proposals) for proposals in proposal_list]
-        detections = []
-        for image, (image_rois, scores, deltas, features) in enumerate(
-            zip(
-                *(t.split(counts) for t in (rois, box["cls_score"], box["bbox_pred"], box["cam_features"])), strict=True
-            )
-        ):
-            meta = img_metas[image]
-            boxes, labels, rows = self.bbox_head.detect(
-                image_rois, scores, deltas, meta["img_shape"], _scale_factor(meta), rescale, self.test_cfg
-            )
-            cam = self.bbox_head.activation_maps(features[rows], labels) if self.use_cam else None
-            detections.append((boxes, labels, cam))
-        return detections
-
-    def detection_masks(self, x, rois, labels, proposal_cams):
-        """Predict mask logits [D, 1, H, W] of detections given in network-input pixels."""
-        cam = self._refined_cam(x, rois, labels) if self.cam_frame == "refined" else proposal_cams
-        return self._mask_features(x, rois, cam)["mask_pred"]
-
-    def aug_test_mask(self, feats, img_metas, det_bboxes, det_labels):
-        """Average masks over augmented views; each view's CAM is computed on the merged box in that view."""
-        if det_bboxes.shape[0] == 0:
-            return self._no_masks()
-        views = []
-        for x, (meta,) in zip(feats, img_metas, strict=True):
-            boxes = bbox_mapping(
-                det_bboxes[:, :4], meta["img_shape"], meta["scale_factor"], meta["flip"], meta["flip_direction"]
-            )
-            rois = bbox2roi([boxes])
-            logits = self._mask_features(x, rois, self._refined_cam(x, rois, det_labels))["mask_pred"]
-            views.append(logits.sigmoid().cpu().numpy())
-        masks = merge_aug_masks(views, img_metas, self.test_cfg)
-        return self.mask_head.get_seg_masks(
-            masks, det_bboxes, det_labels, self.test_cfg, img_metas[0][0]["ori_shape"], det_bboxes.new_ones(4), False
-        )
-
-    def onnx_export(self, *args, **kwargs):
-        """Refuse: the CAM of a detection needs the index of its proposal, which the ONNX NMS does not give."""
-        raise NotImplementedError(
-            "ContrastMaskRoIHead cannot be exported to ONNX: the NMS there does not tell which "
-            "proposal a detection comes from"
-        )
-
-
-def _positive_rows(features: Tensor, sampled) -> Tensor:
-    """Select the positives' rows from features of all sampled RoIs: per image positives come first, then negatives."""
-    images = features.split([len(result.bboxes) for result in sampled])
-    return torch.cat([rows[: len(result.pos_bboxes)] for rows, result in zip(images, sampled, strict=True)])
-
-
-def _scalar(value: float, like: Tensor) -> Tensor:
-    """Put a number on a tensor's device without a copy from the host."""
-    return torch.full((), value, device=like.device)
-
-
-def _scale_factor(meta) -> np.ndarray:
-    """Return an image's scale as (w, h, w, h), also where a pipeline stored one number."""
-    return np.broadcast_to(np.asarray(meta["scale_factor"], dtype=np.float32), 4).copy()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @HEADS.register_module()
-class ContrastMaskHead(FCNMaskHead):
+class ClassAgnosticMaskHead(FCNMaskHead):
     """Predict one mask per RoI from what joins its feature (paper Fig. 5).
 
     Args:

@@ -15,7 +15,7 @@ from pipeline.errors import ExperimentError
 
 MIN_AREA = 0.02  # share of the image
 GROUPS = ("base", "novel")
-PRIORS_IMAGES = 24  # images whose objects stage `priors` looks at; figures show a few objects of them
+LOOKED_INTO = 24  # images whose objects stage `look_inside` looks at; figures show a few objects of them
 
 
 def load_ground_truth(dataset):

@@ -24,7 +24,7 @@ from mmdet.utils import build_dp
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import pipeline.methods.contrastmask.model  # noqa: F401  # registers the model
+from pipeline import methods
 from pipeline.artifacts import checkpoint, detections, paths
 from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError
@@ -66,6 +66,7 @@ def predict(training, path):
                 len(dataset),
             )
         if lines.done < len(dataset):
+            methods.register(training.method, training.knobs)
             model = build_detector(mmcv.ConfigDict(training.model))
             model.load_state_dict(content["state_dict"])
             model.CLASSES = dataset.CLASSES

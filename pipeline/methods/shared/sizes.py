@@ -1,14 +1,17 @@
-"""Sizes and thresholds of the detector: the paper's by default, replaceable for smaller profiles."""
+"""Sizes and thresholds of the two-stage detector: the paper's by default, replaceable for smaller profiles."""
 
-import dataclasses
-import difflib
-from dataclasses import dataclass
+from typing import Annotated
 
-from pipeline.errors import ExperimentError
+from pydantic import Field, model_validator
+
+from pipeline.declaration.knobs import List
+from pipeline.declaration.strict import Strict, refused
+
+Whole = Annotated[tuple[int, ...], List, Field(description="a list of integers")]
+Numbers = Annotated[tuple[int | float, ...], List, Field(description="a list of numbers")]
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Sizes(Strict):
     """Everything about the model that no experiment turns; the defaults are the paper's full-size model.
 
     The backbone is not part of it: a run names one.
@@ -38,10 +41,10 @@ class Architecture:
     """
 
     neck_channels: int = 256
-    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    strides: Whole = (4, 8, 16, 32, 64)
     roi_levels: int = 4
-    anchor_scales: tuple[float, ...] = (8,)
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_scales: Numbers = (8,)
+    anchor_ratios: Numbers = (0.5, 1.0, 2.0)
     rpn_samples: int = 256
     rpn_positive_fraction: float = 0.5
     rpn_positive_iou: float = 0.7
@@ -73,45 +76,8 @@ class Architecture:
     max_detections: int = 100
     mask_threshold: float = 0.5
 
-    def __post_init__(self):
+    @model_validator(mode="after")
+    def _levels_exist(self):
         if not 1 <= self.roi_levels <= len(self.strides):
-            raise ExperimentError(
-                f"architecture: roi_levels is {self.roi_levels}; valid: 1 to {len(self.strides)}, the number of strides"
-            )
-
-    @classmethod
-    def from_mapping(cls, overrides: dict) -> "Architecture":
-        """Replace fields of the full-size model.
-
-        Args:
-            overrides: field name -> value; lists stand for tuples.
-
-        Raises:
-            ExperimentError: a name is no field, or a value has the wrong type.
-        """
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        values = {}
-        for name, value in overrides.items():
-            if name not in fields:
-                near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0)
-                raise ExperimentError(f"architecture: unknown field {name!r}; did you mean {near[0]!r}?")
-            values[name] = _typed(fields[name], value)
-        return cls(**values)
-
-
-def _typed(field: dataclasses.Field, value):
-    error = ExperimentError(f"architecture: {field.name} is {value!r}; expected like {field.default!r}")
-    if isinstance(field.default, tuple):
-        if not isinstance(value, (list, tuple)) or not all(_is_number(item) for item in value):
-            raise error
-        return tuple(value)
-    if isinstance(field.default, bool):
-        if not isinstance(value, bool):
-            raise error
-    elif not _is_number(value) or (not isinstance(field.default, float) and value != int(value)):
-        raise error
-    return value
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+            raise refused(f"is {self.roi_levels}; valid: 1 to {len(self.strides)}, the number of strides", "roi_levels")
+        return self

@@ -8,6 +8,7 @@ import torch
 from mmcv import ConfigDict
 from mmdet.models import build_detector
 
+from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.datasets.prepare import prepare
 from pipeline.declaration import config, experiments
@@ -147,14 +148,14 @@ def test_the_file_has_the_objects_of_the_rule_and_is_the_same_when_written_again
     training = trained()
     groups = dict(zip(("base", "novel"), base_and_novel(experiments.load().directions["nonvoc2voc"]), strict=True))
     look_inside.write(training, **groups)
-    path = paths.priors("generated", training.name)
+    path = paths.look_inside("generated", training.name)
     first = path.read_bytes()
     look_inside.write(training, **groups)
     assert path.read_bytes() == first
     assert not list(path.parent.glob("*.part"))
     arrays = roi_cells.read("generated", experiments.load().runs[training.name])
     truth = examples.load_ground_truth("generated")
-    images = examples.select_images(truth, groups, examples.PRIORS_IMAGES)
+    images = examples.select_images(truth, groups, examples.LOOKED_INTO)
     expected = [a for image in images for a in examples.objects_of(truth, groups, image)]
     assert arrays["annotation_ids"].tolist() == [annotation["id"] for annotation in expected]
     assert arrays["labels"].tolist() == [annotation["category_id"] for annotation in expected]
@@ -170,13 +171,16 @@ def test_the_file_has_the_objects_of_the_rule_and_is_the_same_when_written_again
 
 
 @pytest.mark.slow
-def test_a_run_without_weights_or_cl_head_is_named(trained):
+def test_a_run_without_weights_is_named(trained):
     base, novel = base_and_novel(experiments.load().directions["nonvoc2voc"])
     missing = replace(trained(), name="contrastmask_c4f2")
     with pytest.raises(ExperimentError, match=r"contrastmask_c4f2/seed3/.*: not trained yet; run `.*dvc repro "):
         look_inside.write(missing, base, novel)
-    with pytest.raises(ExperimentError, match="run cam_r50_1x_nonvoc2voc has no CL head"):
-        look_inside.write(config.resolve("cam_r50_1x_nonvoc2voc", "generated", 0), base, novel)
+
+
+def test_a_method_without_anything_to_show_is_named():
+    with pytest.raises(ExperimentError, match="method cam has no look_inside; valid: contrastmask"):
+        methods.required("cam", "look_inside")
 
 
 def test_sets_are_ordered_as_the_figures_read_them():

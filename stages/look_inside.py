@@ -1,12 +1,11 @@
-"""python -m stages.priors RUN: write what the contrastive loss of a trained run sees on a few validation objects."""
+"""python -m stages.look_inside RUN: write what figures show of a trained run's inside on a few validation objects."""
 
 import argparse
 
-from pipeline import runs
+from pipeline import methods, runs
 from pipeline.cli import command
 from pipeline.declaration import experiments
 from pipeline.declaration.categories import base_and_novel
-from pipeline.methods.contrastmask import look_inside
 
 
 @command
@@ -15,11 +14,13 @@ def main():
     parser.add_argument("run")
     name, dataset = parser.parse_args().run, experiments.chosen_dataset()
     declared = experiments.load()
-    base, novel = base_and_novel(declared.directions[declared.run(name).direction])
+    run = declared.run(name)
+    inside = methods.required(run.method, "look_inside")
+    base, novel = base_and_novel(declared.directions[run.direction])
     runs.ensure_images(dataset)
     job = runs.resolve_seeds(name, dataset)[0]
     runs.require_trained(job)
-    look_inside.write(job, base, novel)
+    inside.write(job, base, novel)
 
 
 if __name__ == "__main__":
