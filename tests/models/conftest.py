@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import methods
-from pipeline.declaration import schema
+from pipeline.declaration import strict
 from pipeline.methods.shared.sizes import Sizes
 
 METHODS = ("mask_rcnn", "cam", "contrastmask")
@@ -65,7 +65,7 @@ def configuration(method="contrastmask", knobs=None, sizes=SMALL, backbone=SMALL
     room = methods.method(method)
     knobs = knobs or room.preset("paper")
     methods.register(method, knobs)
-    return room.model(knobs, schema.check(Sizes, sizes, "profile"), backbone, num_classes)
+    return room.model(knobs, strict.check(Sizes, sizes, "profile"), backbone, num_classes)
 
 
 def build(method="contrastmask", architecture=None, num_classes=6, recipe="paper", **knobs):

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import methods
 from pipeline.declaration import knobs as knob_sets
-from pipeline.declaration import schema
+from pipeline.declaration import strict
 from pipeline.errors import ExperimentError
 from pipeline.methods.shared.sizes import Sizes
 
@@ -174,7 +174,7 @@ def test_every_field_of_the_sizes_changes_the_model(field):
 )
 def test_bad_architectures_are_refused(overrides, message):
     with pytest.raises(ExperimentError, match=message):
-        schema.check(Sizes, overrides, "profile")
+        strict.check(Sizes, overrides, "profile")
 
 
 def test_widths_that_cannot_be_summed_are_refused():
