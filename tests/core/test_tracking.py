@@ -1,5 +1,6 @@
 """MLflow: one record for a training and its evaluation, continued, never doubled, and never in the way."""
 
+import dataclasses
 import json
 import logging
 import sys
@@ -9,12 +10,15 @@ import pytest
 import commands.track
 from pipeline import runs
 from pipeline.artifacts import paths
+from pipeline.artifacts.results import Scores
 from pipeline.declaration import config, recipe
+from pipeline.tasks.instances import TASK
 from pipeline.tracking import page, report, store
 from pipeline.tracking.tracker import track
+from tests.scores import long_tables
 
-BY_GROUP = {group: {"mAP": 12.5, "AP50": None} for group in ("novel", "base", "all")}
-SCORES = {"segm": BY_GROUP, "bbox": BY_GROUP, "per_category": {"segm": {"person": {"AP": 12.5, "AP50": None}}}}
+ENTRY = long_tables({group: {"mAP": 12.5} for group in ("novel", "base", "all")}, {"person": 12.5})
+SCORES = Scores(TASK, ENTRY)
 
 
 @pytest.fixture
@@ -76,7 +80,8 @@ def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "trained_fingerprint", lambda training: "f1")
     monkeypatch.setattr(runs.loop, "train", train)
     monkeypatch.setattr(runs.loop, "publish", lambda *_: None)
-    monkeypatch.setattr(runs.prediction, "evaluate", lambda *_: SCORES)
+    pretended = dataclasses.replace(TASK, predict=lambda *_: None, score=lambda *_: ENTRY)
+    monkeypatch.setattr(runs.tasks, "of", lambda run: pretended)
     monkeypatch.setattr(paths, "results", lambda *_: results)
     monkeypatch.setattr(paths, "log", lambda *_: tmp_path / "none.jsonl")  # not that of this working copy
     connect = store.connect
@@ -104,7 +109,7 @@ def test_the_report_keeps_only_the_newest(job, tmp_path):
         (tmp_path / "reports" / name).write_text(name)
     for _ in range(2):
         selection = {"tables": {"table2": {}, "oracle": {}}, "figures": {"loss_curves": {}}}
-        report.log_report("generated", tmp_path / "reports", selection, {"plain": 12.5})
+        report.log_report("generated", tmp_path / "reports", selection, {"plain": {"novel/mask/AP": 12.5}})
     client, (run,) = stored("tags.stage = 'report'")
     folders = ("", "tables", "figures")
     kept = {item.path for folder in folders for item in client.list_artifacts(run.info.run_id, folder)}
@@ -167,7 +172,7 @@ def test_results_without_tracking_files_are_tracked_from_themselves(job, tmp_pat
     monkeypatch.setattr(sys, "argv", ["track", "--all"])
     (tmp_path / "results").mkdir()
     for name, fingerprint in ((job.name, "f1"), ("cam_r50_1x_nonvoc2voc", "f0")):
-        results = {"run": name, "per_seed": [{"seed": 0, "fingerprint": fingerprint, **SCORES}]}
+        results = {"run": name, "task": TASK.name, "per_seed": [{"seed": 0, "fingerprint": fingerprint, **ENTRY}]}
         paths.results("generated", name).write_text(json.dumps(results))
     paths.log("generated", job.name, 0).write_text("".join(json.dumps(record) + "\n" for record in records(30)))
     for _ in range(2):
