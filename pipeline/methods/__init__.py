@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.artifacts import paths
 from pipeline.declaration import knobs as knob_sets
 from pipeline.declaration.strict import Strict, options
 from pipeline.errors import ExperimentError
@@ -142,8 +141,9 @@ def all_knobs() -> list[str]:
 
 def knob_files() -> list[str]:
     """The files that the knobs of a run can be read from, below the root: the pinned ones of methods, params.yaml."""
-    pinned = [file for name in names() if (file := method(name).knob_file) and file.is_relative_to(paths.ROOT)]
-    return [*dict.fromkeys(str(file.relative_to(paths.ROOT)) for file in pinned), paths.PARAMS.name]
+    root = Path(__file__).resolve().parents[2]
+    pinned = [file for name in names() if (file := method(name).knob_file) and file.is_relative_to(root)]
+    return [*dict.fromkeys(str(file.relative_to(root)) for file in pinned), "params.yaml"]
 
 
 def sizes() -> dict[str, type]:

@@ -1,9 +1,9 @@
 """The two-stage detector as an MMDetection configuration, in the parts that methods are put together of."""
 
-from pipeline.artifacts import paths
+from pathlib import Path
 
 # One file of values, and one of presets, for all methods that are compared with ContrastMask.
-KNOB_FILE = paths.PAPER_KNOBS
+KNOB_FILE = Path(__file__).parents[1] / "contrastmask" / "knobs.yaml"
 RECIPES = KNOB_FILE.with_name("recipes.yaml")
 
 BOX_AUTOCAST = (
