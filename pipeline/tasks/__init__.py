@@ -164,8 +164,3 @@ def task(name):
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ExperimentError(f"unknown task {name!r}; valid: {', '.join(names())} (folders of pipeline/tasks){hint}")
     return importlib.import_module(f"{__name__}.{name}").TASK
-
-
-def of(run):
-    """The task of a declared run or of a training: that of its method."""
-    return task(FIRST)
