@@ -2,7 +2,7 @@
 
 import logging
 
-from pipeline import tasks
+from pipeline import methods
 from pipeline.artifacts import attempts, checkpoint, detections, files, paths, results
 from pipeline.artifacts.training_log import read_log
 from pipeline.datasets import prepare
@@ -71,7 +71,7 @@ def _evaluate(run_name, dataset, working_on):
     ensure_images(dataset)
     declared = experiments.load()
     run = declared.run(run_name)
-    task = tasks.of(run)
+    task = methods.task_of(run.method)
     groups = dict(zip(("base", "novel"), base_and_novel(declared.directions[run.direction]), strict=True))
     per_seed = []
     jobs = resolve_seeds(run_name, dataset)

@@ -12,7 +12,6 @@ from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.declaration.knobs import KnobSet
 from pipeline.errors import ExperimentError
-from pipeline.tasks.instances import steps
 
 NUM_CLASSES = 80
 
@@ -117,7 +116,7 @@ def resolve(run_name, dataset, seed, declared=None):
         profile["backbones"], run.backbone, f"backbone of profile {declared.datasets[dataset]['profile']!r}:"
     )
     knobs, chosen = load_knobs(run), methods.method(run.method)
-    data = _data(profile)
+    data = _data(profile, methods.task_of(run.method))
     return Training(
         name=run.name,
         dataset=dataset,
@@ -148,7 +147,7 @@ def resolve_pretraining(backbone, dataset, declared=None, detector=methods.TWO_S
     recipe = profile["initial_weights"]
     chosen = methods.method(detector)
     knobs = chosen.load_knobs(chosen.pinned(), str(chosen.knob_file))
-    data = _data(profile)
+    data = _data(profile, methods.task_of(detector))
     return Training(
         name=f"init_{methods.weights_key(detector, backbone)}",
         dataset=dataset,
@@ -170,11 +169,10 @@ def _model(method, knobs, profile, backbone):
     return method.model(knobs, sizes, profile["backbones"][backbone], NUM_CLASSES)
 
 
-def _data(profile):
-    images, training = profile["images"], profile["training"]
+def _data(profile, task):
+    training = profile["training"]
     return {
-        "train": steps.train_pipeline(images["train_scales"], size_divisor=images["size_divisor"]),
-        "test": steps.test_pipeline(images["test_scale"], size_divisor=images["size_divisor"]),
+        **task.steps(profile["images"]),
         "batch_size": training["batch_size"],
         "images_per_gpu": training["images_per_gpu"],
     }

@@ -18,14 +18,7 @@ from pipeline.errors import ExperimentError
 
 TRAINING = "pipeline.training.loop"
 WEIGHTS = "pipeline.training.initial_weights"
-TASK = ("pipeline.tasks.instances.packed_coco",)
-PREDICTION = ("pipeline.tasks.instances.prediction",)
-SCORING = (
-    "pipeline.tasks.instances.coco_engines",
-    "pipeline.tasks.instances.scoring",
-    "pipeline.artifacts.detections",
-    "pipeline.artifacts.results",
-)
+RESULTS = ("pipeline.artifacts.detections", "pipeline.artifacts.results")  # that no prediction, but an evaluation needs
 LIBRARIES = ("torch", "mmcv-full", "mmdet")
 
 
@@ -39,13 +32,15 @@ def of_training(training):
 def of_prediction(training):
     """All that the detections of a trained run depend on, weights and data apart: {configuration, code}."""
     tested = {"model": training.model, "test": training.data["test"]}
-    return {"configuration": config.tagged(tested), "code": code_of((*_method(training), *PREDICTION), SCORING)}
+    prediction = methods.task_of(training.method).prediction_modules
+    code = code_of((*_method(training), *prediction), _scoring(training))
+    return {"configuration": config.tagged(tested), "code": code}
 
 
 def of_evaluation(training):
     """All that the predictions and scores of a trained run depend on, weights and data apart: {configuration, code}."""
     predicted = of_prediction(training)
-    return predicted | {"code": predicted["code"] | code_of(SCORING)}
+    return predicted | {"code": predicted["code"] | code_of(_scoring(training))}
 
 
 def of_initial_weights(backbone, dataset, declared):
@@ -61,7 +56,11 @@ def of_initial_weights(backbone, dataset, declared):
 
 
 def _roots(training):
-    return (TRAINING, *TASK, *_method(training))
+    return (TRAINING, *methods.task_of(training.method).training_modules, *_method(training))
+
+
+def _scoring(training):
+    return (*methods.task_of(training.method).scoring_modules, *RESULTS)
 
 
 def _method(training):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from pipeline import tasks
 from pipeline.declaration import knobs as knob_sets
 from pipeline.declaration.strict import Strict, options
 from pipeline.errors import ExperimentError
@@ -119,6 +120,11 @@ def method(name: str) -> Method:
     if name not in known:
         raise ExperimentError(f"unknown method {name!r}{options(name, known)} (folders of pipeline/methods)")
     return importlib.import_module(f"{__name__}.{name}").METHOD
+
+
+def task_of(name: str) -> tasks.Task:
+    """The task of a method. Raises ExperimentError for an unknown one."""
+    return tasks.task(method(name).task)
 
 
 def required(name: str, part: str):

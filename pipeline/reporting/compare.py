@@ -5,7 +5,7 @@ import math
 import dvc.api
 import pandas as pd
 
-from pipeline import tasks
+from pipeline import methods, tasks
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.reporting import tables
@@ -42,7 +42,7 @@ def comparison(rows=None):
 def free_task():
     """The task of the free run."""
     free = next((run for run in experiments.load().runs.values() if not run.pinned), None)
-    return tasks.of(free) if free else tasks.task(tasks.FIRST)
+    return methods.task_of(free.method) if free else tasks.task(tasks.FIRST)
 
 
 def _numbers():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from pipeline import tasks
+from pipeline import methods, tasks
 from pipeline.artifacts import paths
 from pipeline.datasets.images import BROKEN
 from pipeline.declaration import experiments
@@ -88,7 +88,7 @@ class Request:
     @property
     def task(self):
         """The task of all its runs; raises ExperimentError if they have several."""
-        found = {tasks.of(series.run).name for series in self.series}
+        found = {methods.task_of(series.run.method).name for series in self.series}
         if len(found) > 1:
             raise ExperimentError(
                 f"figures.{self.name}: its runs are of the tasks {', '.join(sorted(found))}; draw one figure for each"

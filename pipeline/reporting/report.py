@@ -214,7 +214,7 @@ def origin(dataset, content, links):
 
 def tasks_of(runs):
     """The tasks of runs, each once, in their order; that of the paper without runs."""
-    names = dict.fromkeys(tasks.of(run).name for run in runs) or [tasks.FIRST]
+    names = dict.fromkeys(methods.task_of(run.method).name for run in runs) or [tasks.FIRST]
     return [tasks.task(name) for name in names]
 
 
@@ -362,7 +362,7 @@ def free_section(run, chosen, results):
     pinned = [other for other in chosen.values() if other.pinned and not other.overrides]
     twins = [other.name for other in pinned if all(getattr(other, name) == getattr(run, name) for name in columns)]
     shown = [name for name in (run.name, *twins[:1]) if name in results]
-    frame, task = pd.DataFrame({"Run": shown}), tasks.of(run)
+    frame, task = pd.DataFrame({"Run": shown}), methods.task_of(run.method)
     for metric in task.metrics:
         frame[metric.label] = [_defined(*results[name].value(metric.key)) for name in shown]
     if len(shown) == 2:

@@ -9,7 +9,7 @@ from html import escape as escape_html
 
 import pandas as pd
 
-from pipeline import tasks
+from pipeline import methods, tasks
 from pipeline.declaration import experiments
 from pipeline.declaration.experiments import lookup
 from pipeline.errors import ExperimentError
@@ -52,7 +52,7 @@ def task_of(frame):
 
 
 def _task(table_id, table, declared):
-    shown = {run: tasks.of(declared.runs[run]).name for run in experiments.runs_of(table)}
+    shown = {run: methods.task_of(declared.runs[run].method).name for run in experiments.runs_of(table)}
     if len(set(shown.values())) > 1:
         several = ", ".join(f"{run} ({task})" for run, task in shown.items())
         raise ExperimentError(

@@ -7,10 +7,9 @@ Tables, figures, MLflow and headline numbers iterate over its kinds, groups and 
 import difflib
 import importlib
 import math
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from pipeline.errors import ExperimentError
 
@@ -152,10 +151,9 @@ def lazily(module, function):
     return call
 
 
-@cache
 def names():
-    """Names of all tasks, `FIRST` first: of the folders here that have a room."""
-    rooms = {path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")}
+    """Names of all tasks, `FIRST` first: of the folders here."""
+    rooms = (found.name for found in pkgutil.iter_modules(__path__) if found.ispkg)
     return tuple(sorted(rooms, key=lambda name: (name != FIRST, name)))
 
 
@@ -166,8 +164,3 @@ def task(name):
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ExperimentError(f"unknown task {name!r}; valid: {', '.join(names())} (folders of pipeline/tasks){hint}")
     return importlib.import_module(f"{__name__}.{name}").TASK
-
-
-def of(run):
-    """The task of a declared run or of a training: that of its method."""
-    return task(FIRST)

@@ -35,7 +35,7 @@ from mmdet.utils import build_dp
 from torch.utils.data import DataLoader
 
 import pipeline.training.progress  # noqa: F401  # registers the hook
-from pipeline import methods, tasks
+from pipeline import methods
 from pipeline.artifacts import checkpoint, files, paths
 from pipeline.artifacts.training_log import read_log, read_progress
 from pipeline.declaration import recipe
@@ -155,7 +155,7 @@ def work(training, scratch, tracker=None):
     first = distributed.rank() == 0
     device = use_device()
     seed_everything(training.seed)
-    dataset = tasks.of(training).training_set(training)
+    dataset = methods.task_of(training.method).training_set(training)
     images, accumulate = distributed.divide(training.data["batch_size"], training.data["images_per_gpu"])
     batches = functools.partial(
         IterationBatchSampler,

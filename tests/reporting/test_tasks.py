@@ -29,7 +29,7 @@ def test_an_unknown_task_is_named_with_a_suggestion():
         tasks.task("instanses")
 
 
-@pytest.mark.parametrize("task", map(tasks.task, tasks.names()), ids=tasks.names())
+@pytest.mark.parametrize("task", [*map(tasks.task, tasks.names())], ids=tasks.names())
 def test_the_main_and_the_headline_numbers_are_scored(task):
     for group, kind, key in (task.main, *(entry[:3] for entry in task.headline)):
         assert group in task.groups and kind in task.kinds and key in task.keys
