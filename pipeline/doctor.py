@@ -240,6 +240,21 @@ def check_port():
     return "5000 is free for `make ui`"
 
 
+def check_declarations():
+    from pipeline.declaration import experiments
+    from pipeline.errors import ExperimentError
+    from pipeline.launching import settings
+
+    try:
+        declared = experiments.load()
+        settings.load()
+        experiments.selected(declared)
+    except ExperimentError as error:
+        raise Problem(str(error), "until then nothing is drawn, trained or shown") from None
+    counts = f"{len(declared.runs)} runs, {len(declared.tables)} tables, {len(declared.figures)} figures"
+    return f"{counts}, declared as they should be"
+
+
 def check_dataset():
     from pipeline.declaration import experiments
     from pipeline.errors import ExperimentError
@@ -270,6 +285,7 @@ CHECKS = {
     "MLflow": check_mlflow,
     "port": check_port,
     "disk": check_disk,
+    "declarations": check_declarations,
     "dataset": check_dataset,
 }
 

@@ -115,6 +115,10 @@ class Check:
             self.known("run", self.declared.runs, shown.run, *keys, "runs", f"[{shown.label!r}]", "run")
         if isinstance(figure, OF_ONE_RUN) and len(runs := self.shown(figure)) != 1:
             self.refuse(f"a figure of kind {figure.kind} shows one run, not {len(runs)}; name one under `runs`", *keys)
+        directions = sorted({self.declared.runs[run].direction for run in self.shown(figure)})
+        if figure.kind != "loss_curves" and len(directions) > 1:
+            told = ", ".join(directions)
+            self.refuse(f"have the directions {told}; base and novel mean one thing only within one", *keys, "runs")
         if isinstance(figure, schema.Sensitivity):
             self.sensitivity(figure, *keys)
 

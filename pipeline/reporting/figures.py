@@ -8,7 +8,7 @@ import logging
 import textwrap
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -97,25 +97,19 @@ class Request:
 
     def groups(self):
         """{"base": category names, "novel": category names} of the direction that all runs share."""
-        directions = {series.run.direction for series in self.series}
-        if len(directions) > 1:
-            raise ExperimentError(
-                f"figures.{self.name}: its runs have the directions {', '.join(sorted(directions))}; "
-                "base and novel mean one thing only within one direction"
-            )
-        return dict(zip(("base", "novel"), base_and_novel(self.declared.directions[directions.pop()]), strict=True))
+        (direction,) = {series.run.direction for series in self.series}
+        return dict(zip(("base", "novel"), base_and_novel(self.declared.directions[direction]), strict=True))
 
 
 def build_figure(name):
     """Write `reports/<dataset>/figures/<name>.{png,pdf,svg}` for the chosen dataset.
 
     Raises:
-        ExperimentError: unknown figure or kind, or a file that cannot be right.
+        ExperimentError: unknown figure, or a file that cannot be right.
     """
     declared, dataset = experiments.load(), experiments.chosen_dataset()
     entry = lookup(declared.figures, name, "figure")
-    kind = lookup(KINDS, entry.get("kind"), f"kind of figure {name}:")
-    kind.check(name, entry)
+    kind = KINDS[entry["kind"]]
     request = Request(name, entry, dataset, declared, series_of(entry, declared))
     with style.paper_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box; SVG and caption hold the text
@@ -245,11 +239,6 @@ def novel_results(request):
 
 def _only(request, read, *command):
     """The one run of a figure that shows one: (series, data, note); see `Request.available`."""
-    if len(request.series) != 1:
-        raise ExperimentError(
-            f"pipeline/experiments/contrastmask.yaml: figures.{request.name}: a figure of kind "
-            f"{request.entry['kind']} shows one run, not {len(request.series)}; name one under `runs`"
-        )
     [(series, data)], note = request.available(read, *command)
     return series, data, note
 
@@ -287,36 +276,19 @@ def knob_sensitivity(request):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of figure: how it is drawn, which fields its entry must have, and its resolution in PNG.
-
-    A field has the type int (a whole number from 1), float (from 0 to 1) or str.
-    """
+    """A kind of figure: how it is drawn, and its resolution in PNG. Which keys it has is in `declaration/schema.py`."""
 
     draw: Callable
-    needs: dict = field(default_factory=dict)
     dpi: int = 200
-
-    def check(self, name, entry):
-        """Refuse an entry that lacks a field or has a wrong value (ExperimentError)."""
-        valid = {int: "a whole number from 1", float: "a number from 0 to 1", str: "a text"}
-        for key, kind in {"title": str, **self.needs}.items():
-            value = entry.get(key)
-            good = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-            if not good or (kind is int and value < 1) or (kind is float and not 0 <= value <= 1):
-                found = f"{value!r}" if key in entry else "missing"
-                raise ExperimentError(
-                    f"pipeline/experiments/contrastmask.yaml: figures.{name}.{key} is {found}; a figure of kind "
-                    f"{entry['kind']} needs it: {valid[kind]}"
-                )
 
 
 KINDS = {
     "loss_curves": Kind(loss_curves.draw),
     "category_ap": Kind(category_scores.draw),
     "base_novel_gap": Kind(gap.draw),
-    "qualitative": Kind(qualitative_strip, {"images": int, "min_score": float}, PICTURE_DPI),
-    "novel_results": Kind(novel_results, {"images": int, "min_score": float, "across": int}, PICTURE_DPI),
-    "partition": Kind(partition, {"objects": int}),
-    "keys": Kind(keys, {"objects": int}),
-    "sensitivity": Kind(knob_sensitivity, {"knob": str, "axis": str}),
+    "qualitative": Kind(qualitative_strip, PICTURE_DPI),
+    "novel_results": Kind(novel_results, PICTURE_DPI),
+    "partition": Kind(partition),
+    "keys": Kind(keys),
+    "sensitivity": Kind(knob_sensitivity),
 }

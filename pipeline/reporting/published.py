@@ -5,7 +5,6 @@ from pathlib import Path
 
 from pipeline.declaration import experiments
 from pipeline.declaration.experiments import read_yaml
-from pipeline.errors import ExperimentError
 
 PAPER_TABLES = Path(__file__).resolve().parents[1] / "experiments" / "published" / "contrastmask.yaml"
 
@@ -30,29 +29,16 @@ def tables():
 
 
 def row(table_id, row_id):
-    """One published row; its `results` map a direction to {metric: percent or None}.
-
-    Raises ExperimentError for an unknown table or row.
-    """
-    rows = {row["id"]: row for row in _find(tables(), table_id, "table")["rows"]}
-    return _find(rows, row_id, f"row of {table_id}")
+    """One published row; its `results` map a direction to {metric: percent or None}."""
+    return {row["id"]: row for row in tables()[table_id]["rows"]}[row_id]
 
 
 def statement(statement_id):
-    """A number stated in the text: {claim, setting, delta: {metric: points}}. Raises ExperimentError if unknown."""
-    return _find({entry["id"]: entry for entry in _content()["statements"]}, statement_id, "statement")
+    """A number stated in the text, {claim, setting, delta: {metric: points}}."""
+    return {entry["id"]: entry for entry in _content()["statements"]}[statement_id]
 
 
 def tolerance(quantity):
     """By how many points the authors say a metric wanders between repetitions, either way; None if they do not."""
     stated = {entry["quantity"]: entry["plus_minus"] for entry in _content()["tolerances"]}
     return stated.get(quantity)
-
-
-def _find(section, name, what):
-    if name not in section:
-        raise ExperimentError(
-            f"unknown published {what}: {name!r}; "
-            f"pipeline/experiments/published/contrastmask.yaml has: {', '.join(section)}"
-        )
-    return section[name]

@@ -223,6 +223,11 @@ MISTAKES = {
         r"figures\..*\.runs\['Mask R-CNN'\].run: is missing; valid: a text",
     ),
     "one run": (("figures", "fig4_keys", "runs"), ..., "a figure of kind keys shows one run, not 3; name one .*"),
+    "two directions": (
+        ("figures", "fig6_cl_head", "runs", 0, "run"),
+        "contrastmask_r50_1x_voc2nonvoc",
+        "figures.fig6_cl_head.runs: have the directions nonvoc2voc, voc2nonvoc; .*",
+    ),
     "knob": (("figures", "sensitivity_tau", "knob"), "tau_esy", ".knob: unknown knob 'tau_esy'; .* mean 'tau_easy'?"),
     "factor": (
         ("figures", "sensitivity_tau", "knob"),

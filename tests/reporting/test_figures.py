@@ -126,15 +126,6 @@ def test_gap_is_base_minus_novel_mean_over_seeds(workspace):
     assert [text.get_text() for text in figure.axes[0].texts] == ["30.0", "18.0"]
 
 
-def test_runs_of_two_directions_cannot_share_base_and_novel(workspace):
-    workspace.everything()
-    declared = experiments.load()
-    object.__setattr__(declared.runs["ours"], "direction", "voc2nonvoc")
-    workspace.result("ours", direction="voc2nonvoc")
-    with pytest.raises(ExperimentError, match="directions nonvoc2voc, voc2nonvoc"):
-        drawn("base_novel_gap")
-
-
 def test_images_are_the_first_with_a_base_and_a_novel_object_large_enough(workspace):
     base, novel = 24, 1
     workspace.validation_set(
@@ -539,34 +530,6 @@ def test_drawn_images_have_a_legend_of_their_shapes_and_say_what_they_are(worksp
     figure, _ = drawn("qualitative")
     shapes = [text.get_text() for axis in figure.axes if not axis.axison for text in axis.texts]
     assert sorted(shapes) == sorted(looks.LOOKS)
-
-
-@pytest.mark.parametrize(
-    "name, kind, entry, message",
-    [
-        ("a", "qualitative", {"min_score": 0.5}, "figures.a.images is missing.*a whole number from 1"),
-        ("a", "qualitative", {"images": 0, "min_score": 0.5}, "figures.a.images is 0"),
-        ("a", "qualitative", {"images": 2, "min_score": "high"}, "figures.a.min_score is 'high'.*a number from 0 to 1"),
-        ("a", "novel_results", {"images": 2, "min_score": 0.5}, "figures.a.across is missing"),
-        ("a", "keys", {}, "figures.a.objects is missing"),
-        ("a", "sensitivity", {"axis": "x"}, "figures.a.knob is missing"),
-        ("a", "loss_curves", {"title": None}, "figures.a.title is None"),
-        ("a", "pie", {}, "kind of figure a: 'pie'; valid: loss_curves"),
-        ("a", "loss_curves", {"runs": [{"label": "x", "run": "none"}]}, "unknown run 'none'; valid: plain"),
-        (
-            "a",
-            "keys",
-            {"objects": 2, "runs": [{"label": "x", "run": "ours"}, {"label": "y", "run": "plain"}]},
-            "figures.a: a figure of kind keys shows one run, not 2",
-        ),
-    ],
-)
-def test_an_entry_that_cannot_be_drawn_is_one_line(workspace, name, kind, entry, message):
-    workspace.everything()
-    declare(name, kind, **entry)
-    with pytest.raises(ExperimentError, match=message) as caught:
-        build_figure(name)
-    assert "\n" not in str(caught.value)
 
 
 def test_predictions_and_images_of_another_size_are_one_line(workspace):

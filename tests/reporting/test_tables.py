@@ -407,8 +407,6 @@ def test_truncated_result_is_refused(workspace):
 def test_unknown_names_are_errors(workspace):
     with pytest.raises(ExperimentError, match="unknown table 'table9'; valid: table2, table1"):
         build_table("table9")
-    with pytest.raises(ExperimentError, match="unknown published row of contrastmask_table_2: 't2'; .*t2_baseline"):
-        published.row("contrastmask_table_2", "t2")
 
 
 def test_csv_survives_a_round_trip(workspace):

@@ -74,6 +74,16 @@ def test_dataset(monkeypatch, tmp_path, params, status, found):
     assert finding.status == status and found in finding.found
 
 
+def test_declarations(monkeypatch, tmp_path):
+    (finding,) = examine(monkeypatch, "declarations")
+    assert finding.status == doctor.OK
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
+    (tmp_path / "machine.yaml").write_text("proceses: 2\n")
+    (finding,) = examine(monkeypatch, "declarations")
+    assert finding.status == doctor.BROKEN
+    assert finding.found.startswith("machine.yaml: proceses: unknown key; ") and "mean 'processes'?" in finding.found
+
+
 def test_runs_where_nothing_is_installed():
     done = subprocess.run(
         [sys._base_executable, "-S", "-m", "commands.doctor"], cwd=ROOT, capture_output=True, text=True
