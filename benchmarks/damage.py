@@ -20,7 +20,7 @@ from unittest.mock import Mock
 
 import torch
 
-from benchmarks.random_kills import DATASET, RUN, draw_inputs, job, move_to
+from benchmarks.random_kills import move_to
 from pipeline import runs
 from pipeline.artifacts import checkpoint, detections, paths, results
 from pipeline.declaration import experiments
@@ -28,6 +28,7 @@ from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
 from pipeline.tasks.instances import prediction
 from pipeline.training import loop
+from tests.tiny import DATASET, RUN, draw_inputs, job
 
 OTHER = "cam_r50_1x_nonvoc2voc"
 KINDS = ("bit", "cut", "zeros", "other", "empty")

@@ -20,20 +20,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from pipeline.artifacts import paths
-from pipeline.datasets.prepare import prepare
-from pipeline.declaration import config, experiments, recipe
-from pipeline.tasks.instances.split import split
-from pipeline.training import loop
+from pipeline.declaration import recipe
+from pipeline.training import loop, states
+from tests.tiny import draw_inputs, job
 
-DATASET = "generated"
-RUN = "contrastmask_r50_1x_nonvoc2voc"
 PATIENCE = 600  # seconds for one attempt
 
 
@@ -43,30 +39,6 @@ def move_to(root):
     (root / "params.yaml").symlink_to(paths.ROOT / "params.yaml")
     paths.ROOT = root
     os.environ["CONTRASTMASK_HOME"] = str(root)
-
-
-def draw_inputs():
-    """Make a few drawn images, their split and random initial weights."""
-    entry = experiments.load().dataset(DATASET) | {"train_images": 12, "val_images": 2}
-    prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
-    split(
-        paths.annotations(DATASET, "train2017"),
-        experiments.load().directions["nonvoc2voc"],
-        paths.split(DATASET, "nonvoc2voc"),
-    )
-    paths.initial_weights(DATASET, "r50").parent.mkdir(parents=True)
-    loop.save_atomically({"state_dict": {}}, paths.initial_weights(DATASET, "r50"))
-
-
-def job(seed=0, interval=2, iterations=6, data=None, **optimisation):
-    """A training of a few steps that saves its state every `interval` ones."""
-    full = config.resolve(RUN, DATASET, seed)
-    return replace(
-        full,
-        data=full.data | {"batch_size": 2, "images_per_gpu": 2} | (data or {}),
-        schedule={"iterations": iterations, "milestones": []},
-        optimisation=full.optimisation | {"log_interval": 1, "checkpoint_interval": interval} | optimisation,
-    )
 
 
 def attempt(work, kill_after=None):
@@ -107,7 +79,7 @@ def outcome(scratch):
 
 def damaged_states(scratch):
     """States under their final name whose content is not what was written."""
-    return [path.name for path in loop.states_of(scratch) if not path.stem.endswith(loop.digest(path.read_bytes()))]
+    return [path.name for path in states.of(scratch) if not path.stem.endswith(states.digest(path.read_bytes()))]
 
 
 def case(seed, work, scratch, seconds, expected, counts):
@@ -127,7 +99,7 @@ def case(seed, work, scratch, seconds, expected, counts):
             return kills
         kills += 1
         counts["in a write"] += any(scratch.glob("*.part"))
-        counts["states to continue from"] += bool(loop.states_of(scratch))
+        counts["states to continue from"] += bool(states.of(scratch))
 
 
 def main():

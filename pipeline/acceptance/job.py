@@ -32,9 +32,7 @@ def draw_inputs(declared):
         annotations = paths.annotations(DATASET, "train2017")
         split(annotations, declared.directions[name], paths.split(DATASET, name))
     for name in declared.backbones:
-        path = paths.initial_weights(DATASET, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        loop.save_atomically(checkpoint.content_of({}, {}), path)
+        checkpoint.write(paths.initial_weights(DATASET, name), {}, {})
 
 
 def shrunk(training):

@@ -2,11 +2,12 @@
 
 import errno
 import hashlib
+import io
 import json
 
 import torch
 
-from pipeline.artifacts import paths
+from pipeline.artifacts import files, paths
 from pipeline.declaration import experiments
 from pipeline.errors import REMEDY, ExperimentError
 
@@ -22,6 +23,18 @@ def content_of(state_dict, meta):
         {"state_dict", "meta"}; meta has one key more, `digest`.
     """
     return {"state_dict": state_dict, "meta": meta | {"digest": digest(state_dict, meta)}}
+
+
+def write(path, state_dict, meta):
+    """Write a checkpoint in one step, so that a killed write never looks complete. Arguments as of `content_of`."""
+    files.write_bytes(path, serialised(content_of(state_dict, meta)), durable=True)
+
+
+def serialised(content):
+    """The bytes of torch.save, which names the archive after its file; a buffer keeps them the same everywhere."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
 
 
 def digest(state_dict, meta):

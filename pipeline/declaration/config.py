@@ -188,6 +188,7 @@ def _optimisation(profile, lr=None):
     training = profile["training"]
     keys = ("optimizer", "lr_policy", "warmup_iterations", "log_interval", "checkpoint_interval", "precision")
     optimisation = json.loads(json.dumps({key: training[key] for key in keys}))
+    optimisation["grad_clip"] = training.get("grad_clip")
     if lr is not None:
         optimisation["optimizer"]["lr"] = lr
     if training["lr_batch_size"] is not None:

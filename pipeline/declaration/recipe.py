@@ -16,7 +16,7 @@ from pipeline.artifacts import files, paths
 from pipeline.declaration import closure, config, experiments
 from pipeline.errors import ExperimentError
 
-TRAINING = "pipeline.training.loop"
+TRAINING = "pipeline.training.computation"
 WEIGHTS = "pipeline.training.initial_weights"
 RESULTS = ("pipeline.artifacts.detections", "pipeline.artifacts.results")  # that no prediction, but an evaluation needs
 LIBRARIES = ("torch", "mmcv-full", "mmdet")

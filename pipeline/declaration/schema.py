@@ -197,8 +197,9 @@ class TrainingSection(Strict):
     lr_batch_size: Count | None
     precision: Literal["fp32", "bf16", "fp16"]
     optimizer: one_of("type", SGD, AdamW)
-    lr_policy: Literal["step", "cosine"]
+    lr_policy: Literal["step", "cosine", "poly"]
     warmup_iterations: Natural
+    grad_clip: Positive | None = None
     log_interval: Count
     checkpoint_interval: Count
 

@@ -22,7 +22,6 @@ from pipeline.training import loop
 
 logger = logging.getLogger("pipeline.training.initial_weights")
 
-MASK_HEAD = "roi_head.mask_head."
 CLASSIFIER = "fc."
 HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # how torch.hub names files: the first digits of their SHA-256
 COUNTER = ".num_batches_tracked"  # files of older versions of torch lack them; nothing reads them
@@ -38,8 +37,7 @@ def prepare(backbone, dataset, tracker=None):
         backbone, dataset, profile, tracker
     )
     target = paths.initial_weights(dataset, backbone)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    loop.save_atomically(checkpoint.content_of(weights, {}), target)
+    checkpoint.write(target, weights, {})
     logger.info("%s: %d tensors (%s)", target.relative_to(paths.ROOT), len(weights), kind)
 
 
@@ -48,10 +46,9 @@ def _random(backbone, dataset, profile, tracker):
 
 
 def _pretrain(backbone, dataset, profile, tracker):
-    """Train on boxes; leave the untrained mask head out, so that every run initialises its own."""
+    """Train the detector alone: what a run's model has beside it starts fresh."""
     scratch = loop.train(config.resolve_pretraining(backbone, dataset), tracker)
-    weights = torch.load(scratch / "checkpoint.pth", map_location="cpu", weights_only=True)["state_dict"]
-    return {key: value for key, value in weights.items() if not key.startswith(MASK_HEAD)}
+    return torch.load(scratch / "checkpoint.pth", map_location="cpu", weights_only=True)["state_dict"]
 
 
 def _download(backbone, dataset, profile, tracker):

@@ -1,7 +1,7 @@
 """Lower precision where it pays: convolutions and linear layers; everything between them stays in float32.
 
-RoIAlign, NMS, box decoding, targets and all losses, the contrastive one included, see float32: mmcv's operators have no
-bfloat16, and sums over thousands of cells need the digits.
+RoIAlign, NMS, box decoding, targets and all losses see float32: mmcv's operators have no bfloat16, and sums over
+thousands of cells need the digits.
 """
 
 import functools
@@ -12,11 +12,12 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def use_autocast(model, parts, device, precision):
-    """Run the parts of a detector in a precision; what they return is float32 again.
+    """Run parts of a model in a precision; what they return is float32 again.
 
     Args:
-        model: MMDetection model; parts it does not have are skipped.
-        parts: as `Method.autocast`.
+        model: of any architecture.
+        parts: (dotted name of the part, its method) each, as the run's method names them; those that the model does not
+            have are skipped.
         device: 'cuda' or 'cpu'.
         precision: key of DTYPES; 'fp32' changes nothing.
     """

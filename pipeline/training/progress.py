@@ -1,37 +1,31 @@
-"""Tell the model where the training stands, and log what it counts."""
+"""What the parts of a model want to know of the training, and what they count.
 
-from mmcv.parallel import is_module_wrapper
-from mmcv.runner import HOOKS, Hook, get_dist_info
+A part with a method `set_progress` is told before every iteration where the training stands; key sampling and warm-up
+weights are functions of that, so that a resumed training continues them without saved state. What a part has in
+`statistics` after an iteration goes to the log; it is no part of the loss.
+"""
 
 
-@HOOKS.register_module()
-class TrainingProgressHook(Hook):
-    """Before each step tell every module that has `set_progress`, after it log the `statistics` of those that have any.
-
-    Key sampling and the warm-up weight are functions of these numbers, so a resumed training continues them without any
-    saved state. The statistics go to the log by themselves; they are no part of the loss dictionary.
+class Progress:
+    """The parts of a model, whatever its architecture, that want to be told or have something to tell.
 
     Args:
-        seed: seed of the run.
-        iters_per_epoch: iterations of one pass over the training set on this many devices.
+        model: not wrapped.
+        seed: of the run.
+        iterations_per_epoch: iterations of one pass over the training set on this many devices.
+        rank: of this process.
     """
 
-    def __init__(self, seed: int, iters_per_epoch: int):
-        self.seed = seed
-        self.iters_per_epoch = iters_per_epoch
+    def __init__(self, model, seed, iterations_per_epoch, rank):
+        self.seed, self.iterations_per_epoch, self.rank = seed, iterations_per_epoch, rank
+        self.told = [part for part in model.modules() if hasattr(part, "set_progress")]
+        self.counting = [part for part in model.modules() if isinstance(getattr(part, "statistics", None), dict)]
 
-    def before_train_iter(self, runner):
-        """Pass the progress on."""
-        rank, _ = get_dist_info()
-        for module in _having(runner, "set_progress"):
-            module.set_progress(runner.iter, runner.iter / self.iters_per_epoch, self.seed, rank)
+    def tell(self, iteration):
+        """Say that an iteration, counted from 0, begins."""
+        for part in self.told:
+            part.set_progress(iteration, iteration / self.iterations_per_epoch, self.seed, self.rank)
 
-    def after_train_iter(self, runner):
-        """Write the statistics of the step into the runner's log."""
-        for module in _having(runner, "statistics"):
-            runner.log_buffer.update({name: float(value) for name, value in module.statistics.items()})
-
-
-def _having(runner, attribute):
-    model = runner.model.module if is_module_wrapper(runner.model) else runner.model
-    return [module for module in model.modules() if hasattr(module, attribute)]
+    def statistics(self):
+        """{name: number} that the parts counted in the last iteration."""
+        return {name: float(value) for part in self.counting for name, value in part.statistics.items()}

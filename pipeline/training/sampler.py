@@ -8,6 +8,23 @@ workers.
 import numpy as np
 from torch.utils.data import Sampler
 
+from pipeline.errors import ExperimentError
+
+
+def divide(batch_size, images_per_gpu, world_size):
+    """Share the images of an optimiser step among processes: (images per process and iteration, iterations per step).
+
+    Raises ExperimentError if they cannot be shared equally.
+    """
+    images = min(images_per_gpu, max(batch_size // world_size, 1))
+    accumulate, rest = divmod(batch_size, images * world_size)
+    if rest:
+        raise ExperimentError(
+            f"batch_size {batch_size} is not a multiple of {images} images in each of {world_size} processes "
+            "(pipeline/experiments/contrastmask.yaml, profiles.<profile>.training: batch_size, images_per_gpu)"
+        )
+    return images, accumulate
+
 
 class IterationBatchSampler(Sampler):
     """Yield batches `[(image index, sample seed), ...]` for iterations `start_iteration` to `max_iterations`

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.cli import command
 from pipeline.declaration import config
 from pipeline.training import loop
-from pipeline.training.distributed import JOB, member
+from pipeline.training.torchrun import JOB, member
 
 
 @command

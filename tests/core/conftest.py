@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from benchmarks.random_kills import draw_inputs
 from pipeline.artifacts import paths
+from tests.tiny import draw_inputs
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pipeline.artifacts.detections import PredictionLines
 from pipeline.declaration import experiments, recipe
 from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
-from pipeline.training import loop
+from pipeline.training import loop, starting_weights
 from tests.scores import long_tables
 
 DATASET, RUN = "toy", "contrastmask_r50_1x_nonvoc2voc"
@@ -36,7 +36,7 @@ def root(tmp_path, monkeypatch):
 
 def write_checkpoint(path, fingerprint="f" * 20, value=1.0):
     content = {"a.weight": torch.full((300, 7), value), "b": torch.tensor(3), "c": torch.ones(5, dtype=torch.bfloat16)}
-    loop.save_atomically(checkpoint.content_of(content, {"fingerprint": fingerprint, "CLASSES": ["cat"]}), path)
+    checkpoint.write(path, content, {"fingerprint": fingerprint, "CLASSES": ["cat"]})
 
 
 @pytest.mark.parametrize("kind, seed", CASES)
@@ -88,12 +88,12 @@ def test_an_undamaged_finished_training_is_reused():
 @pytest.mark.parametrize("kind, seed", [case for case in CASES if case[0] != "other"])
 def test_damaged_initial_weights_are_refused(tmp_path, kind, seed):
     path, model = tmp_path / "r50.pth", torch.nn.Linear(300, 7)
-    loop.save_atomically(checkpoint.content_of(model.state_dict(), {}), path)
-    loop.load_initial_weights(model, path)
+    checkpoint.write(path, model.state_dict(), {})
+    starting_weights.load(model, path)
     whole = weights({"state_dict": {name: tensor.clone() for name, tensor in model.state_dict().items()}})
 
     def load():
-        loop.load_initial_weights(model, path)
+        starting_weights.load(model, path)
         return weights({"state_dict": model.state_dict()})
 
     path.write_bytes(damage(path.read_bytes(), kind, random.Random(seed)))
@@ -105,7 +105,7 @@ def test_a_file_of_something_else_is_no_checkpoint(tmp_path, content):
     path = tmp_path / "r50.pth"
     torch.save(content, path)
     with pytest.raises(ExperimentError, match=r"r50.pth: damaged \(it (holds no|cannot be read, ).*\); run `dvc"):
-        loop.load_initial_weights(torch.nn.Linear(2, 2), path)
+        starting_weights.load(torch.nn.Linear(2, 2), path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -26,7 +26,7 @@ LAYERS = [
         "pipeline.cli",
         "pipeline.artifacts",
     },
-    {"pipeline.declaration", "pipeline.training.distributed"},
+    {"pipeline.declaration", "pipeline.training.collectives"},
     {"pipeline.datasets"},
     {"pipeline.tasks"},
     {"pipeline.methods"},

@@ -8,7 +8,8 @@ from ruamel.yaml import YAML
 
 from pipeline import methods
 from pipeline.declaration import config, experiments
-from pipeline.training import loop
+from pipeline.training import schedule
+from pipeline.training.schedule import Schedule
 
 SOURCES = YAML(typ="safe", pure=True).load(Path(__file__).with_name("released_configuration.yaml"))
 RECIPES = {
@@ -110,23 +111,15 @@ def test_every_leaf_of_every_row_is_that_of_the_sources(name, recipe):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_runner_gets_the_schedule_of_the_sources(name):
-    given = loop.runner_config(resolved(name), 10, 1)
-    got = given["lr_config"] | given["optimizer_config"] | {"max_iters": given["runner"]["max_iters"]}
-    got["hooks"] = [hook["type"] for hook in given["custom_hooks"]]
-    compare(got, expected("runner", name, "pinned"))
-    (hook,) = given["custom_hooks"]
-    assert (hook["seed"], hook["iters_per_epoch"]) == (0, 10)
-    assert given["optimizer"] == resolved(name).optimisation["optimizer"]
-    assert given["log_config"]["interval"] == 50
+def test_the_schedule_in_iterations_is_that_of_the_sources(name):
+    got = asdict(Schedule.of(resolved(name), 10, 1)) | {"warmup_ratio": schedule.WARMUP_RATIO}
+    compare(leaves(got), expected("iterations", name, "pinned"))
 
 
 def test_a_step_in_several_iterations_keeps_its_schedule():
-    """Half as many GPUs: twice the iterations of everything that the runner counts in iterations."""
-    given = loop.runner_config(resolved("mask_rcnn_r50_1x_nonvoc2voc"), 20, 2)
-    assert given["lr_config"]["step"] == [160, 220] and given["runner"]["max_iters"] == 240
-    assert given["lr_config"]["warmup_iters"] == 1000
-    assert given["optimizer_config"]["cumulative_iters"] == 2
+    """Half as many GPUs: twice the iterations of everything that is counted in iterations."""
+    given = Schedule.of(resolved("mask_rcnn_r50_1x_nonvoc2voc"), 20, 2)
+    assert (given.milestones, given.iterations, given.warmup) == ((160, 220), 240, 1000)
 
 
 @pytest.mark.parametrize("name", ROWS)

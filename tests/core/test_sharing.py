@@ -12,12 +12,12 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.random_kills import job
 from pipeline.artifacts import paths
 from pipeline.artifacts.training_log import read_log
 from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError, Interrupted
-from pipeline.training import distributed, loop
+from pipeline.training import loop, states, torchrun
+from tests.tiny import job
 
 from .conftest import empty
 
@@ -78,16 +78,16 @@ def test_a_killed_training_of_two_processes_ends_with_the_same_weights(whole, tw
     scratch = paths.scratch(recipe.fingerprint(shared))
     empty(scratch)
     # what starts the processes is killed alone; the next attempt waits for those it left, or goes on
-    (scratch / distributed.JOB).write_text(shared.to_json())
-    command = [*distributed._torchrun(1, 2, tmp_path), "-m", "pipeline.training.training_process", str(scratch)]
+    (scratch / torchrun.JOB).write_text(shared.to_json())
+    command = [*torchrun.command(1, 2, tmp_path), "-m", "pipeline.training.training_process", str(scratch)]
     starter = subprocess.Popen(
         command,
         cwd=paths.ROOT,
-        env=os.environ | distributed.among_themselves(tmp_path),
+        env=os.environ | torchrun.among_themselves(tmp_path),
         start_new_session=True,
         stderr=subprocess.DEVNULL,
     )
-    while len(loop.states_of(scratch)) < 2:
+    while len(states.of(scratch)) < 2:
         assert starter.poll() is None
         time.sleep(0.02)
     assert listening(starter.pid) <= {"127.0.0.1", "::1"}, "a stranger on the network can reach the training"
@@ -137,7 +137,7 @@ def test_sigterm_saves_the_state_of_all_processes_and_the_next_attempt_goes_on_f
     after_steps(scratch, 3, lambda: signal_to(scratch))
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM at step \d+; the state is saved") as stopped:
         loop.train(shared)
-    [state] = loop.states_of(scratch)
+    [state] = states.of(scratch)
     assert f"at step {torch.load(state, weights_only=True)['step']};" in str(stopped.value)
     assert not list(scratch.glob("*.part"))
     loop.train(shared)
@@ -159,7 +159,7 @@ def test_the_processes_of_a_killed_starter_save_their_state_and_end(whole, two):
     while not list(scratch.glob("stopped.*")):
         assert not (scratch / "checkpoint.pth").exists()
         time.sleep(0.02)
-    assert loop.states_of(scratch)
+    assert states.of(scratch)
     loop.train(shared)
     assert_same(scratch, whole)
 
@@ -179,7 +179,7 @@ def test_a_process_that_crashes_is_no_interruption(two, tmp_path, monkeypatch):
         "(scratch / 'crashed.1').write_text('CUDA out of memory')\n"
         "sys.exit(1)\n"
     )
-    monkeypatch.setattr(distributed, "_torchrun", lambda *_: [sys.executable, str(command)])
+    monkeypatch.setattr(torchrun, "command", lambda *_: [sys.executable, str(command)])
     with pytest.raises(ExperimentError, match="a process of 1 x 2 ended with code 1, see above") as failed:
         loop.train(job(seed=8))
     assert not isinstance(failed.value, Interrupted)
@@ -199,16 +199,16 @@ def test_resuming_with_another_number_of_processes_goes_on(two, monkeypatch):
     class Stop(BaseException):
         pass
 
-    original = loop.save_state
+    original = states.save
 
-    def stop(runner, scratch, step):
-        original(runner, scratch, step)
+    def stop(*arguments):
+        original(*arguments)
         raise Stop
 
-    monkeypatch.setattr(loop, "save_state", stop)
+    monkeypatch.setattr(states, "save", stop)
     with pytest.raises(Stop):
         loop.train(shared)
-    monkeypatch.setattr(loop, "save_state", original)
+    monkeypatch.setattr(states, "save", original)
     monkeypatch.setenv("CONTRASTMASK_PROCESSES", "2")
     loop.train(shared)
     assert [record["iter"] for record in read_log(scratch / "log.jsonl")] == [1, 2, 3, 4]

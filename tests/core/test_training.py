@@ -12,14 +12,16 @@ import pytest
 import torch
 from mmdet.models import build_detector
 
-from benchmarks.random_kills import DATASET, job
 from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.artifacts.training_log import read_log
 from pipeline.cli import command
 from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError, Interrupted
-from pipeline.training import distributed, loop
+from pipeline.training import loop, states, torchrun
+from pipeline.training.journal import Journal
+from pipeline.training.sampler import divide
+from tests.tiny import DATASET, job
 
 from .conftest import empty
 
@@ -32,18 +34,18 @@ class Killed(BaseException):
 
 @pytest.fixture
 def kill_after(monkeypatch):
-    """Die after the given number of iterations have been logged."""
+    """Die after the given number of steps have been logged."""
 
-    def arm(iterations):
-        original = loop.RunLogHook._dump_log
+    def arm(steps):
+        original = Journal.add
 
-        def dump(self, log_dict, runner):
-            original(self, log_dict, runner)
-            if log_dict["iter"] >= iterations:
+        def add(self, step):
+            original(self, step)
+            if step.number >= steps:
                 raise Killed
 
-        monkeypatch.setattr(loop.RunLogHook, "_dump_log", dump)
-        return lambda: monkeypatch.setattr(loop.RunLogHook, "_dump_log", original)
+        monkeypatch.setattr(Journal, "add", add)
+        return lambda: monkeypatch.setattr(Journal, "add", original)
 
     return arm
 
@@ -85,8 +87,8 @@ def test_killed_and_resumed_ends_with_the_same_weights(uninterrupted, kill_after
     with pytest.raises(Killed):
         loop.train(job())
     disarm()
-    assert [path.name[:14] for path in loop.states_of(scratch)] == ["state_00000002", "state_00000004"]
-    newest = loop.states_of(scratch)[-1]
+    assert [path.name[:14] for path in states.of(scratch)] == ["state_00000002", "state_00000004"]
+    newest = states.of(scratch)[-1]
     content = bytearray(newest.read_bytes())
     if damage == "newest state cut short":
         newest.write_bytes(content[:1000])
@@ -103,19 +105,19 @@ def test_killed_and_resumed_ends_with_the_same_weights(uninterrupted, kill_after
 def test_a_signal_saves_the_state_and_the_next_attempt_goes_on_from_there(uninterrupted, monkeypatch, name):
     scratch = paths.scratch(recipe.fingerprint(job()))
     empty(scratch)
-    original = loop.RunLogHook._dump_log
+    original = Journal.add
 
-    def dump(self, log_dict, runner):
-        original(self, log_dict, runner)
-        if log_dict.get("iter") == 3:
+    def add(self, step):
+        original(self, step)
+        if step.number == 3:
             os.kill(os.getpid(), signal.Signals[name])
 
-    monkeypatch.setattr(loop.RunLogHook, "_dump_log", dump)
+    monkeypatch.setattr(Journal, "add", add)
     with pytest.raises(Interrupted, match=f"stopped by {name} at step 3; the state is saved") as stopped:
         loop.train(job())
     assert stopped.value.exit_code == 128 + signal.Signals[name]
-    assert [path.name[:14] for path in loop.states_of(scratch)] == ["state_00000002", "state_00000003"]
-    monkeypatch.setattr(loop.RunLogHook, "_dump_log", original)
+    assert [path.name[:14] for path in states.of(scratch)] == ["state_00000002", "state_00000003"]
+    monkeypatch.setattr(Journal, "add", original)
     assert_same(loop.train(job()), uninterrupted)
 
 
@@ -146,7 +148,7 @@ def test_steps_in_several_iterations_resume_at_a_step(workspace, kill_after):
     assert [record["iter"] for record in read_log(scratch / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert json.loads((scratch / "progress.json").read_text())["of"] == 6
     empty(scratch)
-    disarm = kill_after(7)  # when step 4 is logged, before its state is saved
+    disarm = kill_after(4)  # when step 4 is logged, before its state is saved
     with pytest.raises(Killed):
         loop.train(accumulating)
     disarm()
@@ -175,19 +177,16 @@ def test_every_part_that_is_cast_exists():
     "nodes, processes, batch, at_once, expected",
     [(1, 1, 16, 2, (2, 8)), (1, 8, 16, 2, (2, 1)), (2, 8, 16, 2, (1, 1)), (1, 4, 16, 2, (2, 2)), (1, 1, 8, 8, (8, 1))],
 )
-def test_a_step_is_shared_among_processes(monkeypatch, nodes, processes, batch, at_once, expected):
-    monkeypatch.setenv("CONTRASTMASK_NODES", str(nodes))
-    monkeypatch.setenv("CONTRASTMASK_PROCESSES", str(processes))
-    assert distributed.divide(batch, at_once) == expected
+def test_a_step_is_shared_among_processes(nodes, processes, batch, at_once, expected):
+    assert divide(batch, at_once, nodes * processes) == expected
 
 
 def test_a_step_that_cannot_be_shared_is_refused(monkeypatch):
-    monkeypatch.setenv("CONTRASTMASK_PROCESSES", "3")
     with pytest.raises(ExperimentError, match="batch_size 16 is not a multiple of 2 images in each of 3 processes"):
-        distributed.divide(16, 2)
+        divide(16, 2, 3)
     monkeypatch.setenv("CONTRASTMASK_PROCESSES", "two")
     with pytest.raises(ExperimentError, match="CONTRASTMASK_PROCESSES is 'two'; valid: an integer, at least 1"):
-        distributed.divide(16, 2)
+        torchrun.processes()
 
 
 def test_a_finished_training_is_reused_and_the_interval_of_states_does_not_matter(uninterrupted):

@@ -28,7 +28,7 @@ from pipeline.methods.contrastmask import oracle
 from pipeline.reporting import figures, measured, report, roi_cells, tables
 from pipeline.tasks.instances import examples
 from pipeline.tasks.instances.packed_coco import PartialCocoDataset
-from pipeline.training import loop
+from pipeline.training import starting_weights
 from tests.e2e.clone import Clone
 
 pytestmark = pytest.mark.slow
@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint(clone):
 
 def test_a_checkpoint_of_another_run(clone):
     path = paths.checkpoint(DATASET, RUN, 0)
-    loop.save_atomically(checkpoint.content_of(checkpoint.read(path)["state_dict"], {"fingerprint": "0"}), path)
+    checkpoint.write(path, checkpoint.read(path)["state_dict"], {"fingerprint": "0"})
     assert mend(clone, trained, "trained with other code, settings or data") == f"dvc repro -s -f train@{RUN}"
 
 
@@ -141,7 +141,7 @@ def test_what_a_training_starts_from_is_missing(clone, path):
 
 def load_initial_weights():
     model = build_detector(mmcv.ConfigDict(job().model))
-    loop.load_initial_weights(model, paths.initial_weights(DATASET, "r50"))
+    starting_weights.load(model, paths.initial_weights(DATASET, "r50"))
 
 
 def test_damaged_initial_weights(clone):
@@ -150,9 +150,7 @@ def test_damaged_initial_weights(clone):
 
 
 def test_initial_weights_of_another_model(clone):
-    loop.save_atomically(
-        checkpoint.content_of({"backbone.other": torch.zeros(1)}, {}), paths.initial_weights(DATASET, "r50")
-    )
+    checkpoint.write(paths.initial_weights(DATASET, "r50"), {"backbone.other": torch.zeros(1)}, {})
     assert mend(clone, load_initial_weights, "has no place in the model") == "dvc repro -s -f pretrain@r50"
 
 

@@ -273,7 +273,7 @@ def test_w14_the_weight_follows_the_iteration_and_nothing_hides_it():
     assert values[0.0] > 0
     assert values[4.0] == pytest.approx(4 * values[0.0], rel=1e-4)
     model.roi_head._progress = None
-    with pytest.raises(RuntimeError, match="TrainingProgressHook"):
+    with pytest.raises(RuntimeError, match="set_progress was never called"):
         model(return_loss=True, **data)
 
 

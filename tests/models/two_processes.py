@@ -12,7 +12,8 @@ from torch import distributed as dist
 from pipeline import compat  # noqa: F401
 from pipeline.methods.contrastmask import losses, partition, sampling
 from pipeline.methods.contrastmask.cl_head import ContrastiveHead, rows_of_cells
-from pipeline.training.distributed import DataParallel, gather, rank, world_size
+from pipeline.training.collectives import gather, rank, world_size
+from pipeline.training.data_parallel import averaged
 from tests.models.conftest import batch, build
 from tests.models.test_contrastive_head import NOVEL, head, rois
 
@@ -40,7 +41,7 @@ def detector():
     data = {name: value[share] for name, value in data.items()}
     model.train()
     model.roi_head.set_progress(0, 0.0, 0, 0)
-    wrapped = DataParallel(model) if world_size() > 1 else model
+    wrapped = averaged(model) if world_size() > 1 else model
     loss, log = model._parse_losses(wrapped(return_loss=True, **data))
     loss.backward()
     return log | {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
@@ -69,7 +70,7 @@ def share_of(first):
 def contrastive(first, **knobs):
     model = Head(head(**{"projector_norm": "none", "exchange_queries": True, **knobs}))
     mine = share_of(first)
-    wrapped = DataParallel(model) if world_size() > 1 else model
+    wrapped = averaged(model) if world_size() > 1 else model
     loss = wrapped(*(tensor[mine] for tensor in rois()), NOVEL[mine])
     loss.backward()
     mean = torch.stack(gather(loss.detach())).mean()

@@ -23,7 +23,7 @@ from pipeline.methods.contrastmask.partition import (
     HARD_NEGATIVE,
     HARD_POSITIVE,
 )
-from pipeline.training.distributed import exchange_group, world_size
+from pipeline.training.collectives import exchange_group, world_size
 
 # (query, its positive keys, its negative keys, which temperature). The paper prints each key set twice (D20) and drops
 # the sign of the background query (D21); these are the pairs its text describes.

@@ -44,7 +44,7 @@ class ContrastMaskRoIHead(PartialRoIHead):
         self._progress = None
 
     def set_progress(self, iteration: int, passes: float, seed: int, rank: int):
-        """Say where the training stands; `TrainingProgressHook` does before every iteration.
+        """Say where the training stands; `pipeline.training.progress` does before every iteration.
 
         Args:
             iteration: iterations done, from 0.
@@ -80,7 +80,9 @@ class ContrastMaskRoIHead(PartialRoIHead):
 
     def _contrastive_loss(self, encoded, masks, cam, is_novel):
         if self._progress is None:
-            raise RuntimeError("set_progress was never called: add TrainingProgressHook to the runner")
+            raise RuntimeError(
+                "set_progress was never called, which pipeline.training.progress does before every iteration"
+            )
         iteration, passes, seed, rank = self._progress
         weight = losses.warmup_weight(passes / self.lambda_epoch_passes, self.lambda_warmup, self.lambda_warmup_epochs)
         generator = sampling.step_generator(seed, rank, iteration, encoded.device)

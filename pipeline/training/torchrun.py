@@ -1,45 +1,33 @@
-"""One training in several processes: torch.distributed, started by torchrun, inside a Slurm job through srun.
+"""One training in several processes: started by torchrun, inside a Slurm job through srun.
 
 How many processes share a training is a setting of the machine: CONTRASTMASK_NODES times CONTRASTMASK_PROCESSES (on
 each node, one for each GPU), both 1 unless a launcher sets them. The images of an optimiser step stay the same.
 """
 
-from pipeline import compat  # noqa: F401  # must precede mmcv
-
-# isort: split
-
 import contextlib
-import functools
 import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import warnings
 import zlib
-from datetime import timedelta
 
 import torch
-from mmcv.parallel import scatter_kwargs
 from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.artifacts import locks, paths
 from pipeline.errors import ExperimentError, Interrupted, one_line
 from pipeline.processes import handling, tie_to_parent
+from pipeline.training import collectives
 
-logger = logging.getLogger("pipeline.training.distributed")
-
-# Newer than the torch of some CUDA builds, and about a distinction that makes no difference here.
-warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+logger = logging.getLogger("pipeline.training.torchrun")
 
 JOB = "job.json"  # what to train, for the processes of this very run
 MEETING = "CONTRASTMASK_MEETING"  # file through which the processes of one machine find each other
 FAILED = "failed"  # the error line of a process, one file for each
 STOPPED = "stopped"  # the same, of a process that SIGTERM asked to end
 CRASHED = "crashed"  # of a process that ended with a traceback; torchrun then sends SIGTERM to the others
-PATIENCE = timedelta(minutes=30)  # of a collective operation; the first one waits for the slowest process to start
 
 
 def processes():
@@ -54,15 +42,7 @@ def _count(variable):
     return int(value)
 
 
-def rank():
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def world_size():
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def train_in_processes(training, scratch):
+def train(training, scratch):
     """Run `pipeline.training.training_process` in every process of a training and wait for its end.
 
     Args:
@@ -80,10 +60,10 @@ def train_in_processes(training, scratch):
     (scratch / JOB).write_text(training.to_json())
     quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # DistributedDataParallel warns that this time all parameters were used
     with tempfile.TemporaryDirectory(prefix="contrastmask-") as meeting:
-        command = _torchrun(nodes, each, meeting) + ["-m", "pipeline.training.training_process", str(scratch)]
+        started = [*command(nodes, each, meeting), "-m", "pipeline.training.training_process", str(scratch)]
         here = among_themselves(meeting) if nodes == 1 else {}
         child = subprocess.Popen(
-            command, cwd=paths.ROOT, env=quiet | here | os.environ, start_new_session=True, preexec_fn=tie_to_parent
+            started, cwd=paths.ROOT, env=quiet | here | os.environ, start_new_session=True, preexec_fn=tie_to_parent
         )
         with _ending_together(child) as told:
             code = child.wait()
@@ -134,22 +114,17 @@ def among_themselves(meeting):
     }
 
 
-def _torchrun(nodes, each, meeting):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc-per-node", str(each)]
+def command(nodes, each, meeting):
+    """torchrun, and srun before it on several nodes, without what it is to run.
+
+    Args:
+        nodes, each: as of `processes`.
+        meeting: empty folder of this machine, for one node.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc-per-node", str(each)]
     if nodes == 1:
-        return [
-            *command,
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-conf",
-            "store_type=file",
-            "--rdzv-endpoint",
-            f"{meeting}/agent",
-            "--rdzv-id",
-            "one-machine",
-            "--local-addr",
-            "127.0.0.1",
-        ]
+        rendezvous = {"backend": "c10d", "conf": "store_type=file", "endpoint": f"{meeting}/agent", "id": "one-machine"}
+        return [*torchrun, *_options(rendezvous), "--local-addr", "127.0.0.1"]
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         raise ExperimentError(
@@ -159,8 +134,11 @@ def _torchrun(nodes, each, meeting):
     port = 20000 + zlib.crc32(job.encode()) % 20000
     host = os.environ.get("SLURMD_NODEADDR") or os.uname().nodename
     srun = ["srun", "--nodes", str(nodes), "--ntasks", str(nodes), "--ntasks-per-node", "1", "--kill-on-bad-exit=1"]
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{host}:{port}", "--rdzv-id", f"{job}"]
-    return [*srun, *command, *rendezvous]
+    return [*srun, *torchrun, *_options({"backend": "c10d", "endpoint": f"{host}:{port}", "id": job})]
+
+
+def _options(rendezvous):
+    return [word for name, value in rendezvous.items() for word in (f"--rdzv-{name}", value)]
 
 
 @contextlib.contextmanager
@@ -171,110 +149,21 @@ def member(scratch):
     """
     number = int(os.environ["RANK"])
     try:
-        with exclusive(scratch / "workers.lock", scratch.name) if number == 0 else contextlib.nullcontext():
+        with (
+            locks.hold(scratch / "workers.lock", f"training {scratch.name}")
+            if number == 0
+            else contextlib.nullcontext()
+        ):
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             backend = "nccl" if torch.cuda.is_available() else "gloo"
             file, world = os.environ.get(MEETING), int(os.environ["WORLD_SIZE"])
             where = {"init_method": f"file://{file}", "rank": number, "world_size": world} if file else {}
-            dist.init_process_group(backend, timeout=PATIENCE, **where)
+            dist.init_process_group(backend, timeout=collectives.PATIENCE, **where)
             yield
-            barrier()
+            collectives.barrier()
             dist.destroy_process_group()
     except Exception as error:
         kind = STOPPED if isinstance(error, Interrupted) else FAILED if isinstance(error, ExperimentError) else CRASHED
         (scratch / f"{kind}.{number}").write_text(f"{one_line(error)}\n")
         raise
-
-
-def exclusive(path, name):
-    """Hold a lock file, waiting with a message for another process that has it. Returns a context manager."""
-    return locks.hold(path, f"training {name}")
-
-
-def agree(value):
-    """The first process's value, in every process."""
-    values = [value]
-    if world_size() > 1:
-        dist.broadcast_object_list(values, src=0)
-    return values[0]
-
-
-def gather(value):
-    """The values of all processes in order of rank, in every process."""
-    if world_size() == 1:
-        return [value]
-    values = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def any_of(value):
-    """Whether a value is true in any process, in every process."""
-    if world_size() == 1:
-        return value
-    found = torch.tensor(int(value))
-    dist.all_reduce(found, dist.ReduceOp.MAX, group=_control_group())
-    return bool(found)
-
-
-def barrier():
-    """Wait for all processes."""
-    if world_size() > 1:
-        dist.barrier(group=_control_group())
-
-
-@functools.cache
-def _control_group():
-    """A group for what processes tell each other between steps: through the CPU, so that it waits for no GPU."""
-    return dist.new_group(backend="gloo", timeout=PATIENCE)
-
-
-class DataParallel(DistributedDataParallel):
-    """torch's DistributedDataParallel with the `train_step` that mmcv's runners call.
-
-    mmcv's own subclass reaches into internals that torch has changed since.
-    """
-
-    def __init__(self, model):
-        device = next(model.parameters()).device
-        self.targets = [device.index] if device.type == "cuda" else [-1]
-        # Images without positive RoIs may leave parts of the heads without gradients in one process alone.
-        super().__init__(
-            model,
-            device_ids=self.targets if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            find_unused_parameters=True,
-        )
-
-    def train_step(self, data, optimizer):
-        """As mmdet's BaseDetector.train_step: {loss, log_vars, num_samples}."""
-        _, (batch,) = scatter_kwargs((), data, self.targets)
-        loss, log_vars = self.module._parse_losses(self(**batch))
-        return {"loss": loss, "log_vars": log_vars, "num_samples": len(batch["img_metas"])}
-
-
-def divide(batch_size, images_per_gpu):
-    """Share the images of an optimiser step among processes: (images per process and iteration, iterations per step).
-
-    Raises ExperimentError if they cannot be shared equally.
-    """
-    nodes, each = processes()
-    world = nodes * each
-    images = min(images_per_gpu, max(batch_size // world, 1))
-    accumulate, rest = divmod(batch_size, images * world)
-    if rest:
-        raise ExperimentError(
-            f"batch_size {batch_size} is not a multiple of {images} images in each of {world} processes "
-            "(pipeline/experiments/contrastmask.yaml, profiles.<profile>.training: batch_size, images_per_gpu)"
-        )
-    return images, accumulate
-
-
-@functools.cache
-def exchange_group():
-    """A group of all processes beside the one that DistributedDataParallel reduces gradients in.
-
-    Every process must ask for it at the same point of its program.
-    """
-    return dist.new_group(timeout=PATIENCE)
