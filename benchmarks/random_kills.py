@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from pipeline.artifacts import paths
 from pipeline.datasets.prepare import prepare
-from pipeline.declaration import config, experiments, recipe
+from pipeline.declaration import config, experiments, recipe, subsets
 from pipeline.tasks.instances.split import split
 from pipeline.training import loop
 
@@ -50,8 +50,9 @@ def draw_inputs():
     entry = experiments.load().dataset(DATASET) | {"train_images": 12, "val_images": 2}
     prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
     split(
-        paths.annotations(DATASET, "train2017"),
-        experiments.load().directions["nonvoc2voc"],
+        subsets.train(DATASET).annotations,
+        experiments.load().label_set(DATASET),
+        "nonvoc2voc",
         paths.split(DATASET, "nonvoc2voc"),
     )
     paths.initial_weights(DATASET, "r50").parent.mkdir(parents=True)

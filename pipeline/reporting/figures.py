@@ -16,7 +16,6 @@ from pipeline import tasks
 from pipeline.artifacts import paths
 from pipeline.datasets.images import BROKEN
 from pipeline.declaration import experiments
-from pipeline.declaration.categories import base_and_novel
 from pipeline.declaration.experiments import Run, lookup
 from pipeline.errors import ExperimentError, NothingToShow
 from pipeline.reporting import (
@@ -103,7 +102,8 @@ class Request:
                 f"figures.{self.name}: its runs have the directions {', '.join(sorted(directions))}; "
                 "base and novel mean one thing only within one direction"
             )
-        return dict(zip(("base", "novel"), base_and_novel(self.declared.directions[directions.pop()]), strict=True))
+        labels = self.declared.label_set(self.dataset)
+        return dict(zip(("base", "novel"), labels.base_and_novel(directions.pop()), strict=True))
 
 
 def build_figure(name):
