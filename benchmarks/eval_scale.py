@@ -27,17 +27,18 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.measuring import exponent, peak_mb
-from pipeline.declaration.categories import CATEGORIES, VOC
+from pipeline.declaration.label_sets import label_set
 from pipeline.tasks.instances import scoring
 from pipeline.tasks.instances.coco_engines import IOU_TYPES, match
 
 SIZES = ((480, 640), (640, 480), (427, 640), (375, 500))  # height, width of common photographs
 OBJECTS = 36781 / 5000  # an image of val2017
 CORNERS = 24  # of a polygon
-IDS = np.array([category.id for category in CATEGORIES])
+COCO_SET = label_set("coco")
+IDS = np.array([category.id for category in COCO_SET.categories])
 GROUPS = {
-    "novel": [category.id for category in CATEGORIES if category.name not in VOC],
-    "base": [category.id for category in CATEGORIES if category.name in VOC],
+    "novel": [category.id for category in COCO_SET.categories if category.name in COCO_SET.groups["nonvoc"]],
+    "base": [category.id for category in COCO_SET.categories if category.name in COCO_SET.groups["voc"]],
     "all": None,
 }
 
@@ -174,7 +175,7 @@ def draw(truth, found, images, detections, seed):
             text = ",".join(json.dumps({"image_id": image, **each}, separators=(",", ":")) for each in records)
             file.write(("[" if image == 1 else ",") + text)
         file.write("]\n")
-    categories = [category._asdict() for category in CATEGORIES]
+    categories = [category._asdict() for category in COCO_SET.categories]
     truth.write_text(json.dumps({"images": photographs, "annotations": annotations, "categories": categories}))
     return len(annotations)
 

@@ -22,7 +22,7 @@ import zlib
 from pathlib import Path
 
 from benchmarks.measuring import exponent, watched
-from benchmarks.split_scale import DIRECTIONS, size_options, write_instances
+from benchmarks.split_scale import COCO_SET, size_options, write_instances
 from pipeline.tasks.instances.split import split
 
 WAYS = ("stock", "ours")
@@ -44,7 +44,7 @@ def main():
             images, annotations = round(args.images * scale), round(args.annotations * scale)
             source = Path(folder) / "instances.json"
             write_instances(source, images, annotations)
-            split(source, DIRECTIONS[args.direction], folder)
+            split(source, COCO_SET, args.direction, folder)
             file = Path(folder) / "train.json"
             print(f"{images} images, {annotations} annotations, {file.stat().st_size / 1e6:.0f} MB")
             measured[scale] = {way: run(way, file, args.workers) for way in args.ways}
@@ -73,7 +73,8 @@ def child(way, file, workers):
 
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores
     start = time.perf_counter()
-    dataset = {"ours": PartialCocoDataset, "stock": CocoDataset}[way](file, [checksum])
+    ours = functools.partial(PartialCocoDataset, label_set=COCO_SET)
+    dataset = {"ours": ours, "stock": CocoDataset}[way](file, [checksum])
     ready = time.perf_counter() - start
     batches = functools.partial(IterationBatchSampler, dataset.flag, BATCH, seed=0, start_iteration=0)
     loader = DataLoader(

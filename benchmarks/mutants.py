@@ -75,7 +75,7 @@ TARGETS = "tests/datasets/test_mask_targets.py"
 PARTIAL = "tests/datasets/test_partial.py"
 SAMPLER = "tests/datasets/test_sampler.py"
 SPLIT = "tests/datasets/test_split.py"
-CATEGORIES = "tests/datasets/test_categories.py"
+CATEGORIES = "tests/datasets/test_label_sets.py"
 PARITY = "tests/evaluation/test_parity.py"
 GOLDEN = "tests/golden/test_verify.py"
 
@@ -307,16 +307,16 @@ MUTANTS = [
         ),
         (
             "a category of VOC",
-            "pipeline/declaration/categories.py",
-            '    "dining table",\n    "tv",',
-            '    "dining table",\n    "laptop",',
+            "pipeline/declaration/label_sets/coco.yaml",
+            "    - tv\n",
+            "    - laptop\n",
             CATEGORIES,
         ),
         (
             "a category id",
-            "pipeline/declaration/categories.py",
-            '(13, "stop sign", "outdoor")',
-            '(12, "stop sign", "outdoor")',
+            "pipeline/declaration/label_sets/coco.yaml",
+            "{id: 13, name: stop sign,",
+            "{id: 12, name: stop sign,",
             CATEGORIES,
         ),
         (

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from benchmarks.split_scale import ANNOTATIONS, IMAGES, write_instances
 from pipeline.artifacts import paths
 from pipeline.datasets.annotations import read_instances
+from pipeline.declaration.label_sets import label_set
 
 VAL_SHARE = 5_000 / IMAGES
 NAME = "scale"
@@ -73,7 +74,11 @@ def write_archives(folder, images, annotations):
         write_instances(file, max(2, round(images * share)), round(annotations * share))
         packed.write(file, f"annotations/{file.name}")
         names = []
-        read_instances(file, lambda entries, _, names=names: names.extend(entry["file_name"] for entry in entries))
+        read_instances(
+            file,
+            label_set("coco"),
+            lambda entries, _, names=names: names.extend(entry["file_name"] for entry in entries),
+        )
         with zipfile.ZipFile(folder / f"{subset}.zip", "w") as archive:
             for name in names:
                 archive.writestr(f"{subset}/{name}", b"x")

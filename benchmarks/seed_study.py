@@ -56,6 +56,7 @@ def declaration():
 def prepare(dataset):
     """Draw a data set, split it, and train the box-only detector its runs start from."""
     from pipeline.datasets.prepare import prepare as prepare_dataset
+    from pipeline.declaration import subsets
     from pipeline.tasks.instances.split import split
     from pipeline.training import initial_weights
 
@@ -67,7 +68,7 @@ def prepare(dataset):
         out_dir=paths.data(dataset),
     )
     for name in (DIRECTION, "boxes"):
-        split(paths.annotations(dataset, "train2017"), declared.directions[name], paths.split(dataset, name))
+        split(subsets.train(dataset).annotations, declared.label_set(dataset), name, paths.split(dataset, name))
     initial_weights.prepare(BACKBONE, dataset)
 
 
@@ -76,7 +77,6 @@ def measure(dataset, label, seed):
     from pipeline.artifacts import working_copy
     from pipeline.artifacts.results import Scores
     from pipeline.declaration import config
-    from pipeline.declaration.categories import base_and_novel
     from pipeline.tasks.instances import TASK
     from pipeline.training import loop
 
@@ -85,7 +85,7 @@ def measure(dataset, label, seed):
     loop.publish(loop.train(job), dataset, job.name, seed)
     predictions = paths.predictions(dataset, job.name, seed)
     TASK.predict(job, predictions)
-    groups = dict(zip(("base", "novel"), base_and_novel(declared.directions[DIRECTION]), strict=True))
+    groups = dict(zip(("base", "novel"), declared.label_set(dataset).base_and_novel(DIRECTION), strict=True))
     scores = Scores(TASK, TASK.score(dataset, predictions, groups))
     return {
         "row": label,

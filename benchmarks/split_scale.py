@@ -22,7 +22,7 @@ from unittest import mock
 from benchmarks.measuring import exponent, peak_mb
 from pipeline.datasets import coco_check
 from pipeline.datasets.annotations import Checks, read_instances
-from pipeline.declaration.categories import CATEGORIES, base_and_novel
+from pipeline.declaration.label_sets import label_set
 from pipeline.tasks.instances.split import IMAGE_FIELDS, NOVEL_FIELDS, split
 from pipeline.tasks.instances.statistics import Statistics
 
@@ -30,7 +30,8 @@ IMAGES, ANNOTATIONS = 118_287, 860_001  # of train2017
 WITHOUT_OBJECT, CROWDS = 0.0086, 0.0087  # shares of images and of annotations in it
 SHAPES = 3000  # different outlines
 IMAGE_SIZES = ((640, 480), (480, 640), (640, 427), (427, 640), (500, 375), (640, 640))
-DIRECTIONS = {"nonvoc2voc": {"base": "nonvoc", "novel": "voc"}, "voc2nonvoc": {"base": "voc", "novel": "nonvoc"}}
+COCO_SET = label_set("coco")
+DIRECTIONS = ("nonvoc2voc", "voc2nonvoc")
 WAYS = ("json", "pycocotools", "ours", "unchecked", "check")
 
 
@@ -79,14 +80,14 @@ def child(way, source, direction, folder):
     out = Path(folder) / "out"
     start = time.perf_counter()
     if way == "check":
-        read_instances(source, checks=coco_check.Checker(source))
+        read_instances(source, COCO_SET, checks=coco_check.Checker(source, COCO_SET))
     elif way == "ours":
-        split(source, DIRECTIONS[direction], out)
+        split(source, COCO_SET, direction, out)
     elif way == "unchecked":
         with mock.patch("pipeline.datasets.coco_check.Checker", Unchecked):
-            split(source, DIRECTIONS[direction], out)
+            split(source, COCO_SET, direction, out)
     else:
-        straightforward(source, DIRECTIONS[direction], out, index=way == "pycocotools")
+        straightforward(source, direction, out, index=way == "pycocotools")
     seconds, cpu, peak = time.perf_counter() - start, time.process_time(), peak_mb()
     digest = ""
     if way != "check":
@@ -132,10 +133,10 @@ def straightforward(source, direction, out_dir, index=False):
     else:
         with open(source, encoding="utf-8") as file:
             content = json.load(file)
-    base, novel = base_and_novel(direction)
+    base, novel = COCO_SET.base_and_novel(direction)
     ids = {category["name"]: category["id"] for category in content["categories"]}
     groups = {ids[name]: "base" for name in base} | {ids[name]: "novel" for name in novel}
-    statistics = Statistics(groups)
+    statistics = Statistics(COCO_SET, groups)
     statistics.add_images(content["images"])
     statistics.add(content["annotations"], [groups.get(entry["category_id"]) for entry in content["annotations"]])
     header = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
@@ -202,13 +203,15 @@ def write_instances(path, images, annotations, seed=0):
             make = _crowd if rng.random() < CROWDS else _object
             text, area, box = make(rng, shapes, digits, *sizes[image])
             crowd, number = int(make is _crowd), position + 900_000_000_000 * (make is _crowd)
-            category = rng.choice(CATEGORIES).id if rng.random() < 0.7 else 1
+            category = rng.choice(COCO_SET.categories).id if rng.random() < 0.7 else 1
             file.write(
                 f'{"," * bool(position)}{{"segmentation": {text},"area": {area},"iscrowd": {crowd},"image_id": '
                 f'{ids[image]},"bbox": [{box}],"category_id": {category},"id": {number}}}'
             )
         file.write('],"categories": [')
-        categories = [f'{{"supercategory": "{c.supercategory}","id": {c.id},"name": "{c.name}"}}' for c in CATEGORIES]
+        categories = [
+            f'{{"supercategory": "{c.supercategory}","id": {c.id},"name": "{c.name}"}}' for c in COCO_SET.categories
+        ]
         file.write(",".join(categories) + "]}")
 
 

@@ -16,10 +16,15 @@ def main():
         metavar="TABLE",
         help=f"{', '.join(declared.tables)} or all; none keeps the choice and writes it anew",
     )
-    tables = parser.parse_args().tables or experiments.read_yaml(experiments.paths.SELECTION)["selected"]["tables"]
+    tables = parser.parse_args().tables or experiments.read_yaml(experiments.paths.SELECTION)["selected"]["chosen"]
     selection = experiments.select(list(declared.tables) if "all" in tables else tables)
-    counts = f"{len(selection['runs'])} runs, {len(selection['figures'])} figures"
-    print(f"tables: {', '.join(selection['tables'])}; {counts}")
+    runs = len(selection["runs"]) + len(selection["elsewhere"]["runs"])
+    print(f"tables: {', '.join(selection['tables'])}; {runs} runs, {len(selection['figures'])} figures")
+    if lacking := [name for name in selection["chosen"] if name not in selection["tables"]]:
+        print(
+            f"left out, as label set {selection['label_set']!r} of dataset {experiments.chosen_dataset()!r} has the "
+            f"directions {', '.join(selection['directions'])} alone: {', '.join(lacking)}"
+        )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from pipeline.artifacts import attempts, checkpoint, detections, files, paths, r
 from pipeline.artifacts.training_log import read_log
 from pipeline.datasets import prepare
 from pipeline.declaration import config, experiments, recipe
-from pipeline.declaration.categories import base_and_novel
 from pipeline.errors import ExperimentError
 from pipeline.tracking import record
 from pipeline.tracking.tracker import track
@@ -72,7 +71,7 @@ def _evaluate(run_name, dataset, working_on):
     declared = experiments.load()
     run = declared.run(run_name)
     task = methods.task_of(run.method)
-    groups = dict(zip(("base", "novel"), base_and_novel(declared.directions[run.direction]), strict=True))
+    groups = dict(zip(("base", "novel"), declared.label_set(dataset).base_and_novel(run.direction), strict=True))
     per_seed = []
     jobs = resolve_seeds(run_name, dataset)
     for job in jobs:

@@ -5,7 +5,6 @@ import argparse
 from pipeline import methods, runs
 from pipeline.cli import command
 from pipeline.declaration import experiments
-from pipeline.declaration.categories import base_and_novel
 
 
 @command
@@ -16,7 +15,7 @@ def main():
     declared = experiments.load()
     run = declared.run(name)
     inside = methods.required(run.method, "look_inside")
-    base, novel = base_and_novel(declared.directions[run.direction])
+    base, novel = declared.label_set(dataset).base_and_novel(run.direction)
     runs.ensure_images(dataset)
     job = runs.resolve_seeds(name, dataset)[0]
     runs.require_trained(job)

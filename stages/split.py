@@ -5,7 +5,7 @@ import argparse
 from pipeline import tasks
 from pipeline.artifacts import dvc_lock, paths
 from pipeline.cli import command
-from pipeline.declaration import experiments
+from pipeline.declaration import experiments, subsets
 
 
 @command
@@ -16,10 +16,10 @@ def main():
     dvc_lock.keep_private()
     arguments = parser.parse_args()
     name, dataset = arguments.direction, experiments.chosen_dataset()
-    direction = experiments.lookup(experiments.load().directions, name, "direction")
+    labels = experiments.load().label_set(dataset)
     table = paths.statistics(dataset, name, "csv").with_suffix("")
     hide = tasks.task(arguments.task).hide
-    hide(paths.annotations(dataset, "train2017"), direction, paths.split(dataset, name), table, (dataset, name))
+    hide(subsets.train(dataset).annotations, labels, name, paths.split(dataset, name), table, (dataset, name))
 
 
 if __name__ == "__main__":

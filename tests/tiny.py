@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pipeline.artifacts import checkpoint, paths
 from pipeline.datasets.prepare import prepare
-from pipeline.declaration import config, experiments
+from pipeline.declaration import config, experiments, subsets
 from pipeline.tasks.instances.split import split
 
 DATASET = "generated"
@@ -16,8 +16,9 @@ def draw_inputs():
     entry = experiments.load().dataset(DATASET) | {"train_images": 12, "val_images": 2}
     prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
     split(
-        paths.annotations(DATASET, "train2017"),
-        experiments.load().directions["nonvoc2voc"],
+        subsets.train(DATASET).annotations,
+        experiments.load().label_set(DATASET),
+        "nonvoc2voc",
         paths.split(DATASET, "nonvoc2voc"),
     )
     checkpoint.write(paths.initial_weights(DATASET, "r50"), {}, {})

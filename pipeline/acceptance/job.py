@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.artifacts import checkpoint, files, paths
 from pipeline.cli import command
 from pipeline.datasets.prepare import prepare
-from pipeline.declaration import config, experiments, recipe
+from pipeline.declaration import config, experiments, recipe, subsets
 from pipeline.tasks.instances.split import split
 from pipeline.training import loop
 
@@ -28,9 +28,9 @@ def draw_inputs(declared):
     """Draw a few images, their splits and random initial weights, below `paths.ROOT`."""
     entry = declared.dataset(DATASET) | {"train_images": 12, "val_images": 2}
     prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
-    for name in declared.directions:
-        annotations = paths.annotations(DATASET, "train2017")
-        split(annotations, declared.directions[name], paths.split(DATASET, name))
+    labels = declared.label_set(DATASET)
+    for name in labels.directions:
+        split(subsets.train(DATASET).annotations, labels, name, paths.split(DATASET, name))
     for name in declared.backbones:
         checkpoint.write(paths.initial_weights(DATASET, name), {}, {})
 

@@ -36,7 +36,7 @@ def data(dataset):
 
 
 def annotations(dataset, subset):
-    """`subset` is `train2017` or `val2017`."""
+    """`subset` is a name of the dataset's entry, such as `train2017`."""
     return data(dataset) / "annotations" / f"instances_{subset}.json"
 
 

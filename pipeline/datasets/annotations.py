@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 
 from pipeline.datasets.streamed_json import StreamedObject
-from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
 
 REQUIRED = {
@@ -24,7 +23,7 @@ NUMBERS = {int, float, bool}  # what a JSON parser gives for a number; `true` pa
 REMEDY = "correct the file, then run `python -m stages.download`"
 
 
-def read_instances(path, on_images=None, on_annotations=None, checks=None):
+def read_instances(path, label_set, on_images=None, on_annotations=None, checks=None):
     """Check an annotation file, and show its images and annotations in the order of the file.
 
     What the file says about categories and what annotations refer to is certain only when this returns; what is
@@ -32,6 +31,7 @@ def read_instances(path, on_images=None, on_annotations=None, checks=None):
 
     Args:
         path: of the file.
+        label_set: whose categories the file has to list.
         on_images, on_annotations: called with lists of successive entries, and a function that gives the same
             entries as the `json` module parses them, see `StreamedObject`.
         checks: what looks at everything first and may mend it, such as `coco_check.Checker`; the few checks of this
@@ -42,10 +42,10 @@ def read_instances(path, on_images=None, on_annotations=None, checks=None):
 
     Raises:
         ExperimentError: missing file, no regular one, not JSON, not COCO format, repeated ids, an unknown image or
-            category referred to, categories other than COCO's 80; what `checks` raises.
+            category referred to, categories other than those of the label set; what `checks` raises.
     """
     path = Path(path)
-    checks = checks or Checks(path)
+    checks = checks or Checks(path, label_set)
     consumers = {"images": on_images, "annotations": on_annotations}
 
     def visit(section, position, entries, again):
@@ -113,8 +113,8 @@ def _first_line(error):
 class Checks:
     """Check images and annotations as they pass by, and at the end whom the annotations refer to."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, label_set):
+        self.path, self.label_set = path, label_set
         self.ids = {section: set() for section in STREAMED}
         self.referred = {"image_id": set(), "category_id": set()}
 
@@ -150,7 +150,7 @@ class Checks:
                 before.add(number)
 
     def finish(self, header):
-        check_categories(self.path, header["categories"])
+        check_categories(self.path, header["categories"], self.label_set)
         valid = {"image_id": self.ids["images"], "category_id": {category["id"] for category in header["categories"]}}
 
         def find(_section, _position, entries, _again):
@@ -206,13 +206,16 @@ def _check_sections(path, content):
         _check_fields(path, "categories", position, entry)
 
 
-def check_categories(path, categories):
-    """Labels are positions in the list of categories, so that list has to be COCO's, in its order."""
-    for expected, found in zip(CATEGORIES, categories, strict=False):
+def check_categories(path, categories, label_set):
+    """Labels are positions in the list of categories, so that list has to be the label set's, in its order."""
+    title = label_set.title
+    for expected, found in zip(label_set.categories, categories, strict=False):
         if (found["id"], found["name"]) != expected[:2]:
             raise ExperimentError(
-                f"{path}: category {found['id']!r} {found['name']!r} where COCO has "
-                f"{expected.id} '{expected.name}'; the 80 categories have to be COCO's, in its order"
+                f"{path}: category {found['id']!r} {found['name']!r} where {title} has "
+                f"{expected.id} '{expected.name}'; the {len(label_set)} categories have to be {title}'s, in its order"
             )
-    if len(categories) != len(CATEGORIES):
-        raise ExperimentError(f"{path}: lists {len(categories)} categories; all of COCO's {len(CATEGORIES)} are needed")
+    if len(categories) != len(label_set):
+        raise ExperimentError(
+            f"{path}: lists {len(categories)} categories; all of {title}'s {len(label_set)} are needed"
+        )

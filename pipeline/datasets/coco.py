@@ -1,4 +1,4 @@
-"""COCO 2017, a mirror or a subset of it: from archives that an entry declares, or a folder already there."""
+"""Data in COCO's layout, such as COCO 2017 or a subset of it: from archives, or a folder already there."""
 
 import contextlib
 import logging
@@ -17,19 +17,14 @@ from pipeline.errors import ExperimentError
 
 logger = logging.getLogger(__name__)
 
-WANTED = re.compile(
-    rf"(train|val)2017/.+\.(?i:{'|'.join(SUFFIXES)})|annotations/instances_(train|val)2017\.json", re.DOTALL
-)
-EXPECTED = "images below train2017/ or val2017/, or annotations/instances_train2017.json and instances_val2017.json"
-SUBSETS = ("train2017", "val2017")
-FOLDERS = (*SUBSETS, "annotations")
 ENTRY_KEYS = ("base_url", "archives", "root_env", "keep_archives", "train_images")
 MARKER = contents.MARKERS["coco"]  # {archive: {bytes, checksums}} of those that are unpacked
 READERS = 8  # threads; checking a folder on a network disk is latency, not computing
 
 
-def identify(name, entry):
-    """What identifies the data of an entry, for the manifest. Raises ExperimentError for a bad entry."""
+def identify(source):
+    """What identifies declared data, for the manifest. Raises ExperimentError for a bad entry."""
+    name, entry = source.name, source.options
     if unknown := [key for key in entry if key not in ENTRY_KEYS]:
         raise ExperimentError(
             f"experiments.yaml: datasets.{name}: unknown key {', '.join(unknown)}; valid: {', '.join(ENTRY_KEYS)}"
@@ -37,8 +32,8 @@ def identify(name, entry):
     return {"archives": {a.name: {"bytes": a.size, **a.checksums} for a in declared_archives(name, entry)}}
 
 
-def fill(name, entry, root, downloads, check):
-    """Have `train2017/`, `val2017/` and `annotations/`, for `root` or in it already.
+def fill(source, root, downloads, check):
+    """Have a folder for each subset, such as `train2017/`, and `annotations/`, for `root` or in it already.
 
     If the environment variable that the entry names as `root_env` is set, its folder is linked, not copied. Where
     that was done before and the variable is not set at all, the links stay. Otherwise the archives are downloaded,
@@ -46,9 +41,9 @@ def fill(name, entry, root, downloads, check):
     what the archives hold are brought back. Nothing in `root` is given up here; that is up to `Filled.install`.
 
     Args:
-        name: of the dataset.
-        entry: `base_url`, `archives` (see `archives.declared_archives`); optionally `root_env`, `keep_archives`
-            (`false` deletes a download once it is unpacked), and `train_images`, which only commands.plan reads.
+        source: contents.Source with the options `base_url`, `archives` (see `archives.declared_archives`);
+            optionally `root_env`, `keep_archives` (`false` deletes a download once it is unpacked), and
+            `train_images`, which only commands.plan reads.
         root: folder, on a disk with room for the data.
         downloads: folder for archives.
         check: called as `check(root, subset)`, raises ExperimentError if annotations or images are not fit for use.
@@ -56,37 +51,36 @@ def fill(name, entry, root, downloads, check):
     Raises:
         ExperimentError: bad entry, and whatever `archives` raises.
     """
-    identity, archives = identify(name, entry), declared_archives(name, entry)
+    name, entry, folders = source.name, source.options, folders_of(source)
+    identity, archives = identify(source), declared_archives(name, entry)
     done = contents.read_json(root / MARKER)
-    variable, linked = entry.get("root_env"), _is_linked(root)
+    variable, linked = entry.get("root_env"), _is_linked(root, folders)
     if variable and os.environ.get(variable):
         if done != identity["archives"]:
-            return _link(name, variable, Path(os.environ[variable]).expanduser().resolve(), root, identity)
+            return _link(source, Path(os.environ[variable]).expanduser().resolve(), root, identity)
         logger.warning(
             "%s is not used: the archives are unpacked in %s; move that folder away to link another one", variable, root
         )
     elif variable and linked and variable not in os.environ:
-        return _keep_links(name, variable, root, identity)
-    refuse_others_files(root)
+        return _keep_links(source, root, identity)
+    refuse_others_files(root, folders)
     in_place = done == identity["archives"]  # else `root` is of other archives, or is not there
     tree = root if in_place else contents.beside(root)
-    trusted = _without_record(tree, archives, downloads, entry["base_url"], check) if in_place else ()
+    trusted = _without_record(tree, archives, downloads, source, check) if in_place else ()
     archives = [archive for archive in archives if archive.name not in trusted]
-    _unpack_all(entry["base_url"], archives, identity["archives"], tree, downloads, entry.get("keep_archives", True))
+    _unpack_all(source, archives, identity["archives"], tree, downloads)
     return Filled(identity, tree, lambda: None if in_place else contents.swap(tree, root))
 
 
-def _without_record(tree, archives, downloads, base_url, check):
+def _without_record(tree, archives, downloads, source, check):
     """Names of archives not to fetch again although it is not recorded what they held.
 
     That is so where an earlier version unpacked and the archive was deleted; enough that what is there can be used.
     """
-    recorded = contents.recorded(tree)
-    gone = [
-        a.name for a in archives if is_remote(base_url) and a.name not in recorded and not (downloads / a.name).exists()
-    ]
+    recorded, remote = contents.recorded(tree), is_remote(source.options["base_url"])
+    gone = [a.name for a in archives if remote and a.name not in recorded and not (downloads / a.name).exists()]
     try:
-        for subset in SUBSETS if gone else ():
+        for subset in source.subsets if gone else ():
             check(tree, subset)
     except ExperimentError as error:
         logger.warning("%s; fetching %s", error, ", ".join(gone))
@@ -94,7 +88,7 @@ def _without_record(tree, archives, downloads, base_url, check):
     return gone
 
 
-def _unpack_all(base_url, archives, facts, tree, downloads, keep):
+def _unpack_all(source, archives, facts, tree, downloads):
     """Let a folder hold what the archives hold, and no archive's files that has changed since."""
     done = contents.read_json(tree / MARKER)
     if any(facts.get(archive) != state for archive, state in done.items()):
@@ -119,9 +113,9 @@ def _unpack_all(base_url, archives, facts, tree, downloads, keep):
         if a.name in held or a.name not in done
     )
     contents.write_json(tree / MARKER, done)  # before the first file: what is here, we put here
-    with contextlib.closing(obtain(base_url, pending, downloads, room)) as complete:
+    with contextlib.closing(obtain(source.options["base_url"], pending, downloads, room)) as complete:
         for archive, path in complete:
-            files = unpack(path, WANTED, tree, EXPECTED)
+            files = unpack(path, wanted(source), tree, expected(source))
             for other, theirs in held.items():
                 if other != archive.name and (twice := [p for p in files if theirs.get(p, files[p]) != files[p]]):
                     raise ExperimentError(
@@ -131,37 +125,57 @@ def _unpack_all(base_url, archives, facts, tree, downloads, keep):
             held[archive.name], done[archive.name] = files, facts[archive.name]
             contents.record(tree, held)
             contents.write_json(tree / MARKER, done)
-            if not keep and path.is_relative_to(downloads):
+            if not source.options.get("keep_archives", True) and path.is_relative_to(downloads):
                 path.unlink()
 
 
-def _is_linked(root):
-    return not contents.managed(root) and any((root / name).is_symlink() for name in FOLDERS)
+def folders_of(source):
+    """Names of the folders that the data of a source lie in."""
+    return (*source.subsets, "annotations")
 
 
-def refuse_others_files(root):
+def wanted(source):
+    """Pattern of the members of an archive that are unpacked."""
+    subsets = "|".join(map(re.escape, source.subsets))
+    return re.compile(rf"({subsets})/.+\.(?i:{'|'.join(SUFFIXES)})|annotations/instances_({subsets})\.json", re.DOTALL)
+
+
+def expected(source):
+    """What `wanted` means, in words."""
+    train, validation = source.subsets
+    return (
+        f"images below {train}/ or {validation}/, or annotations/instances_{train}.json and instances_{validation}.json"
+    )
+
+
+def _is_linked(root, folders):
+    return not contents.managed(root) and any((root / name).is_symlink() for name in folders)
+
+
+def refuse_others_files(root, folders):
     """Leave alone what stage download did not put there."""
     if contents.managed(root) or not root.exists():
         return
-    if any(not (entry.is_symlink() and entry.name in FOLDERS) for entry in root.iterdir()):
+    if any(not (entry.is_symlink() and entry.name in folders) for entry in root.iterdir()):
         raise ExperimentError(
             f"{root} holds files that stage download did not put there; move them away; "
             "to use them in place set the variable that the entry names as root_env to their new folder"
         )
 
 
-def _link(dataset, variable, folder, root, identity):
+def _link(source, folder, root, identity):
     """Use a COCO folder in place; `root` points into it once it is checked."""
-    for name in FOLDERS:
+    folders, variable = folders_of(source), source.options["root_env"]
+    for name in folders:
         if not (folder / name).is_dir():
             raise ExperimentError(
-                f"{variable}={folder}: has no folder {name}/; it needs {', '.join(f'{f}/' for f in FOLDERS)} "
-                f"(`{variable}= python -m stages.download {dataset}` fetches the archives instead)"
+                f"{variable}={folder}: has no folder {name}/; it needs {', '.join(f'{f}/' for f in folders)} "
+                f"(`{variable}= python -m stages.download {source.name}` fetches the archives instead)"
             )
     if folder == root.resolve():
         return Filled(identity, root, lambda: None)
-    refuse_others_files(root)
-    for name in FOLDERS:
+    refuse_others_files(root, folders)
+    for name in folders:
         for ours in (root, *contents.temporary(root)):
             if (folder / name).resolve().is_relative_to(ours.resolve()):
                 raise ExperimentError(
@@ -169,22 +183,23 @@ def _link(dataset, variable, folder, root, identity):
                 )
 
     def install():
-        if all((root / name).is_symlink() and Path(os.readlink(root / name)) == folder / name for name in FOLDERS):
+        if all((root / name).is_symlink() and Path(os.readlink(root / name)) == folder / name for name in folders):
             return
         links = contents.beside(root)
         contents.discard(links)
         links.mkdir(parents=True)
-        for name in FOLDERS:
+        for name in folders:
             (links / name).symlink_to(folder / name, target_is_directory=True)
         contents.swap(links, root)
 
     return Filled(identity, folder, install)
 
 
-def _keep_links(dataset, variable, root, identity):
+def _keep_links(source, root, identity):
     """Go on with a folder that an earlier run linked: another shell knows the variable."""
-    fetch = f"`{variable}= python -m stages.download {dataset}` fetches the archives instead"
-    for folder in FOLDERS:
+    folders, variable = folders_of(source), source.options["root_env"]
+    fetch = f"`{variable}= python -m stages.download {source.name}` fetches the archives instead"
+    for folder in folders:
         if not (root / folder).is_dir():
             target = os.readlink(root / folder) if (root / folder).is_symlink() else "nothing"
             raise ExperimentError(
@@ -192,7 +207,7 @@ def _keep_links(dataset, variable, root, identity):
                 f"where the data are now; {fetch}"
             )
     logger.info(
-        "%s is not set; going on with %s, which is linked; %s", variable, (root / FOLDERS[0]).resolve().parent, fetch
+        "%s is not set; going on with %s, which is linked; %s", variable, (root / folders[0]).resolve().parent, fetch
     )
     return Filled(identity, root, lambda: None)
 

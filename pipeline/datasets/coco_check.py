@@ -29,7 +29,6 @@ from pycocotools import mask as coco_mask
 
 from pipeline.datasets.annotations import REMEDY, STREAMED, check_categories, read_instances, stream
 from pipeline.datasets.streamed_json import MalformedJson, compact, fast_dumps, like_compact, without_repetition
-from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
 
 logger = logging.getLogger("pipeline.coco_check")
@@ -48,7 +47,6 @@ FIRST_PIXEL = "coordinates within the first pixel"
 HEADERS = ("Finding", "Count", "First example", "Done")
 PLAIN_FIELDS = itemgetter("id", "image_id", "category_id", "iscrowd", "area", "bbox")
 PLAIN_NAME = re.compile(r"\w[\w-]*(\.[a-z]+)?", re.ASCII)
-CATEGORY_IDS = frozenset(category.id for category in CATEGORIES)
 
 
 @dataclass
@@ -69,6 +67,7 @@ class Checker:
 
     Args:
         path: of the file.
+        label_set: whose categories the file has to list.
         masks: ids of the categories whose masks and areas are looked at; `None` for all. A split looks at base
             categories only: nothing it does may depend on a novel mask.
         exact: hand on what the `json` module parses, also where integers have more than 64 bits.
@@ -81,8 +80,9 @@ class Checker:
         with_mask: number of annotations of the categories `masks` that are no crowd and whose mask has a pixel.
     """
 
-    def __init__(self, path, masks=None, exact=False):
-        self.path, self.masks, self.exact = Path(path), masks, exact
+    def __init__(self, path, label_set, masks=None, exact=False):
+        self.path, self.label_set, self.masks, self.exact = Path(path), label_set, masks, exact
+        self._category_ids = frozenset(category.id for category in label_set.categories)
         self.findings, self.renumber, self.mended = {}, set(), False
         self.images, self.with_mask, self.objects, self.names = {}, 0, 0, {}
         self._shared, self._names, self._ids = {}, {}, {section: set() for section in STREAMED}
@@ -204,15 +204,17 @@ class Checker:
         ids = [category["id"] for category in categories]
         if len(set(map(repr, ids))) == len(ids) and all(type(number) is int for number in ids):
             in_order = sorted(categories, key=lambda category: category["id"])
-            if in_order != categories and [(c["id"], c["name"]) for c in in_order] == [c[:2] for c in CATEGORIES]:
+            listed = [category[:2] for category in self.label_set.categories]
+            if in_order != categories and [(c["id"], c["name"]) for c in in_order] == listed:
                 categories[:] = in_order
-                self._find(MENDED, "order of the categories", "brought into COCO's order")
+                self._find(MENDED, "order of the categories", f"brought into {self.label_set.title}'s order")
         bad = next((c for c in categories if type(c["id"]) is not int), None)
         if bad:
             raise ExperimentError(
-                f"{self.path}: category {_text(bad['name'])} has the id {_text(bad['id'])}, valid: COCO's; {REMEDY}"
+                f"{self.path}: category {_text(bad['name'])} has the id {_text(bad['id'])}, "
+                f"valid: {self.label_set.title}'s; {REMEDY}"
             )
-        check_categories(self.path, categories)
+        check_categories(self.path, categories, self.label_set)
 
     # Images
 
@@ -369,7 +371,7 @@ class Checker:
                 and min(ids) >= 0
                 and max(ids) <= LARGEST_ID
                 and {0, 1}.issuperset(crowds)
-                and CATEGORY_IDS.issuperset(categories)
+                and self._category_ids.issuperset(categories)
                 and {4}.issuperset(map(len, boxes))
                 and not (truths and bool in set(map(type, chain.from_iterable(boxes))))
                 and not any(["ignore" in entry for entry in entries])
@@ -462,10 +464,10 @@ class Checker:
 
     def _category(self, entry, where):
         category = entry["category_id"]
-        if type(category) is float and category in CATEGORY_IDS:
+        if type(category) is float and category in self._category_ids:
             entry["category_id"] = category = int(category)
             self._find(MENDED, "ids written as decimals", f"{where}: category_id")
-        if type(category) is not int or category not in CATEGORY_IDS:
+        if type(category) is not int or category not in self._category_ids:
             self._refuse(
                 "annotations of unknown categories",
                 f"{where}: unknown category_id {_text(category)}, valid: an id that `categories` lists",
@@ -862,9 +864,10 @@ def _write_mended(checker, file):
         parts = {"images": first, "annotations": second}
         header = read_instances(
             checker.path,
+            checker.label_set,
             lambda entries, _: _write(parts["images"], list(images(entries))),
             lambda entries, _: _write(parts["annotations"], list(annotations(entries))),
-            checks=Checker(checker.path, checker.masks, exact=True),
+            checks=Checker(checker.path, checker.label_set, checker.masks, exact=True),
         )
         file.write(compact(header)[:-1])
         for name, part in parts.items():

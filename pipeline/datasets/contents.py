@@ -16,6 +16,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from pipeline.datasets.files import refusals_told, require_regular
+from pipeline.declaration.label_sets import LabelSet
 
 CONTENTS = "contents.json"  # {source: {path: [bytes, CRC-32]}}
 MARKERS = {"coco": "archives.json", "generated": "spec.json"}  # by kind of dataset
@@ -24,11 +25,20 @@ CHUNK = 1 << 20  # bytes
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
+class Source(NamedTuple):
+    """A dataset as it is declared."""
+
+    name: str
+    options: dict  # of its entry, those of its kind
+    label_set: LabelSet
+    subsets: tuple  # names of the folders of its training and of its validation images, such as `train2017`
+
+
 class Filled(NamedTuple):
     """Data that are complete, and where they are."""
 
     identity: dict  # what identifies them, for the manifest
-    folder: Path  # holds train2017/, val2017/ and annotations/
+    folder: Path  # holds a folder for each subset and annotations/
     install: object  # function that makes them the dataset's, once they are checked
 
 

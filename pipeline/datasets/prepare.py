@@ -17,34 +17,39 @@ from typing import NamedTuple
 from pipeline.artifacts import locks
 from pipeline.datasets import coco, coco_check, contents
 from pipeline.datasets.annotations import REMEDY, listed_image_sizes, read_instances
-from pipeline.datasets.coco import SUBSETS
-from pipeline.datasets.contents import Filled
+from pipeline.datasets.contents import Filled, Source
 from pipeline.datasets.files import refusals_told, require_regular
 from pipeline.datasets.generated import scenes
 from pipeline.datasets.images import remedy, resolve_names
-from pipeline.declaration.categories import CATEGORIES, VOC
+from pipeline.declaration import subsets
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 
 BUFFER = 1 << 20  # bytes
 
 
-def identify_generated(_name, spec):
+def identify_generated(source):
     """What identifies a generated dataset, for the manifest. Raises ExperimentError for a bad spec."""
+    spec, labels = source.options, source.label_set
     scenes.check_spec(spec)
-    return {"spec": {key: spec[key] for key in scenes.SPEC_KEYS}}
+    scenes.cast(labels, spec.get("looks"))
+    drawn = {"spec": {key: spec[key] for key in scenes.SPEC_KEYS}}
+    if "looks" in spec:
+        drawn |= {"looks": spec["looks"], "categories": {category.name: category.id for category in labels.categories}}
+    return drawn
 
 
-def fill_generated(name, spec, root, _downloads, _check):
+def fill_generated(source, root, _downloads, _check):
     """Draw a generated dataset for `root`, unless it is there as it was drawn."""
-    identity, marker = identify_generated(name, spec), contents.MARKERS["generated"]
+    identity, marker = identify_generated(source), contents.MARKERS["generated"]
     drawn = contents.recorded(root).get(marker)
     if drawn and contents.read_json(root / marker) == identity and not contents.differing(root, drawn):
         return Filled(identity, root, lambda: None)
-    coco.refuse_others_files(root)
+    coco.refuse_others_files(root, coco.folders_of(source))
     staging = contents.beside(root)
     contents.discard(staging)
     try:
-        scenes.generate(spec, staging, staging / "annotations")
+        scenes.generate(source.options, source.label_set, source.subsets, staging, staging / "annotations")
     except BaseException:  # what is half drawn is of no use, and the disk may be full
         contents.discard(staging)
         raise
@@ -70,7 +75,7 @@ IN_ARCHIVE = (
     "its archive holds it like that: correct the file there and declare the archive's new bytes and checksums in "
     "pipeline/experiments/contrastmask.yaml, then run `python -m stages.download`"
 )
-NOT_FOR_KINDS = ("kind", "profile", "paper_data")
+NOT_FOR_KINDS = ("kind", "profile", "paper_data", "label_set", *subsets.PARTS)
 
 
 def prepare(name, entry, *, images_root, out_dir):
@@ -79,16 +84,20 @@ def prepare(name, entry, *, images_root, out_dir):
     Args:
         name: of the dataset.
         entry: its declaration in experiments.yaml; `kind` chooses from `KINDS`, the rest is that kind's.
-        images_root: where images live, as `train2017/` and `val2017/`; left alone if complete.
-        out_dir: gets `annotations/instances_{train,val}2017.json` and `manifest.json`, the latter last.
+        images_root: where images live, a folder for each subset, such as `train2017/`; left alone if complete.
+        out_dir: gets `annotations/instances_<subset>.json` for each and `manifest.json`, the latter last.
 
     Raises:
         ExperimentError: unknown kind, anything a kind raises, broken annotations, missing images, a disk that refuses.
             Then what was there before still is.
     """
     images_root, out_dir = Path(images_root), Path(out_dir)
-    kind, options = _kind(name, entry)
-    kind.identify(name, options)  # before anything is written
+    kind, source = _kind(name, entry)
+    kind.identify(source)  # before anything is written
+
+    def check(folder, subset):
+        return _check_subset(folder, subset, source.label_set)
+
     with refusals_told(images_root):
         images_root.parent.mkdir(parents=True, exist_ok=True)
         # Several experiments may run side by side and share the images.
@@ -97,13 +106,13 @@ def prepare(name, entry, *, images_root, out_dir):
             contents.recover(root)
             if images_root.is_symlink() and not root.exists():
                 raise ExperimentError(f"{images_root} leads to {root}, where nothing is; mount it or remove the link")
-            filled = kind.fill(name, options, root, images_root.parent / "downloads", _check_subset)
+            filled = kind.fill(source, root, images_root.parent / "downloads", check)
             manifest = {"dataset": name, "kind": entry["kind"], **filled.identity, "subsets": {}}
             checkers = {}
-            for subset in SUBSETS:
-                manifest["subsets"][subset], checkers[subset] = _check_subset(filled.folder, subset)
+            for subset in source.subsets:
+                manifest["subsets"][subset], checkers[subset] = check(filled.folder, subset)
             with _Outputs(out_dir) as outputs:
-                for subset in SUBSETS:
+                for subset in source.subsets:
                     file = f"instances_{subset}.json"
                     part = outputs.part(Path("annotations") / file)
                     coco_check.copy(checkers[subset], part)
@@ -125,11 +134,11 @@ def ensure_images(name, entry, *, images_root, manifest):
     Raises:
         ExperimentError: manifest or images are missing, unfinished, or not of the dataset as it is declared now.
     """
-    kind, options = _kind(name, entry)
+    kind, source = _kind(name, entry)
     images_root, again = Path(images_root), f"run `python -m stages.download {name}`"
     if variable := entry.get("root_env"):
         again += f" ({variable}=FOLDER before it takes a folder that you have)"
-    identity = kind.identify(name, options)
+    identity = kind.identify(source)
     described = contents.read_json(manifest)
     if not described:
         raise ExperimentError(f"{manifest}: no such file, or damaged; {again}")
@@ -139,7 +148,7 @@ def ensure_images(name, entry, *, images_root, manifest):
             f"(datasets.{name}.{edited}); "
             f"undo that edit, or {again}; it keeps the images until the new ones are complete"
         )
-    for subset in SUBSETS:
+    for subset in source.subsets:
         folder = images_root / subset
         if not folder.is_dir():
             where = f", which leads to {os.readlink(folder)}" if folder.is_symlink() else ""
@@ -155,7 +164,8 @@ def _kind(name, entry):
         raise ExperimentError(
             f"experiments.yaml: datasets.{name}.kind is {entry.get('kind')!r}; valid: {', '.join(KINDS)}"
         )
-    return KINDS[entry["kind"]], {key: value for key, value in entry.items() if key not in NOT_FOR_KINDS}
+    options = {key: value for key, value in entry.items() if key not in NOT_FOR_KINDS}
+    return KINDS[entry["kind"]], Source(name, options, label_set(entry["label_set"]), subsets.names(entry))
 
 
 def _difference(declared, described):
@@ -168,7 +178,7 @@ def _difference(declared, described):
     return None
 
 
-def _check_subset(root, subset):
+def _check_subset(root, subset, labels):
     """Check annotations and images of a subset.
 
     Returns:
@@ -178,16 +188,15 @@ def _check_subset(root, subset):
     require_regular(path)
     if not path.exists():
         raise ExperimentError(f"{path}: no such file; the source of the images has to hold it too")
-    checker = coco_check.Checker(path)
-    names, count = [], Counter()
-    voc = {category.id for category in CATEGORIES if category.name in VOC}  # the file is checked to have these ids
+    checker = coco_check.Checker(path, labels)
+    names, count = [], Counter()  # the latter: of objects by category id, and of crowds
     try:
         read_instances(
             path,
+            labels,
             lambda images, _: names.extend(image["file_name"] for image in images),
             lambda annotations, _: count.update(
-                "crowd" if annotation.get("iscrowd") else "voc" if annotation["category_id"] in voc else "nonvoc"
-                for annotation in annotations
+                "crowd" if annotation.get("iscrowd") else annotation["category_id"] for annotation in annotations
             ),
             checker,
         )
@@ -210,13 +219,19 @@ def _check_subset(root, subset):
     listing = "".join(f"{name} {size}\n" for name, size in sorted(sizes.items()))
     entry = {
         "images": len(sizes),
-        "instances": {"voc": count["voc"], "nonvoc": count["nonvoc"]},
+        "instances": _instances(labels, count),
         "crowd_annotations": count["crowd"],
         "image_names_and_sizes_sha256": hashlib.sha256(listing.encode()).hexdigest(),
     }
     checker.rename(on_disk)
     coco_check.log(path.name, checker.findings)
     return entry, checker
+
+
+def _instances(labels, count):
+    """Objects of each group of a label set, from a count by category id."""
+    ids = {category.name: category.id for category in labels.categories}
+    return {group: sum(count[ids[name]] for name in names) for group, names in labels.declared_groups.items()}
 
 
 class _Outputs:

@@ -13,8 +13,6 @@ from pipeline.declaration import experiments
 from pipeline.declaration.knobs import KnobSet
 from pipeline.errors import ExperimentError
 
-NUM_CLASSES = 80
-
 
 @dataclass(frozen=True)
 class Training:
@@ -125,7 +123,7 @@ def resolve(run_name, dataset, seed, declared=None):
         seed=seed,
         method=run.method,
         knobs=knobs,
-        model=_model(chosen, knobs, profile, run.backbone),
+        model=_model(chosen, knobs, profile, run.backbone, len(declared.label_set(dataset))),
         data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
         schedule=dict(profile["schedules"][run.schedule]),
         optimisation=_optimisation(profile),
@@ -156,7 +154,7 @@ def resolve_pretraining(backbone, dataset, declared=None, detector=methods.TWO_S
         seed=recipe["seed"],
         method=detector,
         knobs=knobs,
-        model=_model(chosen, knobs, profile, backbone),
+        model=_model(chosen, knobs, profile, backbone, len(declared.label_set(dataset))),
         data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
         schedule={"iterations": recipe["iterations"], "milestones": []},
         optimisation=_optimisation(profile, recipe["lr"]),
@@ -164,9 +162,9 @@ def resolve_pretraining(backbone, dataset, declared=None, detector=methods.TWO_S
     )
 
 
-def _model(method, knobs, profile, backbone):
+def _model(method, knobs, profile, backbone, num_classes):
     sizes = method.sizes(**profile["architecture"].get(method.detector, {}))
-    return method.model(knobs, sizes, profile["backbones"][backbone], NUM_CLASSES)
+    return method.model(knobs, sizes, profile["backbones"][backbone], num_classes)
 
 
 def _data(profile, task):

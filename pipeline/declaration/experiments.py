@@ -16,6 +16,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline import methods
 from pipeline.artifacts import files, paths
 from pipeline.declaration import references, schema, strict
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 
 INSIDE_FIGURES = ("partition", "keys")  # kinds of figures that show what stage `look_inside` writes
@@ -67,7 +68,10 @@ def lookup(section, name, what):
 
 @dataclass(frozen=True)
 class Run:
-    """One row of `runs:`. `knobs` names the knob file it follows; `overrides` are knob values of this row alone."""
+    """One row of `runs:`. `knobs` names the knob file it follows; `overrides` are knob values of this row alone.
+
+    Without a `dataset` of its own it is made on the chosen one.
+    """
 
     name: str
     method: str
@@ -76,6 +80,11 @@ class Run:
     direction: str
     knobs: str
     overrides: dict = field(default_factory=dict)
+    dataset: str | None = None
+
+    def on(self, chosen):
+        """The dataset it is made on if `chosen` is the chosen one."""
+        return self.dataset or chosen
 
     @property
     def pinned(self):
@@ -87,7 +96,6 @@ class Experiments:
     """The sections of experiments.yaml, plain dictionaries except `runs` (name -> Run)."""
 
     datasets: dict
-    directions: dict
     backbones: dict
     profiles: dict
     runs: dict
@@ -103,35 +111,91 @@ class Experiments:
     def dataset(self, name):
         return lookup(self.datasets, name, "dataset")
 
-    def selection(self, tables):
-        """What dvc.yaml makes for a choice of tables: their runs and the free one, with the backbones and figures.
+    def label_set(self, dataset):
+        """The `label_sets.LabelSet` of a dataset."""
+        return label_set(self.dataset(dataset)["label_set"])
+
+    def selection(self, tables, dataset):
+        """What dvc.yaml makes for a choice of tables: their runs and the free ones, what goes before and after them.
+
+        A run whose direction the dataset does not have is left out, and so are tables and figures that then show none.
 
         Args:
             tables: names of `tables`, any order.
+            dataset: the chosen one, which runs without a dataset of their own are made on.
 
         Returns:
-            {tables, figures, backbones, runs, look_inside}, each a dictionary in the order of the declaration with
-            just the values that stage descriptions and commands need. `look_inside` are runs too: those that chosen
-            figures need this stage of.
+            {chosen, label_set, directions, tables, figures, backbones, runs, free, look_inside, elsewhere}: the first
+            is `tables` in the order of the declaration, the second the label set of `dataset`. The others are
+            dictionaries with just the values that stage descriptions and commands need. `free` are the runs that follow
+            params.yaml, `look_inside` those that chosen figures need this stage of. `elsewhere` holds {datasets,
+            directions, backbones, runs, look_inside} of the runs with another dataset than `dataset`, as dvc.yaml
+            cannot look up the dataset of a run.
         """
         for name in tables:
             lookup(self.tables, name, "table")
-        chosen = {name: table for name, table in self.tables.items() if name in tables}
-        shown = {run for table in chosen.values() for run in runs_of(table)}
-        runs = {name: run for name, run in self.runs.items() if name in shown or not run.pinned}
-        backbones = {run.backbone for run in runs.values()}
-        columns = ("method", "backbone", "schedule", "direction", "knobs")
-        figures = {name: figure for name, figure in self.figures.items() if set(figure["tables"]) & set(chosen)}
+        labels = self.label_set(dataset)
+        shown = {run for name in tables for run in runs_of(self.tables[name])}
+        wanted = {name: run for name, run in self.runs.items() if name in shown or not run.pinned}
+        here = {name: run for name, run in wanted.items() if run.on(dataset) == dataset}
+        here = {name: run for name, run in here.items() if run.direction in labels.directions}
+        elsewhere = {name: run for name, run in wanted.items() if run.on(dataset) != dataset}
+        made = here.keys() | elsewhere.keys()
+        kept = {name: table for name, table in self.tables.items() if name in tables and _shows(runs_of(table), made)}
+        figures = {
+            name: figure
+            for name, figure in self.figures.items()
+            if set(figure["tables"]) & set(kept) and _shows([row["run"] for row in figure.get("runs", [])], made)
+        }
         looked_into = {
             row["run"] for figure in figures.values() if figure["kind"] in INSIDE_FIGURES for row in figure["runs"]
         }
+        backbones = {run.backbone for run in here.values()}
+        columns = ("method", "backbone", "schedule", "direction", "knobs")
         return {
-            "tables": {name: {"title": table["title"]} for name, table in chosen.items()},
+            "chosen": [name for name in self.tables if name in tables],
+            "label_set": labels.name,
+            "directions": {name: dict(sides) for name, sides in labels.directions.items()},
+            "tables": {name: {"title": table["title"]} for name, table in kept.items()},
             "figures": {name: {"title": figure["title"]} for name, figure in figures.items()},
             "backbones": {name: dict(row) for name, row in self.backbones.items() if name in backbones},
-            "runs": {name: {column: getattr(run, column) for column in columns} for name, run in runs.items()},
-            "look_inside": {name: {"direction": run.direction} for name, run in runs.items() if name in looked_into},
+            "runs": {name: {column: getattr(run, column) for column in columns} for name, run in here.items()},
+            "free": {name: {"direction": run.direction} for name, run in here.items() if not run.pinned},
+            "look_inside": {name: {"direction": run.direction} for name, run in here.items() if name in looked_into},
+            "elsewhere": self._elsewhere(elsewhere, (*columns, "dataset"), looked_into),
         }
+
+    def _elsewhere(self, runs, columns, looked_into):
+        """The part of a selection that is made on other datasets than the chosen one."""
+        datasets = {run.dataset: self.label_set(run.dataset) for run in runs.values()}
+        directions = {(run.dataset, run.direction) for run in runs.values()}
+        for name in datasets:
+            weights = self.profile(name)["initial_weights"]
+            if weights["kind"] == "pretrain":
+                directions.add((name, weights["direction"]))
+        backbones = {(run.dataset, run.backbone) for run in runs.values()}
+        return {
+            "datasets": {name: {"label_set": labels.name} for name, labels in datasets.items()},
+            "directions": {
+                f"{dataset}_{name}": {"dataset": dataset, "direction": name, "label_set": datasets[dataset].name}
+                for dataset, name in sorted(directions)
+            },
+            "backbones": {
+                f"{dataset}_{name}": {"dataset": dataset, "backbone": name, "label": self.backbones[name]["label"]}
+                for dataset, name in sorted(backbones)
+            },
+            "runs": {name: {column: getattr(run, column) for column in columns} for name, run in runs.items()},
+            "priors": {
+                name: {"dataset": run.dataset, "direction": run.direction}
+                for name, run in runs.items()
+                if name in looked_into
+            },
+        }
+
+
+def _shows(runs, made):
+    """Whether a table or figure of some runs has one to show, or none to begin with."""
+    return not runs or not made.isdisjoint(runs)
 
 
 def load(folder=None):
@@ -218,10 +282,11 @@ def selected(declared=None):
     Raises ExperimentError if the file is not what `commands.select` would write for its tables now.
     """
     content = read_yaml(paths.SELECTION).get("selected")
-    known = isinstance(content, dict) and "tables" in content
-    if not known or content != (declared or load()).selection(content["tables"]):
+    known = isinstance(content, dict) and "chosen" in content
+    if not known or content != (declared or load()).selection(content["chosen"], chosen_dataset()):
         raise ExperimentError(
-            "pipeline/selection.yaml is not what pipeline/experiments says now; run `python -m commands.select`"
+            "pipeline/selection.yaml is not what pipeline/experiments and `dataset` in params.yaml say now; "
+            "run `python -m commands.select`"
         )
     return content
 
@@ -234,12 +299,14 @@ def repro(stage, *names, again=False):
         names: of runs.
         again: whether it is made although DVC takes it for unchanged, without what goes before it.
     """
-    line = " ".join(["dvc repro", *["-s -f"] * again, *(f"{stage}@{name}" for name in names)])
+    options = ["dvc repro", *["-s -f"] * again]
     try:
         declared = load()
-        chosen = list(selected(declared)["tables"])
+        selection = selected(declared)
     except (ExperimentError, OSError):  # said by whatever reads them for more than a message
-        return line
+        return " ".join([*options, *(f"{stage}@{name}" for name in names)])
+    line = " ".join([*options, *(target(stage, name, selection) for name in names)])
+    chosen = selection["chosen"]
     wanted = list(chosen)
     for name in names:
         showing = [table for table, entry in declared.tables.items() if name in runs_of(entry)]
@@ -248,9 +315,21 @@ def repro(stage, *names, again=False):
     return line if wanted == chosen else f"python -m commands.select {' '.join(wanted)} && {line}"
 
 
+def target(stage, run, selection):
+    """The stage of a run in dvc.yaml, where those that are made on another dataset than the chosen one have groups of
+    their own.
+
+    Args:
+        stage: a group of dvc.yaml over runs, such as `train`.
+        run: its name.
+        selection: as `Experiments.selection` returns it.
+    """
+    return f"{stage}_elsewhere@{run}" if run in selection["elsewhere"]["runs"] else f"{stage}@{run}"
+
+
 def select(tables):
     """Write selection.yaml for a choice of tables and return it. Raises ExperimentError for an unknown one."""
-    selection = load().selection(tables)
+    selection = load().selection(tables, chosen_dataset())
     text = io.StringIO()
     yaml = YAML()
     yaml.width = 200

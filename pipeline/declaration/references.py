@@ -1,10 +1,13 @@
 """Look up the names by which sections of the declaration refer to each other, to knobs and to published numbers."""
 
 from pipeline import methods
-from pipeline.declaration import categories, schema, strict
+from pipeline.declaration import schema, strict
+from pipeline.declaration.label_sets import known as label_sets
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 
 REPORT_FOLDERS = ("snapshot", "seed_study")  # beside those of the datasets in reports/, tracked by git
+DATASETS = "pipeline/experiments/datasets.yaml"
 OF_ONE_RUN = (schema.NovelResults, schema.Inside)
 
 
@@ -41,7 +44,7 @@ class Check:
         self.declared, self.published, self.origin = declared, published, origin
 
     def everything(self):
-        for section in ("directions", "datasets", "profiles", "runs", "tables", "figures"):
+        for section in ("profiles", "datasets", "runs", "tables", "figures"):
             for name, entry in getattr(self.declared, section).items():
                 getattr(self, section)(entry, section, name)
 
@@ -52,16 +55,30 @@ class Check:
         if value not in valid:
             self.refuse(f"unknown {what} {value!r}{strict.options(value, valid)}", *keys)
 
-    def directions(self, direction, *keys):
-        try:
-            categories.base_and_novel({"base": direction.base, "novel": direction.novel})
-        except ExperimentError as error:
-            self.refuse(str(error), *keys)
-
     def datasets(self, dataset, *keys):
         self.known("profile", self.declared.profiles, dataset.profile, *keys, "profile")
+        file = self.origin(keys)
+        if file.startswith("pipeline/experiments/") and file != DATASETS:
+            self.refuse(f"move it to {DATASETS}, where dvc.yaml looks for data sets", *keys)
         if keys[-1] in REPORT_FOLDERS:
             self.refuse(f"reports/{keys[-1]} is taken; choose another name", *keys)
+        self.known("label set", label_sets(), dataset.label_set, *keys, "label_set")
+        if dataset.train == dataset.validation:
+            self.refuse(f"is {dataset.train!r}, as `train`; name another folder", *keys, "validation")
+        weights = self.declared.profiles[dataset.profile].initial_weights
+        if isinstance(weights, schema.Pretrained) and weights.direction not in self.directions(keys[-1]):
+            self.refuse(
+                f"profile {dataset.profile!r} pre-trains on direction {weights.direction!r}, which label set "
+                f"{dataset.label_set!r} does not have; declare it there, such as {{base: none, novel: all}}",
+                *keys,
+                "profile",
+            )
+
+    def directions(self, *datasets):
+        """Names of the directions that one of some datasets has."""
+        sets = dict.fromkeys(self.declared.datasets[name].label_set for name in datasets)
+        found = (label_set(name).directions for name in sets if name in label_sets())  # `datasets` refuses others
+        return list(dict.fromkeys(direction for directions in found for direction in directions))
 
     def profiles(self, profile, *keys):
         sizes = methods.sizes()
@@ -73,7 +90,8 @@ class Check:
             self.known("backbone", self.declared.backbones, backbone, *keys, "backbones", backbone)
         weights = profile.initial_weights
         if isinstance(weights, schema.Pretrained):
-            self.known("direction", self.declared.directions, weights.direction, *keys, "initial_weights", "direction")
+            directions = self.directions(*self.declared.datasets)
+            self.known("direction", directions, weights.direction, *keys, "initial_weights", "direction")
         if isinstance(weights, schema.Downloaded):
             for backbone in weights.model_extra:
                 self.known("backbone", profile.backbones, backbone, *keys, "initial_weights", backbone)
@@ -85,7 +103,10 @@ class Check:
         declared = self.declared
         self.known("method", methods.names(), run.method, *keys, "method")
         self.known("backbone", declared.backbones, run.backbone, *keys, "backbone")
-        self.known("direction", declared.directions, run.direction, *keys, "direction")
+        if run.dataset is not None:
+            self.known("dataset", declared.datasets, run.dataset, *keys, "dataset")
+        directions = self.directions(*([run.dataset] if run.dataset else declared.datasets))
+        self.known("direction", directions, run.direction, *keys, "direction")
         self.known("file of knobs", methods.knob_files(), run.knobs, *keys, "knobs")
         for name, profile in declared.profiles.items():
             self.known(f"schedule of profile {name}:", profile.schedules, run.schedule, *keys, "schedule")

@@ -34,7 +34,13 @@ Checkpoint = matching(r"(https?|file)://\S+", "the URL of a checkpoint (http, ht
 # Datasets
 
 
+Folder = matching("[A-Za-z0-9_-]+", "the name of a folder")
+
+
 class _Dataset(Strict):
+    label_set: Name = Field(description="a file of pipeline/declaration/label_sets, such as coco")
+    train: Folder = Field(description="the folder of its training images, such as train2017")
+    validation: Folder = Field(description="the folder of its validation images, such as val2017")
     profile: Name = Field(description="the entry of `profiles` that says at which scale it is run")
     paper_data: bool = False
 
@@ -48,6 +54,7 @@ class Generated(_Dataset):
     train_images: Annotated[int, Field(ge=1, lt=1_000_000)]
     val_images: Annotated[int, Field(ge=1, lt=1_000_000)]
     image_size: Annotated[int, Field(ge=64, le=1024)]
+    looks: Annotated[dict[Text, Text], Field(min_length=1)] | None = None
 
 
 class Archive(Strict):
@@ -93,12 +100,35 @@ Dataset = one_of("kind", Generated, Coco)
 
 # Label sets
 
+Group = Text | list[Text]  # the name of a group, or class names
+
+
+class Class(Strict):
+    id: Natural
+    name: Text
+    supercategory: str = ""
+
+
+class Rest(Strict):
+    """All classes but those of another group."""
+
+    without: Text
+
 
 class Direction(Strict):
-    """Which categories have masks (base) and which boxes only (novel): names of groups, or lists of category names."""
+    """Which classes have masks (base) and which boxes only (novel)."""
 
-    base: Any
-    novel: Any
+    base: Group
+    novel: Group
+
+
+class LabelSet(Strict):
+    """A file of pipeline/declaration/label_sets/."""
+
+    title: Text
+    classes: Annotated[list[Class], Field(min_length=1)]
+    groups: dict[Name, list[Text] | Rest] = {}
+    directions: Annotated[dict[Name, Direction], Field(min_length=1)]
 
 
 # Profiles
@@ -253,11 +283,15 @@ class Preset(Strict):
     schedule: Name | None = None
     direction: Name | None = None
     knobs: Text | None = None
+    dataset: Name | None = None
     overrides: dict[str, Any] = {}
 
 
 class Run(Strict):
-    """One training; `knobs` is the file it follows, `overrides` are knobs of this row alone."""
+    """One training; `knobs` is the file it follows, `overrides` are knobs of this row alone.
+
+    Without a `dataset` it is made on the chosen one.
+    """
 
     method: Name
     backbone: Name
@@ -265,6 +299,7 @@ class Run(Strict):
     direction: Name
     knobs: Text
     overrides: dict[str, Any] = {}
+    dataset: Name | None = None
 
 
 class Row(Strict):
@@ -346,7 +381,6 @@ class Declaration(Strict):
     """The sections of the files of pipeline/experiments/, merged."""
 
     datasets: dict[Name, Dataset]
-    directions: dict[Name, Direction]
     backbones: dict[Name, Backbone]
     profiles: dict[Name, Profile]
     presets: dict[Name, Preset] = {}

@@ -94,7 +94,7 @@ def training_images(dataset, declared):
     entry = declared.dataset(dataset)
     if paths.manifest(dataset).exists():
         try:
-            return int(files.read_json(paths.manifest(dataset))["subsets"]["train2017"]["images"])
+            return int(files.read_json(paths.manifest(dataset))["subsets"][entry["train"]]["images"])
         except (KeyError, TypeError, ValueError):
             where = paths.manifest(dataset).relative_to(paths.ROOT)
             raise ExperimentError(f"{where}: damaged; remove it and run `python -m stages.download`") from None

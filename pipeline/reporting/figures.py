@@ -16,7 +16,6 @@ from pipeline import methods, tasks
 from pipeline.artifacts import paths
 from pipeline.datasets.images import BROKEN
 from pipeline.declaration import experiments
-from pipeline.declaration.categories import base_and_novel
 from pipeline.declaration.experiments import Run, lookup
 from pipeline.errors import ExperimentError, NothingToShow
 from pipeline.reporting import (
@@ -98,7 +97,8 @@ class Request:
     def groups(self):
         """{"base": category names, "novel": category names} of the direction that all runs share."""
         (direction,) = {series.run.direction for series in self.series}
-        return dict(zip(("base", "novel"), base_and_novel(self.declared.directions[direction]), strict=True))
+        labels = self.declared.label_set(self.dataset)
+        return dict(zip(("base", "novel"), labels.base_and_novel(direction), strict=True))
 
 
 def build_figure(name):

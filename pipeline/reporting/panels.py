@@ -14,8 +14,8 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from PIL import Image
 
-from pipeline.artifacts import paths
 from pipeline.datasets.images import remedy
+from pipeline.declaration import subsets
 from pipeline.errors import ExperimentError
 from pipeline.reporting import style
 from pipeline.reporting.style import plt
@@ -165,7 +165,8 @@ def read_image(dataset, image):
     Raises:
         ExperimentError: it is missing, unreadable, or not of the size that the annotations tell.
     """
-    folder = paths.images(dataset, "val2017")
+    subset = subsets.validation(dataset)
+    folder = subset.images
     path = folder / image["file_name"]
     try:
         if not path.is_file():  # reading a FIFO might never end
@@ -174,12 +175,12 @@ def read_image(dataset, image):
             picture = file.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ExperimentError(
-            f"{path}: listed in instances_val2017.json but missing or not an image; {remedy(folder)}"
+            f"{path}: listed in {subset.annotations.name} but missing or not an image; {remedy(folder)}"
         ) from None
     if picture.size != (image["width"], image["height"]):
         raise ExperimentError(
             f"{path}: {picture.width} x {picture.height} pixels, {image['width']} x {image['height']} in "
-            "instances_val2017.json; put the image there that the annotations are of"
+            f"{subset.annotations.name}; put the image there that the annotations are of"
         )
     return np.asarray(picture)
 

@@ -71,7 +71,8 @@ class Task:
         training_modules: dotted names of what a training imports of it, so that MMDetection's registries know its data
             set and the types of its steps: roots of the import closure that identifies a training.
         prediction_modules, scoring_modules: the same of a prediction, and of its scores.
-        hide: (annotations, direction, folder, statistics, caption): write the training annotations of a direction.
+        hide: (annotations, label set, direction, folder, statistics, caption): write the training annotations of a
+            direction.
         training_set: (training) -> the training set, as MMDetection's trainer takes it.
         validation_set: (dataset, steps) -> the validation set.
         steps: (images of a profile) -> {"train": steps, "test": steps}.

@@ -59,7 +59,7 @@ PAPER = {
 @pytest.mark.parametrize("table", PAPER)
 def test_a_table_needs_its_runs_and_the_free_one(table):
     declared = experiments.load()
-    selection = declared.selection([table])
+    selection = declared.selection([table], "generated")
     assert list(selection["tables"]) == [table]
     assert len(selection["runs"]) == PAPER[table] + 1 and "current" in selection["runs"]
     assert set(selection["runs"]) - {"current"} == set(experiments.runs_of(declared.tables[table]))
@@ -67,7 +67,7 @@ def test_a_table_needs_its_runs_and_the_free_one(table):
 
 def test_all_tables_need_every_run_once():
     declared = experiments.load()
-    selection = declared.selection(list(declared.tables))
+    selection = declared.selection(list(declared.tables), "generated")
     assert set(selection["runs"]) == set(declared.runs)
     assert set(selection["backbones"]) == set(declared.backbones)
     assert set(selection["figures"]) == set(declared.figures)

@@ -2,12 +2,14 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.artifacts import paths
-from pipeline.declaration import experiments, schema, strict
+from pipeline.declaration import experiments, references, schema, strict
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 from pipeline.reporting.figures import KINDS
 from pipeline.training.precision import DTYPES
@@ -31,19 +33,15 @@ def repository(tmp_path, monkeypatch):
 def edit(file, keys, value):
     """Set a value in a YAML file, or remove it (`...`); keys lead to it. Which file of a folder has it is looked up."""
     files = sorted(file.glob("*.yaml")) if file.is_dir() else [file]
-    for path in files:
-        content = here = WRITER.load(path)
-        if len(files) > 1 and keys[0] not in content:
-            continue
-        for key in keys[:-1]:
-            here = here[key]
-        if value is ...:
-            del here[keys[-1]]
-        else:
-            here[keys[-1]] = value
-        WRITER.dump(content, path)
-        return
-    raise KeyError(keys[0])
+    path = next((path for path in files if keys[0] in WRITER.load(path)), files[0])
+    content = here = WRITER.load(path)
+    for key in keys[:-1]:
+        here = here[key]
+    if value is ...:
+        del here[keys[-1]]
+    else:
+        here[keys[-1]] = value
+    WRITER.dump(content, path)
 
 
 def refused():
@@ -56,6 +54,8 @@ def refused():
 
 RUN = "contrastmask_r50_1x_nonvoc2voc"
 TRAINING = ("profiles", "full", "training")
+DATASET = {"kind": "generated", "profile": "embedded", "version": 1, "seed": 0, "train_images": 1, "val_images": 1}
+DATASET |= {"image_size": 64, "label_set": "coco", "train": "train2017", "validation": "val2017"}
 ROW = ("tables", "table2", "rows", 0)
 # In the declaration: keys, the value written there (`...` removes it), and the end of the line after its file.
 MISTAKES = {
@@ -84,10 +84,16 @@ MISTAKES = {
     "paper data": (("datasets", "coco2017", "paper_data"), "yes", ".paper_data: is 'yes'; valid: true, false"),
     "dataset name": (
         ("datasets", "snapshot"),
-        {"kind": "generated", "profile": "embedded", "version": 1, "seed": 0, "train_images": 1, "val_images": 1}
-        | {"image_size": 64},
+        DATASET,
         "reports/snapshot is taken; choose another name",
     ),
+    "label set": (
+        ("datasets", "generated", "label_set"),
+        "cocoo",
+        ".label_set: unknown label set 'cocoo'; valid: coco; did you mean 'coco'?",
+    ),
+    "no label set": (("datasets", "generated", "label_set"), ..., ".label_set: is missing; a file of .*, such as coco"),
+    "one subset": (("datasets", "generated", "validation"), "train2017", "is 'train2017', as `train`; name another .*"),
     # profiles
     "architecture": (
         ("profiles", "smoke", "architecture", "two_stage", "neck_chanels"),
@@ -181,6 +187,7 @@ MISTAKES = {
     "method": (("runs", "current", "method"), "contrastmusk", "method 'contrastmusk'; .* mean 'contrastmask'?"),
     "backbone": (("runs", "current", "backbone"), "r51", "runs.current.backbone: unknown backbone 'r51'; .* 'r50'?"),
     "direction": (("runs", "current", "direction"), "voc2voc", "unknown direction 'voc2voc'; .* 'voc2nonvoc'?"),
+    "own dataset": (("runs", "current", "dataset"), "genrated", "unknown dataset 'genrated'; .* mean 'generated'?"),
     "schedule": (("runs", "current", "schedule"), "2x", "unknown schedule of profile .*: '2x'; valid: 1x, 3x; .*"),
     "column": (("runs", "current", "sheduel"), "1x", "runs.current.sheduel: unknown key; .* did you mean 'schedule'?"),
     "no method": (("runs", "current", "method"), ..., "runs.current.method: is missing; .*"),
@@ -246,6 +253,28 @@ def test_a_mistake_in_the_declaration(repository, mistake):
     assert file.startswith("pipeline/experiments/") and (repository / f"{file}.yaml").exists()
     pattern = message.replace("?", r"\?")
     assert re.search(f"{pattern}$", rest), text
+
+
+def test_a_dataset_is_declared_where_dvc_looks_for_it(repository):
+    file = paths.EXPERIMENTS / "mine.yaml"
+    WRITER.dump({"datasets": {"mine": DATASET}}, file)
+    assert refused() == (
+        "pipeline/experiments/mine.yaml: datasets.mine: move it to pipeline/experiments/datasets.yaml, where dvc.yaml "
+        "looks for data sets"
+    )
+
+
+def test_a_direction_that_initial_weights_need_is_asked_of_every_label_set_that_is_trained_so(repository, monkeypatch):
+    labels = replace(label_set("coco"), directions={"nonvoc2voc": {"base": "nonvoc", "novel": "voc"}})
+    monkeypatch.setattr(references, "label_set", lambda name: labels if name == "mine" else label_set(name))
+    monkeypatch.setattr(references, "label_sets", lambda: ["coco", "mine"])
+    edit(paths.EXPERIMENTS, ("datasets", "generated_study1", "label_set"), "mine")
+    assert "datasets.generated_study1.profile: profile 'embedded' pre-trains on direction 'boxes', which" in refused()
+    edit(paths.EXPERIMENTS, ("datasets", "generated_study1", "profile"), "smoke")
+    assert experiments.load()
+    edit(paths.EXPERIMENTS, ("runs", RUN, "dataset"), "generated_study1")
+    edit(paths.EXPERIMENTS, ("runs", RUN, "direction"), "voc2nonvoc")
+    assert f"runs.{RUN}.direction: unknown direction 'voc2nonvoc'; valid: nonvoc2voc" in refused()
 
 
 def test_what_is_declared_is_right():

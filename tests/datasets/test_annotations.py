@@ -3,6 +3,8 @@ import pytest
 from pipeline.datasets.annotations import listed_image_sizes, read_instances
 from pipeline.errors import ExperimentError
 
+from .conftest import COCO_SET
+
 
 def remove(section, field):
     def change(content):
@@ -49,7 +51,7 @@ def put(section, position, **fields):
 def test_what_is_wrong_is_said_in_one_line(edited, change, message):
     path = edited(change)
     with pytest.raises(ExperimentError) as caught:
-        read_instances(path)
+        read_instances(path, COCO_SET)
     text = str(caught.value)
     assert text.startswith(f"{path}: ") and message in text and "\n" not in text
 
@@ -59,19 +61,19 @@ def test_not_json(tmp_path, content):
     path = tmp_path / "instances.json"
     path.write_bytes(content)
     with pytest.raises(ExperimentError, match="not (a JSON file|UTF-8) .*, then run `python -m stages.download`"):
-        read_instances(path)
+        read_instances(path, COCO_SET)
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(
         ExperimentError, match="annotation file .*nowhere.json is missing; run `python -m stages.download`"
     ):
-        read_instances(tmp_path / "nowhere.json")
+        read_instances(tmp_path / "nowhere.json", COCO_SET)
 
 
 def test_missing_and_empty_images(generated_root, train_annotations, tmp_path):
     names = []
-    read_instances(train_annotations, lambda images, _: names.extend(image["file_name"] for image in images))
+    read_instances(train_annotations, COCO_SET, lambda images, _: names.extend(image["file_name"] for image in images))
     folder = tmp_path / "train2017"
     folder.mkdir()
     for name in names:

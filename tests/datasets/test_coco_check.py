@@ -16,12 +16,11 @@ from pycocotools import mask as rle
 from pipeline.datasets import coco_check, contents, prepare
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.contents import Filled
-from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
 from pipeline.tasks.instances.packed_coco import PartialCocoDataset
 from pipeline.tasks.instances.split import split
 
-from .conftest import NONVOC2VOC
+from .conftest import COCO_SET, NONVOC2VOC, SUBSETS
 
 WIDTH, HEIGHT = 60, 40
 ZEBRA, CAT = 24, 17  # base and novel of NONVOC2VOC
@@ -56,7 +55,7 @@ def small():
         for n in (1, 2)
         for k, category in enumerate((ZEBRA, CAT))
     ]
-    return {"images": images, "annotations": annotations, "categories": [c._asdict() for c in CATEGORIES]}
+    return {"images": images, "annotations": annotations, "categories": [c._asdict() for c in COCO_SET.categories]}
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def written(tmp_path):
 
 def check(path, masks=None):
     """Check a file; gives the checker and what consumers got."""
-    checker, got = coco_check.Checker(path, masks), {"images": [], "annotations": []}
+    checker, got = coco_check.Checker(path, COCO_SET, masks), {"images": [], "annotations": []}
     read_instances(
         path,
         lambda entries, _: got["images"].extend(entries),
@@ -87,8 +86,8 @@ def check(path, masks=None):
 
 def published(path):
     """The copy that later stages read."""
-    checker = coco_check.Checker(path)
-    read_instances(path, checks=checker)
+    checker = coco_check.Checker(path, COCO_SET)
+    read_instances(path, COCO_SET, checks=checker)
     (path.parent / "published").mkdir()
     coco_check.copy(checker, path.parent / "published" / path.name)
     return checker, json.loads((path.parent / "published" / path.name).read_text())
@@ -479,7 +478,7 @@ def test_run_lengths_are_measured_as_pycocotools_does(compressed):
         counts = np.diff([0, *edges, flat.size]).tolist()
         assert coco_check.decoded_counts(encoded["counts"].decode()) == counts or sum(counts) == 0
         shape = {"size": [height, width], "counts": encoded["counts"].decode() if compressed else counts}
-        x1, y1, x2, y2, pixels = coco_check.Checker("none")._run_lengths(shape, "here", (width, height))
+        x1, y1, x2, y2, pixels = coco_check.Checker("none", COCO_SET)._run_lengths(shape, "here", (width, height))
         x, y, across, down = rle.toBbox(encoded).tolist()
         assert pixels == mask.sum()
         if pixels:
@@ -584,7 +583,7 @@ def test_annotations_of_a_turned_picture_are_refused(written, tmp_path, orientat
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A COCO folder of `small` with images, used in place; gives it and a function that downloads it."""
-    for subset in prepare.SUBSETS:
+    for subset in SUBSETS:
         (tmp_path / "coco" / subset).mkdir(parents=True)
         for number in (1, 2):
             picture(tmp_path / "coco" / subset / f"{number}.jpg", (WIDTH, HEIGHT), 1)
@@ -593,7 +592,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setitem(prepare.KINDS, "coco", in_place)
 
     def download(change):
-        for subset in prepare.SUBSETS:
+        for subset in SUBSETS:
             content = small()
             change(content)
             (tmp_path / "coco" / "annotations" / f"instances_{subset}.json").write_text(json.dumps(content))
@@ -608,8 +607,8 @@ def test_download_publishes_what_was_mended_and_says_so(folder, tmp_path):
     content = json.loads((data / "annotations" / "instances_val2017.json").read_text())
     assert [annotation["area"] for annotation in content["annotations"]] == [PIXELS] * 4
     assert (data / "annotations" / "findings.md").read_text().count("| 4 | annotation 10 of image 1: area is 0") == 2
-    split(data / "annotations" / "instances_train2017.json", NONVOC2VOC, tmp_path / "split")
-    dataset = PartialCocoDataset(str(tmp_path / "split" / "train.json"), [])
+    split(data / "annotations" / "instances_train2017.json", COCO_SET, NONVOC2VOC, tmp_path / "split")
+    dataset = PartialCocoDataset(str(tmp_path / "split" / "train.json"), [], label_set=COCO_SET)
     assert [each["is_novel"].tolist() for each in map(dataset.get_ann_info, range(2))] == [[False, True]] * 2
 
 
@@ -670,7 +669,7 @@ def base_only(**fields):
 )
 def test_a_split_that_leaves_nothing_to_train_on_says_which_filter(written, tmp_path, change, message):
     with pytest.raises(ExperimentError) as caught:
-        split(written(change), NONVOC2VOC, tmp_path / "out")
+        split(written(change), COCO_SET, NONVOC2VOC, tmp_path / "out")
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not list((tmp_path / "out").iterdir())
 
@@ -685,8 +684,8 @@ def test_what_is_mended_reaches_training(written, tmp_path):
 
     path = written(change)
     published(path)
-    split(path.parent / "published" / path.name, NONVOC2VOC, tmp_path / "split")
-    dataset = PartialCocoDataset(str(tmp_path / "split" / "train.json"), [])
+    split(path.parent / "published" / path.name, COCO_SET, NONVOC2VOC, tmp_path / "split")
+    dataset = PartialCocoDataset(str(tmp_path / "split" / "train.json"), [], label_set=COCO_SET)
     parsed = [dataset.get_ann_info(index) for index in range(len(dataset))]
     assert [each["labels"].tolist() for each in parsed] == [[22, 15], [22, 15]]
     assert [each["is_novel"].tolist() for each in parsed] == [[False, True], [False, True]]

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from pipeline.datasets.generated import scenes
-from pipeline.declaration.categories import VOC
 from pipeline.errors import ExperimentError
 
-from .conftest import SPEC
+from .conftest import COCO_SET, SPEC, SUBSETS, VOC
+
+CAST = scenes.cast(COCO_SET)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -25,7 +26,7 @@ def decode(polygons, size):
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds, size=st.sampled_from([64, 128, 200]))
 def test_objects_of_an_image(seed, size):
-    objects = scenes.arrange(np.random.default_rng(seed), size)
+    objects = scenes.arrange(np.random.default_rng(seed), size, CAST)
     names = [name for name, _ in objects]
     figures = [figure for _, figure in objects]
     assert 4 <= len(objects) <= 6
@@ -83,8 +84,10 @@ def test_both_groups_in_both_subsets_and_all_categories_listed(generated_root):
 
 def test_an_image_does_not_depend_on_how_many_are_drawn(generated_root, tmp_path):
     fewer = {**SPEC, "train_images": 3, "val_images": 1}
-    digest = scenes.generate(fewer, tmp_path, tmp_path / "annotations")
-    assert digest == scenes.generate(fewer, tmp_path, tmp_path / "annotations"), "same spec, same bytes"
+    digest = scenes.generate(fewer, COCO_SET, SUBSETS, tmp_path, tmp_path / "annotations")
+    assert digest == scenes.generate(fewer, COCO_SET, SUBSETS, tmp_path, tmp_path / "annotations"), (
+        "same spec, same bytes"
+    )
     for subset, count in (("train2017", 3), ("val2017", 1)):
         files = sorted((tmp_path / subset).iterdir())
         assert len(files) == count
@@ -99,14 +102,14 @@ def test_an_image_does_not_depend_on_how_many_are_drawn(generated_root, tmp_path
 
 
 def test_seed_and_subset_change_the_image():
-    images = [scenes.draw({**SPEC, "seed": seed}, subset, 0)[0] for seed in (0, 1) for subset in scenes.SUBSETS]
+    images = [scenes.draw({**SPEC, "seed": seed}, CAST, part, 0)[0] for seed in (0, 1) for part in (0, 1)]
     assert len({image.tobytes() for image in images}) == 4
 
 
 def test_position_size_and_depth_do_not_tell_base_from_novel():
     values = defaultdict(list)
     for index in range(300):
-        objects = scenes.arrange(np.random.default_rng([11, index]), 128)
+        objects = scenes.arrange(np.random.default_rng([11, index]), 128, CAST)
         for depth, (name, figure) in enumerate(objects):
             x, y, width, height = figure.box
             values[name in VOC].append((x + width / 2, y + height / 2, max(width, height), depth))
@@ -119,7 +122,7 @@ def test_objects_are_more_saturated_than_their_surroundings():
     """The figure cue that novel objects share with base ones."""
     saturation = {"object": [], "ground": []}
     for index in range(20):
-        image, objects = scenes.draw(SPEC, "train2017", index)
+        image, objects = scenes.draw(SPEC, CAST, 0, index)
         covered = sum(figure.visible for _, figure in objects) > 0
         values = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)[..., 1]
         saturation["object"].append(values[covered].mean())
@@ -141,6 +144,6 @@ def test_objects_are_more_saturated_than_their_surroundings():
 )
 def test_bad_spec(change, message, tmp_path):
     with pytest.raises(ExperimentError) as caught:
-        scenes.generate({**SPEC, **change}, tmp_path / "images", tmp_path / "annotations")
+        scenes.generate({**SPEC, **change}, COCO_SET, SUBSETS, tmp_path / "images", tmp_path / "annotations")
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())

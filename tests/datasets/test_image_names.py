@@ -13,8 +13,9 @@ from PIL import Image
 
 from pipeline.datasets.images import SUFFIXES, is_whole, remedy, resolve_names
 from pipeline.datasets.prepare import prepare
-from pipeline.declaration.categories import CATEGORIES
 from pipeline.errors import ExperimentError
+
+from .conftest import COCO_SET, LABELS
 
 NFC, NFD = (unicodedata.normalize(form, "caf\u00e9.jpg") for form in ("NFC", "NFD"))
 
@@ -132,7 +133,7 @@ def small(folder, names, listed):
         content = {
             "info": {"year": 2026},
             "images": images,
-            "categories": [category._asdict() for category in CATEGORIES],
+            "categories": [category._asdict() for category in COCO_SET.categories],
             "annotations": [{"id": 1, "image_id": 0, "category_id": 1, **box}],
         }
         (folder / "annotations").mkdir(exist_ok=True)
@@ -142,6 +143,7 @@ def small(folder, names, listed):
 ENTRY = {
     "kind": "coco",
     "profile": "smoke",
+    **LABELS,
     "root_env": "COCO_ROOT",
     "base_url": "http://127.0.0.1:9",
     "archives": {"a.zip": {"bytes": 5, "md5": "0" * 32}},

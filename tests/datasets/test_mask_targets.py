@@ -14,7 +14,7 @@ from pipeline.tasks.instances.packed_coco import NO_MASK, LoadPartialAnnotations
 from pipeline.tasks.instances.split import split
 from pipeline.tasks.instances.steps import train_pipeline
 
-from .conftest import NONVOC2VOC
+from .conftest import COCO_SET, NONVOC2VOC
 from .test_oracle import complete  # noqa: F401  (a fixture)
 
 from mmdet.core import BitmapMasks, PolygonMasks  # isort: skip  needs pipeline.compat, which partial imports
@@ -130,10 +130,11 @@ def test_samples_of_a_file_with_every_kind_of_annotation(edited, generated_root,
                 elif number % 2:
                     annotation["segmentation"] = encoded(bitmap, "text" if image % 2 else "list")
 
-    split(edited(vary), NONVOC2VOC, tmp_path / "split")
+    split(edited(vary), COCO_SET, NONVOC2VOC, tmp_path / "split")
     assert '"counts"' in (tmp_path / "split" / "train.json").read_text()
     sets = [
         PartialCocoDataset(
+            label_set=COCO_SET,
             ann_file=str(tmp_path / "split" / "train.json"),
             img_prefix=str(generated_root / "train2017"),
             pipeline=train_pipeline(scales, size_divisor=32, poly2mask=poly2mask),
@@ -154,7 +155,10 @@ def test_samples_of_a_file_with_every_kind_of_annotation(edited, generated_root,
 def test_the_prior_of_the_oracle_has_the_format_of_the_masks(nonvoc2voc, generated_root, complete, poly2mask):  # noqa: F811
     steps = oracle.with_prior_masks(train_pipeline(poly2mask=poly2mask), "toy")
     dataset = PartialCocoDataset(
-        ann_file=str(nonvoc2voc / "train.json"), img_prefix=str(generated_root / "train2017"), pipeline=steps
+        label_set=COCO_SET,
+        ann_file=str(nonvoc2voc / "train.json"),
+        img_prefix=str(generated_root / "train2017"),
+        pipeline=steps,
     )
     for index in range(4):
         sample = dataset[index, 5]
@@ -172,6 +176,6 @@ def test_the_split_keeps_encodings_as_they_are(edited, tmp_path):
         content["annotations"][0]["segmentation"] = encoding
         content["annotations"][0]["category_id"] = 24  # zebra
 
-    split(edited(change), NONVOC2VOC, tmp_path / "split")
+    split(edited(change), COCO_SET, NONVOC2VOC, tmp_path / "split")
     first = json.loads((tmp_path / "split" / "train.json").read_text())["annotations"][0]
     assert first["segmentation"] == encoding

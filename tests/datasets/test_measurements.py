@@ -7,11 +7,14 @@ import pytest
 
 from benchmarks import growth, loading_scale
 from benchmarks.measuring import exponent, watched
-from benchmarks.split_scale import DIRECTIONS, write_instances
+from benchmarks.split_scale import write_instances
 from pipeline.tasks.instances.split import split
+
+from .conftest import COCO_SET
 
 FORKS = """
 import os, time
+
 block = bytearray(range(256)) * 400_000  # 102 MB
 children = []
 for _ in range(3):
@@ -48,7 +51,7 @@ def test_exponent():
 @pytest.mark.slow
 def test_both_ways_of_loading_serve_the_same_samples(tmp_path):
     write_instances(tmp_path / "instances.json", 60, 500)
-    split(tmp_path / "instances.json", DIRECTIONS["nonvoc2voc"], tmp_path)
+    split(tmp_path / "instances.json", COCO_SET, "nonvoc2voc", tmp_path)
     measured = {1.0: {way: loading_scale.run(way, tmp_path / "train.json", 2) for way in loading_scale.WAYS}}
     line = " ".join(loading_scale.figures(measured))
     assert "identical=true" in line and "mb_stock_to_ours=" in line

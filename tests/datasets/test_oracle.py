@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from pipeline.artifacts import paths
-from pipeline.declaration import config
+from pipeline.declaration import config, subsets
 from pipeline.errors import ExperimentError
 from pipeline.methods.contrastmask import oracle
 from pipeline.tasks.instances.packed_coco import PartialCocoDataset
 from pipeline.tasks.instances.steps import train_pipeline
+
+from .conftest import COCO_SET
 
 STEPS = {
     "as drawn": train_pipeline(flip_ratio=1.0, size_divisor=32),
@@ -19,15 +20,18 @@ STEPS = {
 @pytest.fixture
 def complete(generated_root, monkeypatch):
     """The complete annotations of the dataset `toy` are those of the drawn images."""
-    folder = generated_root / "annotations"
-    monkeypatch.setattr(paths, "annotations", lambda dataset, subset: folder / f"instances_{subset}.json")
+    name = "train2017"
+    subset = subsets.Subset(name, generated_root / "annotations" / f"instances_{name}.json", generated_root / name)
+    monkeypatch.setattr(subsets, "train", lambda dataset: subset)
     oracle.complete_annotations.cache_clear()
     yield
     oracle.complete_annotations.cache_clear()
 
 
 def samples(folder, images, steps):
-    dataset = PartialCocoDataset(ann_file=str(folder / "train.json"), img_prefix=str(images), pipeline=steps)
+    dataset = PartialCocoDataset(
+        label_set=COCO_SET, ann_file=str(folder / "train.json"), img_prefix=str(images), pipeline=steps
+    )
     return [dataset[index, 7] for index in range(len(dataset))]
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 from pycocotools import mask as rle
 from torch.utils.data import DataLoader
 
-from pipeline.declaration.categories import NAMES, VOC
 from pipeline.errors import ExperimentError
 from pipeline.tasks.instances.packed_coco import PackedCocoDataset, PartialCocoDataset, Records
 from pipeline.tasks.instances.split import split
@@ -20,7 +19,7 @@ from pipeline.tasks.instances.steps import test_pipeline as inference_steps
 from pipeline.tasks.instances.steps import train_pipeline
 from pipeline.training.sampler import IterationBatchSampler
 
-from .conftest import NONVOC2VOC
+from .conftest import COCO_SET, NONVOC2VOC, VOC
 
 from mmcv.parallel import collate  # isort: skip  needs pipeline.compat, which partial imports
 from mmdet.datasets import CocoDataset, build_dataset  # isort: skip
@@ -96,7 +95,8 @@ def test_it_is_cocodataset(edited, options):
     for annotations_first in (False, True):
         if annotations_first:
             path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
-        stock, packed = (kind(str(path), [], **options) for kind in (CocoDataset, PackedCocoDataset))
+        stock = CocoDataset(str(path), [], **options)
+        packed = PackedCocoDataset(str(path), [], label_set=COCO_SET, **options)
         assert everything(packed) == everything(stock)
         assert packed.data_infos[-1] == stock.data_infos[-1]
     with pytest.raises(IndexError):
@@ -104,8 +104,9 @@ def test_it_is_cocodataset(edited, options):
 
 
 def test_it_is_cocodataset_with_flags_on_the_output_of_split(edited, tmp_path):
-    split(edited(oddities), NONVOC2VOC, tmp_path)
-    stock, partial_ = (kind(str(tmp_path / "train.json"), []) for kind in (CocoDataset, PartialCocoDataset))
+    split(edited(oddities), COCO_SET, NONVOC2VOC, tmp_path)
+    stock = CocoDataset(str(tmp_path / "train.json"), [])
+    partial_ = PartialCocoDataset(str(tmp_path / "train.json"), [], label_set=COCO_SET)
     expected, found = everything(stock), everything(partial_)
     masks = [stock.get_ann_info(index)["masks"] for index in range(len(stock))]
     novel = [partial_.get_ann_info(index)["is_novel"].tolist() for index in range(len(stock))]
@@ -127,13 +128,15 @@ def test_nothing_is_kept_that_workers_would_copy(nonvoc2voc):
                     left.append(other)
         return len(seen)
 
-    dataset = PartialCocoDataset(str(nonvoc2voc / "train.json"), [])
-    held = [value for name, value in vars(dataset).items() if name not in ("pipeline", "file_client")]
+    dataset = PartialCocoDataset(str(nonvoc2voc / "train.json"), [], label_set=COCO_SET)
+    held = [value for name, value in vars(dataset).items() if name not in ("pipeline", "file_client", "label_set")]
     assert isinstance(dataset.data_infos, Records) and count(held) < 30
 
 
 def build(folder, images, steps=PIPELINES["bitmaps"]):
-    return PartialCocoDataset(ann_file=str(folder / "train.json"), img_prefix=str(images), pipeline=steps)
+    return PartialCocoDataset(
+        label_set=COCO_SET, ann_file=str(folder / "train.json"), img_prefix=str(images), pipeline=steps
+    )
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +152,7 @@ def test_flags_boxes_labels_and_masks_go_together(nonvoc2voc, generated_root, st
         boxes, labels, novel = (sample[key].data for key in ("gt_bboxes", "gt_labels", "gt_is_novel"))
         masks = sample["gt_masks"].data.to_ndarray()
         assert novel.dtype == torch.bool
-        assert novel.tolist() == [NAMES[label] in VOC for label in labels]
+        assert novel.tolist() == [COCO_SET.names[label] in VOC for label in labels]
         assert len(boxes) == len(labels) == len(masks) == len(novel)
         for box, mask, is_novel in zip(boxes.numpy(), masks, novel, strict=True):
             if is_novel:
@@ -212,7 +215,7 @@ def test_noise_in_novel_masks_changes_no_sample(dataset, edited, generated_root,
             if names[annotation["category_id"]] in VOC:
                 annotation["segmentation"], annotation["area"] = [[0, 0, 128, 0, 128, 128]], 0
 
-    split(edited(spoil), NONVOC2VOC, tmp_path / "noised")
+    split(edited(spoil), COCO_SET, NONVOC2VOC, tmp_path / "noised")
     noised = build(tmp_path / "noised", generated_root / "train2017")
     assert len(noised) == len(dataset)
     for index in range(len(dataset)):
@@ -233,7 +236,7 @@ def test_crowd_and_invalid_objects_are_skipped_and_only_crowd_keeps_the_image(ed
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 3]
 
     path = edited(spoil)
-    split(path, NONVOC2VOC, tmp_path / "out")
+    split(path, COCO_SET, NONVOC2VOC, tmp_path / "out")
     dataset = build(tmp_path / "out", generated_root / "train2017")
     assert [info["id"] for info in dataset.data_infos] == [1, 2, *range(4, 13)], "image 3 has no annotation"
     only_crowd = dataset[0]
@@ -244,7 +247,7 @@ def test_crowd_and_invalid_objects_are_skipped_and_only_crowd_keeps_the_image(ed
 
 
 def test_boxes_only_direction(train_annotations, generated_root, tmp_path):
-    split(train_annotations, {"base": "none", "novel": "all"}, tmp_path)
+    split(train_annotations, COCO_SET, {"base": "none", "novel": "all"}, tmp_path)
     sample = build(tmp_path, generated_root / "train2017")[0]
     assert sample["gt_is_novel"].data.all()
     assert sample["gt_masks"].data.to_ndarray().sum() == 0
@@ -252,6 +255,7 @@ def test_boxes_only_direction(train_annotations, generated_root, tmp_path):
 
 def test_a_list_of_classes_sets_the_labels(nonvoc2voc, generated_root):
     dataset = PartialCocoDataset(
+        label_set=COCO_SET,
         ann_file=str(nonvoc2voc / "train.json"),
         img_prefix=str(generated_root / "train2017"),
         pipeline=train_pipeline(),
@@ -261,7 +265,9 @@ def test_a_list_of_classes_sets_the_labels(nonvoc2voc, generated_root):
     for sample in samples:
         assert torch.equal(sample["gt_is_novel"].data, sample["gt_labels"].data == 0)
     with pytest.raises(ExperimentError, match="categories does not list unicorn"):
-        PartialCocoDataset(ann_file=str(nonvoc2voc / "train.json"), pipeline=[], classes=["cat", "unicorn"])
+        PartialCocoDataset(
+            label_set=COCO_SET, ann_file=str(nonvoc2voc / "train.json"), pipeline=[], classes=["cat", "unicorn"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -322,6 +328,7 @@ def test_a_broken_image_is_named(nonvoc2voc, generated_root, tmp_path, kind, mes
     for mode, steps in (("train", train_pipeline()), ("test", inference_steps())):
         dataset = build_dataset(
             dict(
+                label_set=COCO_SET,
                 type="PartialCocoDataset" if mode == "train" else "PackedCocoDataset",
                 ann_file=str(tmp_path / "train.json"),
                 img_prefix=str(tmp_path),
@@ -350,6 +357,7 @@ def test_pixels_are_read_as_they_are_stored(nonvoc2voc, tmp_path, orientation, e
     for kind, steps in both.items():
         dataset = build_dataset(
             dict(
+                label_set=COCO_SET,
                 type=kind,
                 ann_file=str(tmp_path / "train.json"),
                 img_prefix=str(tmp_path),
@@ -370,7 +378,7 @@ def test_polygons_are_loaded_from_run_lengths_too(edited, generated_root, tmp_pa
             encoded = rle.merge(rle.frPyObjects(annotation["segmentation"], 128, 128))
             annotation["segmentation"] = {"size": [128, 128], "counts": encoded["counts"].decode()}
 
-    split(edited(run_lengths), NONVOC2VOC, tmp_path)
+    split(edited(run_lengths), COCO_SET, NONVOC2VOC, tmp_path)
     for steps in (PIPELINES["polygons"], PIPELINES["resized polygons"]):
         sample = build(tmp_path, generated_root / "train2017", steps)[0]
         masks = sample["gt_masks"].data.to_ndarray()
@@ -392,6 +400,7 @@ def test_inference_steps_keep_the_size_or_resize(generated_root):
     for steps, shape in ((inference_steps(), (128, 128)), (inference_steps([200, 150], 32), (160, 160))):
         dataset = build_dataset(
             dict(
+                label_set=COCO_SET,
                 type="PackedCocoDataset",
                 ann_file=str(annotations),
                 img_prefix=str(generated_root / "val2017"),

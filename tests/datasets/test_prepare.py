@@ -10,16 +10,15 @@ import zipfile
 import pytest
 
 from pipeline.datasets import contents, downloads
-from pipeline.datasets import prepare as preparation
 from pipeline.datasets.generated import scenes
 from pipeline.datasets.prepare import ensure_images, prepare
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 
-from .conftest import SPEC
+from .conftest import LABELS, SPEC, SUBSETS
 from .faulty_server import Faults, serve
 
-GENERATED = {"kind": "generated", "profile": "embedded", **SPEC, "train_images": 3, "val_images": 2}
+GENERATED = {"kind": "generated", "profile": "embedded", **LABELS, **SPEC, "train_images": 3, "val_images": 2}
 FOLDERS = {"train2017.zip": "train2017", "val2017.zip": "val2017", "annotations.zip": "annotations"}
 
 
@@ -56,7 +55,7 @@ def coco_entry(zips, base_url="http://127.0.0.1:9", **extra):
     declared = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in zips.items()
     }
-    return {"kind": "coco", "profile": "full", "base_url": base_url, "archives": declared, **extra}
+    return {"kind": "coco", "profile": "full", **LABELS, "base_url": base_url, "archives": declared, **extra}
 
 
 def test_generated(tmp_path):
@@ -72,7 +71,7 @@ def test_generated_is_drawn_once_and_again_for_another_spec(tmp_path, monkeypatc
     run(GENERATED, tmp_path)
     drawn = []
     draw_all = scenes.generate
-    monkeypatch.setattr(scenes, "generate", lambda spec, *folders: drawn.append(spec) or draw_all(spec, *folders))
+    monkeypatch.setattr(scenes, "generate", lambda spec, *rest: drawn.append(spec) or draw_all(spec, *rest))
     before = tree(tmp_path)
     shutil.rmtree(tmp_path / "out")  # as DVC does before a stage
     run(GENERATED, tmp_path)
@@ -86,10 +85,10 @@ def test_an_interrupted_drawing_is_not_taken_for_complete(tmp_path, monkeypatch)
     class Interrupted(Exception):
         pass
 
-    def interrupted(spec, subset, index):
-        if subset == "val2017":
+    def interrupted(spec, cast, part, index):
+        if part == 1:
             raise Interrupted
-        return draw(spec, subset, index)
+        return draw(spec, cast, part, index)
 
     draw = scenes.draw
     monkeypatch.setattr(scenes, "draw", interrupted)
@@ -110,7 +109,7 @@ def test_coco_from_a_server(tmp_path, zips, generated_root):
         assert len(faults.requests) == asked, "the second run asks for nothing"
     assert manifest["subsets"]["train2017"]["images"] == 12
     assert manifest["archives"] == coco_entry(zips)["archives"]
-    for subset in preparation.SUBSETS:
+    for subset in SUBSETS:
         assert tree(tmp_path / "home" / "images" / subset) == {
             name: content for name, content in tree(generated_root / subset).items()
         }
@@ -225,7 +224,7 @@ def test_a_broken_coco_folder(tmp_path, zips, generated_root, monkeypatch):
         ({"profile": "full"}, "datasets.mini.kind is None"),
         ({**GENERATED, "version": 9}, "unknown generator version 9"),
         (
-            {"kind": "coco", "base_url": "http://x", "mirror": 1},
+            {"kind": "coco", **LABELS, "base_url": "http://x", "mirror": 1},
             "datasets.mini: unknown key mirror; valid: base_url",
         ),
     ],

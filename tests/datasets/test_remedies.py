@@ -15,10 +15,10 @@ from pipeline.errors import ExperimentError
 from pipeline.tasks.instances.packed_coco import LoadWholeImage
 from tests.e2e.clone import Clone
 
-from .conftest import SPEC
+from .conftest import LABELS, SPEC
 from .test_prepare import cut, edited, flip, remove, tree
 
-DRAWN = {"kind": "generated", "profile": "embedded", **SPEC, "train_images": 3, "val_images": 2}
+DRAWN = {"kind": "generated", "profile": "embedded", **LABELS, **SPEC, "train_images": 3, "val_images": 2}
 
 
 def packed(root, mirror, names=("train2017", "val2017", "annotations")):
@@ -40,6 +40,7 @@ class Copy(Clone):
             "mini": {
                 "kind": "coco",
                 "profile": "embedded",
+                **LABELS,
                 "root_env": "COCO_ROOT",
                 "base_url": self.mirror.as_uri(),
                 "archives": archives,

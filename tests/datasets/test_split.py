@@ -8,11 +8,10 @@ import pytest
 
 from benchmarks.split_scale import DIRECTIONS, straightforward, write_instances
 from pipeline.datasets import streamed_json
-from pipeline.declaration.categories import VOC
 from pipeline.errors import ExperimentError
 from pipeline.tasks.instances.split import split
 
-from .conftest import NONVOC2VOC
+from .conftest import COCO_SET, NONVOC2VOC, VOC
 
 
 def load(folder, name="train.json"):
@@ -55,7 +54,7 @@ def test_noise_in_novel_masks_changes_no_byte(train_annotations, edited, tmp_pat
                 annotation["mask_quality"] = noise.random()  # some field a file of another origin may have
 
     for path, folder in ((train_annotations, tmp_path / "clean"), (edited(spoil), tmp_path / "noised")):
-        split(path, direction, folder)
+        split(path, COCO_SET, direction, folder)
     for name in ("train.json", "split.json"):
         assert (tmp_path / "clean" / name).read_bytes() == (tmp_path / "noised" / name).read_bytes()
 
@@ -92,8 +91,8 @@ CHANGES = {
 def test_the_same_bytes_as_from_the_whole_file(edited, tmp_path, monkeypatch, change, direction, block):
     monkeypatch.setattr(streamed_json, "BLOCK", block)
     path = edited(CHANGES[change])
-    split(path, DIRECTIONS[direction], tmp_path / "streamed")
-    straightforward(path, DIRECTIONS[direction], tmp_path / "whole")
+    split(path, COCO_SET, direction, tmp_path / "streamed")
+    straightforward(path, direction, tmp_path / "whole")
     for name in ("train.json", "split.json"):
         assert (tmp_path / "streamed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "streamed").iterdir()) == ["split.json", "train.json"]
@@ -101,16 +100,16 @@ def test_the_same_bytes_as_from_the_whole_file(edited, tmp_path, monkeypatch, ch
 
 def test_the_same_bytes_from_a_file_laid_out_like_coco(tmp_path):
     write_instances(tmp_path / "coco.json", 300, 2000)
-    for name, direction in DIRECTIONS.items():
-        split(tmp_path / "coco.json", direction, tmp_path / name)
-        straightforward(tmp_path / "coco.json", direction, tmp_path / f"{name}_whole", index=True)
+    for name in DIRECTIONS:
+        split(tmp_path / "coco.json", COCO_SET, name, tmp_path / name)
+        straightforward(tmp_path / "coco.json", name, tmp_path / f"{name}_whole", index=True)
         assert (tmp_path / name / "train.json").read_bytes() == (tmp_path / f"{name}_whole/train.json").read_bytes()
 
 
 def test_statistics_agree_with_the_summary(train_annotations, tmp_path):
     for folder in ("first", "second"):
         out = tmp_path / folder
-        split(train_annotations, NONVOC2VOC, out, out / "statistics" / "table", ("mini", "nonvoc2voc"))
+        split(train_annotations, COCO_SET, NONVOC2VOC, out, out / "statistics" / "table", ("mini", "nonvoc2voc"))
     for extension in ("csv", "md"):
         name = f"statistics/table.{extension}"
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
@@ -154,7 +153,7 @@ def test_crowd_and_invalid_objects_stay_and_are_counted(edited, tmp_path):
         novel[3]["ignore"] = 1
 
     path = edited(spoil)
-    split(path, NONVOC2VOC, tmp_path / "out")
+    split(path, COCO_SET, NONVOC2VOC, tmp_path / "out")
     source, result = json.loads(path.read_text()), load(tmp_path / "out")
     assert len(result["annotations"]) == len(source["annotations"])
     crowds = [a for a in result["annotations"] if a["iscrowd"]]
@@ -171,7 +170,7 @@ def test_crowd_and_invalid_objects_stay_and_are_counted(edited, tmp_path):
 
 
 def test_other_categories_are_dropped_and_counted(train_annotations, tmp_path):
-    split(train_annotations, {"base": ["zebra"], "novel": ["cat"]}, tmp_path)
+    split(train_annotations, COCO_SET, {"base": ["zebra"], "novel": ["cat"]}, tmp_path)
     content, summary = load(tmp_path), load(tmp_path, "split.json")
     names = category_names(content)
     assert {names[a["category_id"]] for a in content["annotations"]} == {"zebra", "cat"}
@@ -186,7 +185,7 @@ def test_a_base_object_without_mask_is_refused(edited, tmp_path):
         del next(a for a in content["annotations"] if names[a["category_id"]] not in VOC)["segmentation"]
 
     with pytest.raises(ExperimentError, match="is of a base category and has no segmentation; use a file with masks"):
-        split(edited(spoil), NONVOC2VOC, tmp_path / "out")
+        split(edited(spoil), COCO_SET, NONVOC2VOC, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir()), "nothing half-written"
 
 
@@ -197,22 +196,22 @@ def test_another_direction_or_a_file_with_masks_mends_a_split(train_annotations,
 
     path = edited(spoil)
     with pytest.raises(ExperimentError, match="or a direction in which that category is novel"):
-        split(path, NONVOC2VOC, tmp_path / "out")
-    split(path, {"base": "voc", "novel": "nonvoc"}, tmp_path / "out")
-    split(train_annotations, NONVOC2VOC, tmp_path / "out")
+        split(path, COCO_SET, NONVOC2VOC, tmp_path / "out")
+    split(path, COCO_SET, {"base": "voc", "novel": "nonvoc"}, tmp_path / "out")
+    split(train_annotations, COCO_SET, NONVOC2VOC, tmp_path / "out")
     assert load(tmp_path / "out")["annotations"]
 
 
 def test_bad_direction_writes_nothing(train_annotations, tmp_path):
     with pytest.raises(ExperimentError, match="categories in both base and novel: cat"):
-        split(train_annotations, {"base": ["cat"], "novel": "voc"}, tmp_path / "out")
+        split(train_annotations, COCO_SET, {"base": ["cat"], "novel": "voc"}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["train.json", "split.json", "table.csv"])
 def test_a_full_disk_names_the_file_and_keeps_the_old_one(train_annotations, tmp_path, monkeypatch, name):
     def write():
-        split(train_annotations, NONVOC2VOC, tmp_path, tmp_path / "table", ("a", "b"))
+        split(train_annotations, COCO_SET, NONVOC2VOC, tmp_path, tmp_path / "table", ("a", "b"))
 
     write()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -22,6 +22,7 @@ from pipeline import doctor, runs
 from pipeline.artifacts import checkpoint, paths
 from pipeline.datasets.annotations import read_instances
 from pipeline.declaration import config, experiments, recipe
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError, NothingToShow
 from pipeline.launching import plan
 from pipeline.methods.contrastmask import oracle
@@ -237,7 +238,7 @@ def test_objects_of_stage_look_inside_that_are_gone(clone):
 def test_missing_annotations(clone):
     for subset, step in (
         ("val2017", lambda: examples.load_ground_truth(DATASET)),
-        ("train2017", lambda: read_instances(paths.annotations(DATASET, "train2017"))),
+        ("train2017", lambda: read_instances(paths.annotations(DATASET, "train2017"), label_set("coco"))),
     ):
         paths.annotations(DATASET, subset).unlink()
         assert mend(clone, step, "missing") == "python -m stages.download"
@@ -247,7 +248,7 @@ def test_annotations_in_another_encoding_or_none(clone):
     path = paths.annotations(DATASET, "train2017")
     for content, said in ((b"\xff\xfe[", "not UTF-8"), (b"{", "not a JSON file")):
         path.write_bytes(content)
-        assert mend(clone, lambda: read_instances(path), said) == "python -m stages.download"
+        assert mend(clone, lambda: read_instances(path, label_set("coco")), said) == "python -m stages.download"
 
 
 def test_a_damaged_manifest(clone):
@@ -265,7 +266,10 @@ def edit(path, change):
 def partial(pipeline=()):
     path = paths.split_train(DATASET, DIRECTION)
     return PartialCocoDataset(
-        ann_file=str(path), img_prefix=str(paths.images_root(DATASET) / "train2017"), pipeline=list(pipeline)
+        label_set=label_set("coco"),
+        ann_file=str(path),
+        img_prefix=str(paths.images_root(DATASET) / "train2017"),
+        pipeline=list(pipeline),
     )
 
 

@@ -19,7 +19,6 @@ from pipeline import hardware
 from pipeline.artifacts import detections, paths
 from pipeline.datasets.prepare import prepare
 from pipeline.declaration import config, experiments
-from pipeline.declaration.categories import base_and_novel
 from pipeline.errors import ExperimentError
 from pipeline.reporting import measured
 from pipeline.tasks.instances import TASK, prediction, scoring
@@ -164,7 +163,9 @@ def test_a_bad_batch_size_is_one_line(value, monkeypatch):
 
 
 def test_a_killed_scoring_needs_no_second_inference(job, saved, uninterrupted, monkeypatch):
-    groups = dict(zip(("base", "novel"), base_and_novel(experiments.load().directions["nonvoc2voc"]), strict=True))
+    groups = dict(
+        zip(("base", "novel"), experiments.load().label_set(DATASET).base_and_novel("nonvoc2voc"), strict=True)
+    )
     path = paths.predictions(DATASET, RUN, 0)
 
     def dies(*files):

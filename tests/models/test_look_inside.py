@@ -12,7 +12,7 @@ from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.datasets.prepare import prepare
 from pipeline.declaration import config, experiments
-from pipeline.declaration.categories import base_and_novel
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 from pipeline.methods.contrastmask import look_inside, sampling
 from pipeline.methods.contrastmask.partition import PartitionRule, partition
@@ -146,7 +146,7 @@ def trained(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_file_has_the_objects_of_the_rule_and_is_the_same_when_written_again(trained):
     training = trained()
-    groups = dict(zip(("base", "novel"), base_and_novel(experiments.load().directions["nonvoc2voc"]), strict=True))
+    groups = dict(zip(("base", "novel"), label_set("coco").base_and_novel("nonvoc2voc"), strict=True))
     look_inside.write(training, **groups)
     path = paths.look_inside("generated", training.name)
     first = path.read_bytes()
@@ -172,7 +172,7 @@ def test_the_file_has_the_objects_of_the_rule_and_is_the_same_when_written_again
 
 @pytest.mark.slow
 def test_a_run_without_weights_is_named(trained):
-    base, novel = base_and_novel(experiments.load().directions["nonvoc2voc"])
+    base, novel = label_set("coco").base_and_novel("nonvoc2voc")
     missing = replace(trained(), name="contrastmask_c4f2")
     with pytest.raises(ExperimentError, match=r"contrastmask_c4f2/seed3/.*: not trained yet; run `.*dvc repro "):
         look_inside.write(missing, base, novel)

@@ -374,10 +374,10 @@ def test_w20_no_assertion_or_exception_depends_on_data():
     ],
 )
 def test_w21_wrong_splits_are_refused(direction):
-    from pipeline.declaration.categories import base_and_novel
+    from pipeline.declaration.label_sets import label_set
 
     with pytest.raises(ExperimentError):
-        base_and_novel(direction)
+        label_set("coco").base_and_novel(direction)
 
 
 def test_w21_there_is_no_default_split():
@@ -412,10 +412,11 @@ def test_w22_masks_of_novel_objects_change_no_loss_and_no_gradient(recipe, super
 
 
 def test_w22_the_split_leaves_no_trace_of_novel_masks(tmp_path):
-    from pipeline.declaration.categories import CATEGORIES
+    from pipeline.declaration.label_sets import label_set
     from pipeline.tasks.instances.split import split
 
-    categories = [category._asdict() for category in CATEGORIES]
+    labels = label_set("coco")
+    categories = [category._asdict() for category in labels.categories]
     files = []
     for name, polygon, area in (("clean", [1, 1, 9, 1, 9, 9], 32.0), ("noise", [2, 2, 3, 2, 3, 3], 0.5)):
         shape = {"image_id": 1, "bbox": [1.0, 1.0, 8.0, 8.0], "iscrowd": 0}
@@ -429,7 +430,7 @@ def test_w22_the_split_leaves_no_trace_of_novel_masks(tmp_path):
             "categories": categories,
         }
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-        split(tmp_path / f"{name}.json", {"base": "nonvoc", "novel": "voc"}, tmp_path / name)
+        split(tmp_path / f"{name}.json", labels, "nonvoc2voc", tmp_path / name)
         files.append((tmp_path / name / "train.json").read_bytes())
     assert files[0] == files[1]
 

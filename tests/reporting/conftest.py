@@ -19,14 +19,6 @@ DECLARATION = {
         "toy": REAL.datasets["generated"] | {"profile": "tiny"},
         "coco2017": REAL.datasets["coco2017"] | {"profile": "tiny"},
     },
-    "directions": {
-        "nonvoc2voc": {"base": "nonvoc", "novel": "voc"},
-        "voc2nonvoc": {"base": "voc", "novel": "nonvoc"},
-    },
-    "methods": {
-        "mask_rcnn": {"label": "Baseline", "cam": False, "cl_head": False},
-        "contrastmask": {"label": "Ours", "cam": True, "cl_head": True},
-    },
     "backbones": {"r50": {"label": "ResNet-50"}},
     "profiles": {
         "tiny": REAL.profiles["smoke"] | {"backbones": {"r50": REAL.profiles["smoke"]["backbones"]["r50"]}},

@@ -15,7 +15,7 @@ from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.datasets.generated import looks
 from pipeline.declaration import experiments
-from pipeline.declaration.categories import CATEGORIES
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 from pipeline.reporting import figures, panels, qualitative, style
 from pipeline.reporting.figures import build_figure, saved_caption
@@ -254,10 +254,10 @@ def test_no_image_fits_the_rule(workspace):
 
 
 def test_many_categories_wrap_into_rows(workspace):
-    names = [c for c in figures.base_and_novel({"base": "nonvoc", "novel": "voc"})[0]][:25]
+    names = label_set("coco").base_and_novel("nonvoc2voc")[0][:25]
     scores = long_tables({"novel": 10.0, "base": 40.0, "all": 30.0}, dict.fromkeys((*names, "person"), 20.0))
     workspace.result("plain", per_seed=[{"seed": 0, **scores}])
-    ids = {category.name: category.id for category in CATEGORIES}
+    ids = {category.name: category.id for category in label_set("coco").categories}
     workspace.validation_set({1: [(ids[name], 0.1, 0) for name in (*names, "person")]})
     rename_categories(workspace, {id: name for name, id in ids.items()})
     figure, _ = drawn("category_ap")

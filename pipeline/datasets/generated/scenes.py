@@ -6,23 +6,22 @@ on how many others are drawn. Sizes are for 128-pixel images and scale with `ima
 Coordinates: x right, y down. The unit frame is that of pipeline.datasets.generated.looks.
 """
 
+import difflib
 import hashlib
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from pipeline.datasets.generated.looks import LOOKS, TEXTURES, polar
-from pipeline.declaration.categories import CATEGORIES, VOC
 from pipeline.errors import ExperimentError
 
 VERSION = 1
 SPEC_KEYS = ("version", "seed", "train_images", "val_images", "image_size")
-SUBSETS = ("train2017", "val2017")
-CATEGORY_IDS = {category.name: category.id for category in CATEGORIES}
 IMAGES_PER_SUBSET = 1_000_000  # image ids of a subset start at its index times this
 OBJECTS_PER_IMAGE = 10  # annotation id = image id times this + position, larger than any number of objects
 
@@ -32,6 +31,44 @@ DISTRACTOR_SIZE = (20, 50)
 MAX_BOX_IOU = 0.3
 MAX_COVERED = 0.4  # share of an object that others may hide
 SUBPIXEL_BITS = 4
+
+
+class Cast(NamedTuple):
+    """The classes that scenes show."""
+
+    looks: dict  # class name -> Look
+    groups: dict  # class name -> the groups of its label set that it is in
+
+    @property
+    def fewest_groups(self):
+        """Of how many groups an image shows objects, at least."""
+        return min(2, len(set(self.groups.values())))
+
+
+def cast(label_set, looks=None):
+    """The classes of a label set that have a look.
+
+    Args:
+        looks: {class name: name of a look}; by default every class of a look's name has that look.
+
+    Raises:
+        ExperimentError: an unknown class or look, or a look that is no class.
+    """
+    looks = dict(zip(LOOKS, LOOKS, strict=True)) if looks is None else looks
+    if not isinstance(looks, dict) or not looks:
+        raise ExperimentError(f"generated dataset: looks is {looks!r}; valid: {{class: look}}")
+    for name, look in looks.items():
+        for value, valid, what in ((name, label_set.names, "class"), (look, LOOKS, "look")):
+            if value not in valid:
+                near = difflib.get_close_matches(str(value), valid, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ExperimentError(
+                    f"generated dataset: looks names the {what} {value!r}; valid with label set {label_set.name!r}: "
+                    f"{', '.join(valid)}{hint}"
+                )
+    members = label_set.declared_groups.items()
+    groups = {name: frozenset(group for group, names in members if name in names) for name in looks}
+    return Cast({name: LOOKS[look] for name, look in looks.items()}, groups)
 
 
 def outlines(mask):
@@ -137,22 +174,22 @@ def _put_on_top(figures, new):
     return True
 
 
-def arrange(rng, image_size):
+def arrange(rng, image_size, cast):
     """Draw the objects of one image, bottom first.
 
     Returns:
-        List of `(category name, Figure)`: 4 to 6 of them, at least one inside and one outside VOC.
+        List of `(class name, Figure)`: 4 to 6 of them, of at least two groups (voc and nonvoc) if the cast has them.
     """
     scale = image_size / REFERENCE_SIZE
     while True:
-        names = [list(LOOKS)[k] for k in rng.integers(len(LOOKS), size=rng.integers(4, 7))]
-        if len({name in VOC for name in names}) < 2:
+        names = [list(cast.looks)[k] for k in rng.integers(len(cast.looks), size=rng.integers(4, 7))]
+        if len({cast.groups[name] for name in names}) < cast.fewest_groups:
             continue
         figures = []
         for name in names:
             size = rng.uniform(*OBJECT_SIZE) * scale
             for _ in range(25):
-                if _put_on_top(figures, Figure(rng, LOOKS[name].silhouette, size, image_size)):
+                if _put_on_top(figures, Figure(rng, cast.looks[name].silhouette, size, image_size)):
                     break
             else:
                 break  # too crowded: begin again
@@ -204,8 +241,7 @@ def _draw_distractor(rng, canvas):
     _blend(canvas, figure, tone, _dull_pair(rng, rng.uniform(0.3, 0.7), rng.uniform(0.1, 0.45)))
 
 
-def _draw_object(rng, canvas, name, figure):
-    look = LOOKS[name]
+def _draw_object(rng, canvas, look, figure):
     crop = figure.crop()
     tone = TEXTURES[look.texture](*figure.unit_frame(*crop), rng.uniform(0, 6.3))
     hues = np.array(look.hues) + rng.uniform(-12, 12, size=2)
@@ -215,33 +251,35 @@ def _draw_object(rng, canvas, name, figure):
     _blend(canvas, figure, tone, colours, outline)
 
 
-def draw(spec, subset, index):
+def draw(spec, cast, part, index):
     """Draw one image.
 
     Args:
         spec: see `generate`.
-        subset: `train2017` or `val2017`.
-        index: position in the subset, from 0.
+        cast: see `cast`.
+        part: 0 for training, 1 for validation images.
+        index: position in that part, from 0.
 
     Returns:
         `(image, objects)`: image uint8 BGR [image_size, image_size, 3]; objects as from `arrange`.
     """
-    rng = np.random.default_rng([spec["version"], spec["seed"], SUBSETS.index(subset), index])
-    objects = arrange(rng, spec["image_size"])
+    rng = np.random.default_rng([spec["version"], spec["seed"], part, index])
+    objects = arrange(rng, spec["image_size"], cast)
     canvas = _draw_background(rng, spec["image_size"])
     for _ in range(rng.integers(1, 5)):
         _draw_distractor(rng, canvas)
     for name, figure in objects:
-        _draw_object(rng, canvas, name, figure)
+        _draw_object(rng, canvas, cast.looks[name], figure)
     canvas += 5 * rng.standard_normal(size=canvas.shape[:2], dtype=np.float32)[..., None]
     return np.clip(canvas, 0, 255).astype(np.uint8), objects
 
 
 def check_spec(spec):
     """Refuse a spec that is not fully and sensibly given (ExperimentError)."""
-    if set(spec) != set(SPEC_KEYS):
+    if set(spec) - {"looks"} != set(SPEC_KEYS):
         raise ExperimentError(
-            f"a generated dataset needs exactly the keys {', '.join(SPEC_KEYS)}, got {', '.join(map(str, spec))}"
+            f"a generated dataset needs exactly the keys {', '.join(SPEC_KEYS)} (looks is optional), "
+            f"got {', '.join(map(str, spec))}"
         )
     if spec["version"] != VERSION:
         raise ExperimentError(f"unknown generator version {spec['version']!r}; valid: {VERSION}")
@@ -253,14 +291,17 @@ def check_spec(spec):
             raise ExperimentError(f"generated dataset: {key} is {value!r}; valid: whole numbers from {low} to {high}")
 
 
-def generate(spec, images_dir, annotations_dir):
+def generate(spec, label_set, subsets, images_dir, annotations_dir):
     """Draw a dataset and write it in COCO's layout and format.
 
-    Writes `images_dir/{train,val}2017/*.png` and `annotations_dir/instances_{train,val}2017.json`. The same
-    spec gives the same bytes. Nothing marks the result as complete; that is up to the caller.
+    Writes `images_dir/<subset>/*.png` and `annotations_dir/instances_<subset>.json`. The same spec gives the same
+    bytes. Nothing marks the result as complete; that is up to the caller.
 
     Args:
-        spec: `version` (of this generator), `seed`, `train_images`, `val_images`, `image_size` (pixels).
+        spec: `version` (of this generator), `seed`, `train_images`, `val_images`, `image_size` (pixels); `looks`, if
+            its classes are not called as their looks, see `cast`.
+        label_set: what the annotations list as categories.
+        subsets: names of the training and of the validation images' folder.
         images_dir, annotations_dir: created if missing.
 
     Returns:
@@ -270,16 +311,18 @@ def generate(spec, images_dir, annotations_dir):
         ExperimentError: unknown version, a missing or unknown key, a value out of range.
     """
     check_spec(spec)
+    shown = cast(label_set, spec.get("looks"))
+    ids = {category.name: category.id for category in label_set.categories}
     images_dir, annotations_dir = Path(images_dir), Path(annotations_dir)
     annotations_dir.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    for subset, count in zip(SUBSETS, (spec["train_images"], spec["val_images"]), strict=True):
+    for part, (subset, count) in enumerate(zip(subsets, (spec["train_images"], spec["val_images"]), strict=True)):
         folder = images_dir / subset
         folder.mkdir(parents=True, exist_ok=True)
         images, annotations = [], []
         for index in tqdm(range(count), desc=f"drawing {subset}", unit="image", mininterval=1):
-            image, objects = draw(spec, subset, index)
-            image_id = SUBSETS.index(subset) * IMAGES_PER_SUBSET + index + 1
+            image, objects = draw(spec, shown, part, index)
+            image_id = part * IMAGES_PER_SUBSET + index + 1
             name = f"{image_id:012d}.png"
             content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
             (folder / name).write_bytes(content)
@@ -289,7 +332,7 @@ def generate(spec, images_dir, annotations_dir):
                 {
                     "id": image_id * OBJECTS_PER_IMAGE + position,
                     "image_id": image_id,
-                    "category_id": CATEGORY_IDS[category],
+                    "category_id": ids[category],
                     "segmentation": outlines(figure.visible),
                     "area": int(figure.visible.sum()),
                     "bbox": list(figure.box),
@@ -301,7 +344,7 @@ def generate(spec, images_dir, annotations_dir):
             "info": {"description": "generated by pipeline.datasets.generated", **spec},
             "images": images,
             "annotations": annotations,
-            "categories": [category._asdict() for category in CATEGORIES],
+            "categories": [category._asdict() for category in label_set.categories],
         }
         text = json.dumps(content, separators=(",", ":"))
         (annotations_dir / f"instances_{subset}.json").write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from mmdet.core import BitmapMasks, PolygonMasks
 from mmdet.datasets.builder import PIPELINES
 from pycocotools.coco import COCO
 
-from pipeline.artifacts import paths
+from pipeline.declaration import subsets
 from pipeline.errors import ExperimentError
 from pipeline.methods.contrastmask.oracle import FIELD
 from pipeline.tasks.instances.packed_coco import LoadPartialAnnotations
@@ -22,7 +22,7 @@ from pipeline.tasks.instances.packed_coco import LoadPartialAnnotations
 def complete_annotations(dataset):
     """pycocotools COCO of the training annotations with every mask; read once in a process."""
     with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(paths.annotations(dataset, "train2017")))
+        return COCO(str(subsets.train(dataset).annotations))
 
 
 @PIPELINES.register_module()
@@ -52,14 +52,14 @@ class LoadPriorMasks:
         for box in results["ann_info"]["bboxes"]:
             same = left.get(tuple(box.tolist()))
             if not same:
-                complete = paths.annotations(self.dataset, "train2017")
+                complete = subsets.train(self.dataset).annotations
                 raise ExperimentError(
                     f"image {image['filename']}: a box of the split is not in {complete}; run `dvc repro split`"
                 )
             annotation = same.pop(0)
             if not annotation.get("segmentation"):
                 raise ExperimentError(
-                    f"{paths.annotations(self.dataset, 'train2017')}: annotation {annotation['id']} has no mask, which "
+                    f"{subsets.train(self.dataset).annotations}: annotation {annotation['id']} has no mask, which "
                     "oracle supervision needs of novel objects too; choose another `supervision`"
                 )
             masks.append(annotation["segmentation"])

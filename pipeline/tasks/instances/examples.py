@@ -11,6 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from pipeline.artifacts import paths
+from pipeline.declaration import subsets
 from pipeline.errors import ExperimentError
 
 MIN_AREA = 0.02  # share of the image
@@ -20,7 +21,7 @@ LOOKED_INTO = 24  # images whose objects stage `look_inside` looks at; figures s
 
 def load_ground_truth(dataset):
     """The validation annotations of a dataset as a pycocotools COCO. Raises ExperimentError if they are not there."""
-    path = paths.annotations(dataset, "val2017")
+    path = subsets.validation(dataset).annotations
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return COCO(str(path))

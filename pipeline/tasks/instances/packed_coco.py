@@ -23,7 +23,7 @@ from mmdet.datasets.pipelines import DefaultFormatBundle, LoadAnnotations, LoadI
 from pipeline.artifacts import paths
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.images import is_whole, remedy
-from pipeline.declaration.categories import CATEGORIES, NAMES
+from pipeline.declaration import experiments, subsets
 from pipeline.errors import ExperimentError
 
 # A polygon without extent: rasterises to no pixel, as bitmap or cropped to any RoI. MMDetection wants some
@@ -60,23 +60,28 @@ class Records:
 
 @DATASETS.register_module()
 class PackedCocoDataset(CocoDataset):
-    """CocoDataset in less memory: the same samples of a file with COCO's 80 categories, without a `coco` object.
+    """CocoDataset in less memory: the same samples of a file with the categories of a label set, without a `coco`.
 
     The file is read in pieces, and what is kept of it is packed (see `Records`). What mmdet computes from the whole
     index (`evaluate`, `get_cat_ids`) is therefore missing; `pipeline.tasks.instances.scoring` scores.
 
+    Args:
+        label_set: of the file; all its categories are classes unless `classes` names some of them.
+
     Raises:
-        ExperimentError: a file that `read_instances` refuses, a class that COCO does not have, or no image to train on.
+        ExperimentError: a file that `read_instances` refuses, a class that the label set does not have, or no image to
+            train on.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args, label_set, **kwargs):
+        self.label_set = label_set
+        super().__init__(*args, **{"classes": label_set.names} | kwargs)
         self.data_infos = Records(self.data_infos)
 
     def load_annotations(self, ann_file):
-        if missing := [name for name in self.CLASSES if name not in NAMES]:
+        if missing := [name for name in self.CLASSES if name not in self.label_set.names]:
             raise ExperimentError(f"{ann_file}: categories does not list {', '.join(missing)}")
-        self.cat_ids = [category.id for category in CATEGORIES if category.name in self.CLASSES]
+        self.cat_ids = [category.id for category in self.label_set.categories if category.name in self.CLASSES]
         self.cat2label = {category: label for label, category in enumerate(self.cat_ids)}
         self._annotations = Records()
         infos, with_object = [], set()  # the latter: ids of images with an object of the classes
@@ -94,7 +99,7 @@ class PackedCocoDataset(CocoDataset):
                 if annotation["category_id"] in self.cat2label:
                     with_object.add(image)
 
-        read_instances(ann_file, add_images, add_annotations)
+        read_instances(ann_file, self.label_set, add_images, add_annotations)
         self.img_ids = [info["id"] for info in infos]
         self._has_object = np.array([image in with_object for image in self.img_ids], dtype=bool)
         # Annotations sorted by image, in the order of the file within an image, and where those of an image lie.
@@ -185,16 +190,19 @@ def training_set(training):
     """The training set of a `pipeline.declaration.config.Training`: the annotations of its split, through its steps."""
     return PartialCocoDataset(
         ann_file=str(paths.split_train(training.dataset, training.split)),
-        img_prefix=str(paths.images(training.dataset, "train2017")),
+        img_prefix=str(subsets.train(training.dataset).images),
+        label_set=experiments.load().label_set(training.dataset),
         pipeline=training.data["train"],
     )
 
 
 def validation_set(dataset, steps):
     """The validation images of a dataset through the steps of inference."""
+    subset = subsets.validation(dataset)
     return PackedCocoDataset(
-        ann_file=str(paths.annotations(dataset, "val2017")),
-        img_prefix=str(paths.images(dataset, "val2017")),
+        ann_file=str(subset.annotations),
+        img_prefix=str(subset.images),
+        label_set=experiments.load().label_set(dataset),
         pipeline=steps,
         test_mode=True,
     )

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from pipeline import methods
 from pipeline.artifacts import checkpoint, detections, paths
-from pipeline.declaration import recipe
+from pipeline.declaration import recipe, subsets
 from pipeline.errors import ExperimentError
 from pipeline.hardware import data_workers, test_batch, use_device
 from pipeline.processes import tie_to_trainer
@@ -160,7 +160,7 @@ def _identity(training, device, batch_size):
     """All that detections depend on; scoring is left out, so that mending it does not cost an inference."""
     files = {
         "checkpoint": [paths.checkpoint(training.dataset, training.name, training.seed)],
-        "annotations": [paths.annotations(training.dataset, "val2017"), paths.manifest(training.dataset)],
+        "annotations": [subsets.validation(training.dataset).annotations, paths.manifest(training.dataset)],
     }
     return {
         "recipe": recipe.identity(recipe.of_prediction(training)),

@@ -6,7 +6,7 @@ set to the group: matching and accumulation never look across categories, so all
 
 import numpy as np
 
-from pipeline.artifacts import paths
+from pipeline.declaration import subsets
 from pipeline.tasks import WHOLE
 from pipeline.tasks.instances import TASK
 from pipeline.tasks.instances.coco_engines import IOU_TYPES, match
@@ -29,7 +29,7 @@ def score_predictions(dataset, predictions, groups):
     Returns:
         See `report`.
     """
-    matched = match(paths.annotations(dataset, "val2017"), predictions)
+    matched = match(subsets.validation(dataset).annotations, predictions)
     ids = {name: category for category, name in matched.categories.items()}
     return report(matched, {group: [ids[name] for name in names] for group, names in groups.items()})
 

@@ -18,7 +18,6 @@ from pipeline.artifacts.files import write_text, writing
 from pipeline.datasets import coco_check
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.streamed_json import compact, fast_dumps, like_compact
-from pipeline.declaration.categories import CATEGORIES, base_and_novel
 from pipeline.errors import ExperimentError
 from pipeline.tasks.instances.statistics import SMALLEST_IMAGE, Statistics
 
@@ -29,7 +28,7 @@ NOVEL_FIELDS = ("id", "image_id", "category_id", "bbox", "iscrowd", "ignore")
 BUFFER = 1 << 20  # bytes
 
 
-def split(annotations_file, direction, out_dir, statistics_file=None, caption=("", "")):
+def split(annotations_file, label_set, direction, out_dir, statistics_file=None, caption=("", "")):
     """Write `train.json` and its summary `split.json` for one direction.
 
     What is written is what `json.loads` and `json.dumps` of the whole file would give, byte for byte, but the file
@@ -37,7 +36,8 @@ def split(annotations_file, direction, out_dir, statistics_file=None, caption=("
 
     Args:
         annotations_file: COCO instance annotations with all masks.
-        direction: `{"base": group, "novel": group}`, see `categories.base_and_novel`. Objects of other
+        label_set: of the file.
+        direction: a name or `{"base": group, "novel": group}`, see `LabelSet.base_and_novel`. Objects of other
             categories are dropped and counted.
         out_dir: created if missing.
         statistics_file: path, without extension, of the table that `Statistics` makes; `None` for no table.
@@ -46,16 +46,18 @@ def split(annotations_file, direction, out_dir, statistics_file=None, caption=("
     Raises:
         ExperimentError: bad direction or annotation file, or nothing to train on; then nothing is written.
     """
-    base, novel = base_and_novel(direction)
+    base, novel = label_set.base_and_novel(direction)
     # by category id; other categories are absent. The file is checked to have these ids.
-    groups = {c.id: "novel" if c.name in novel else "base" for c in CATEGORIES if c.name in base or c.name in novel}
+    groups = {
+        c.id: "novel" if c.name in novel else "base" for c in label_set.categories if c.name in base or c.name in novel
+    }
     out_dir = Path(out_dir)
-    partial = PartialAnnotations(annotations_file, groups)
+    partial = PartialAnnotations(annotations_file, label_set, groups)
     try:
         with writing(out_dir / "train.json") as file:
             partial.write(file)
     except UnknownSizes:  # images stand behind annotations
-        partial = PartialAnnotations(annotations_file, groups)
+        partial = PartialAnnotations(annotations_file, label_set, groups)
         partial.read(partial.statistics.add_images)
         with writing(out_dir / "train.json") as file:
             partial.write(file)
@@ -74,7 +76,7 @@ class PartialAnnotations:
     """Rewrite an annotation file as training may see it.
 
     Args:
-        path: of the annotation file.
+        path: of the annotation file. label_set: whose categories it lists.
         groups: `"base"` or `"novel"` by category id; annotations of other categories are dropped.
 
     Attributes:
@@ -82,15 +84,15 @@ class PartialAnnotations:
         findings: of the checks, see `coco_check.Checker`.
     """
 
-    def __init__(self, path, groups):
-        self.path, self.groups = path, groups
-        self.statistics, self.findings = Statistics(groups), {}
+    def __init__(self, path, label_set, groups):
+        self.path, self.label_set, self.groups = path, label_set, groups
+        self.statistics, self.findings = Statistics(label_set, groups), {}
 
     def read(self, on_images, on_annotations=None):
         """Pass the file by, checked again; masks of base objects only. Returns the header and the checker."""
         base = {category for category, group in self.groups.items() if group == "base"}
-        checker = coco_check.Checker(self.path, base)
-        header = read_instances(self.path, on_images, on_annotations, checker)
+        checker = coco_check.Checker(self.path, self.label_set, base)
+        header = read_instances(self.path, self.label_set, on_images, on_annotations, checker)
         self.findings = checker.findings
         return header, checker
 

@@ -9,8 +9,6 @@ import io
 from collections import defaultdict
 from itertools import chain
 
-from pipeline.declaration.categories import CATEGORIES
-
 SMALL, MEDIUM = 32**2, 96**2  # square pixels; COCO's limits of small and of medium objects
 SMALLEST_IMAGE = 32  # pixels; CocoDataset leaves out images with a shorter side
 SIZES = ("small", "medium", "large")
@@ -28,15 +26,17 @@ class Statistics:
     """Count objects as they pass by. Images have to come first.
 
     Args:
+        label_set: of the annotations.
         groups: `"base"` or `"novel"` by category id; categories that are not in it count as `other`.
 
     Attributes:
         sizes: `(width, height)` by image id.
     """
 
-    def __init__(self, groups):
+    def __init__(self, label_set, groups):
+        self.categories = label_set.categories
         self.members = {group: [] for group in GROUPS}
-        for category in CATEGORIES:
+        for category in self.categories:
             self.members[groups.get(category.id, "other")].append(category.id)
         self.sizes = {}
         self._shared = {}  # many images have the same size: one tuple for all of them
@@ -91,7 +91,8 @@ class Statistics:
         used = self.members["base"] + self.members["novel"]
         return {
             "categories": {
-                group: {c.name: c.id for c in CATEGORIES if c.id in self.members[group]} for group in ("base", "novel")
+                group: {c.name: c.id for c in self.categories if c.id in self.members[group]}
+                for group in ("base", "novel")
             },
             "images": {
                 "total": len(self.sizes),
@@ -130,12 +131,12 @@ class Statistics:
         return set().union(*(self._images[category] for category in categories))
 
     def rows(self):
-        """Rows of `COLUMNS`: all, each group that has categories, then each category in COCO's order."""
+        """Rows of `COLUMNS`: all, each group that has categories, then each category in the label set's order."""
         rows = [self._row("all", "", list(chain(*self.members.values())))]
         rows[0][2] = len(self.sizes)
         rows += [self._row(group, "", members) for group, members in self.members.items() if members]
         group_of = {category: group for group, members in self.members.items() for category in members}
-        return rows + [self._row(group_of[c.id], c.name, [c.id]) for c in CATEGORIES]
+        return rows + [self._row(group_of[c.id], c.name, [c.id]) for c in self.categories]
 
     def _row(self, group, name, categories):
         present = sum(bool(self._images[category]) for category in categories)
