@@ -22,7 +22,6 @@ from pipeline.declaration import config, experiments, recipe
 from pipeline.errors import ExperimentError
 from pipeline.launching import launchers
 from pipeline.processes import tie_to_parent
-from pipeline.training import loop
 
 logger = logging.getLogger("pipeline.acceptance")
 
@@ -269,7 +268,7 @@ def _adopt(training, old):
         found = [path for path in (paths.scratch(old) / name, others.get(name)) if path and path.exists()]
         if found:
             files.copy(found[0], paths.scratch(new) / name)
-    loop.save_atomically(checkpoint.content_of(content["state_dict"], meta), paths.scratch(new) / "checkpoint.pth")
+    checkpoint.write(paths.scratch(new) / "checkpoint.pth", content["state_dict"], meta)
     return True
 
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from pipeline import compat  # noqa: F401  # before the tests import mmdet
 from pipeline.artifacts import paths
 from tests.tiny import draw_inputs
 

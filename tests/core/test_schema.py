@@ -143,7 +143,7 @@ MISTAKES = {
     "scale": (("profiles", "full", "images", "test_scale"), [1333], "test_scale: has 1 items; valid: at least 2"),
     "poly": ((*TRAINING, "lr_policy"), "polly", "training.lr_policy: is 'polly'; valid: step, .*"),
     "cosinee": ((*TRAINING, "lr_policy"), "cosinee", ".lr_policy: is 'cosinee'; .* did you mean 'cosine'?"),
-    "no policy": ((*TRAINING, "lr_policy"), None, ".lr_policy: is empty; valid: step, cosine"),
+    "no policy": ((*TRAINING, "lr_policy"), None, ".lr_policy: is empty; valid: step, cosine, poly"),
     "clipping": ((*TRAINING, "clip_gradients"), 35, ".clip_gradients: unknown key; valid: .*"),
     "precision": ((*TRAINING, "precision"), "fp8", ".precision: is 'fp8'; valid: fp32, bf16, fp16; .*"),
     "optimiser": (
