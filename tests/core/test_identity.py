@@ -262,7 +262,8 @@ def test_what_looks_different_trains_nothing(graph):
     graph.append("pipeline/methods/opmask/__init__.py", "")
     graph.append("pipeline/methods/opmask/losses.py", "WEIGHT = 1\n")
     graph.append("pipeline/reporting/style.py", "\nWIDTH = 7\n")
-    graph.edit(EXPERIMENTS, 'label: "Mask R-CNN (baseline)"', 'label: "A printed label"')
+    graph.edit(EXPERIMENTS, "Mask R-CNN (baseline)", "A printed label")
+    graph.edit("pipeline/methods/mask_rcnn/__init__.py", 'label="Baseline"', 'label="Another"')
     graph.edit(EXPERIMENTS, "{type: SGD, lr: 0.02, momentum", "{type: SGD, lr: 0.04, momentum")  # of profile `full`
     assert graph.again() == set()
 

@@ -39,7 +39,7 @@ LAYERS = [
         "pipeline.methods.contrastmask.released_checkpoint",
     },
     {"pipeline.tracking"},
-    {"pipeline.runs", "pipeline.launching", "pipeline.doctor"},
+    {"pipeline.runs", "pipeline.launching", "pipeline.doctor", "pipeline.acceptance"},
     {"pipeline.reporting"},
 ]
 
@@ -145,10 +145,11 @@ def test_dvc_spells_the_paths_of_the_library():
         assert {spelled(out, dataset="d", key="k") for out in outs(stage)} == paths_of_stage, stage
 
 
-def test_outputs_with_a_digest_depend_on_what_makes_it():
-    """Else a file whose digest was made otherwise comes back from DVC's cache, for ever."""
-    for stage, module in (("pretrain", "checkpoint"), ("train", "checkpoint"), ("evaluate", "results_file")):
-        assert f"pipeline/{module}.py" in STAGES[stage]["do"]["deps"], stage
+def test_outputs_with_a_digest_depend_on_how_it_is_made():
+    """Else a file whose digest was made otherwise comes back from DVC's cache, for ever: recipes hold the FORMATS."""
+    for stage, kind in (("pretrain", "init"), ("train", "training"), ("evaluate", "evaluation")):
+        recipe = paths.recipe("d", "k", kind).relative_to(paths.ROOT)
+        assert str(recipe) in {spelled(dep, dataset="d", key="k") for dep in STAGES[stage]["do"]["deps"]}, stage
 
 
 def depends(dep, out):
