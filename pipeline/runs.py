@@ -175,4 +175,4 @@ def headline(run_name, dataset):
         values = [scores.value(*key) for scores in per_seed]
         if None not in values:
             numbers[name] = round(sum(values) / len(values), 2)
-    files.write_json(paths.metrics(), numbers)
+    files.write_json(paths.metrics(run_name), numbers)

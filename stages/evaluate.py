@@ -1,4 +1,4 @@
-"""python -m stages.evaluate RUN: predict and score every seed of a trained run on the chosen dataset."""
+"""python -m stages.evaluate RUN: predict and score every seed of a trained run on its dataset."""
 
 import argparse
 
@@ -11,7 +11,8 @@ from pipeline.declaration import experiments
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run")
-    runs.evaluate(parser.parse_args().run, experiments.chosen_dataset())
+    name = parser.parse_args().run
+    runs.evaluate(name, experiments.dataset_of(name))
 
 
 if __name__ == "__main__":

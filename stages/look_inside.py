@@ -11,7 +11,8 @@ from pipeline.declaration import experiments
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run")
-    name, dataset = parser.parse_args().run, experiments.chosen_dataset()
+    name = parser.parse_args().run
+    dataset = experiments.dataset_of(name)
     declared = experiments.load()
     run = declared.run(name)
     inside = methods.required(run.method, "look_inside")

@@ -1,4 +1,4 @@
-"""python -m stages.pretrain BACKBONE: write the initial weights of a backbone on the chosen dataset."""
+"""python -m stages.pretrain BACKBONE: write the initial weights of a backbone on a dataset."""
 
 import argparse
 
@@ -12,7 +12,9 @@ from pipeline.training import initial_weights
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("backbone")
-    backbone, dataset = parser.parse_args().backbone, experiments.chosen_dataset()
+    parser.add_argument("--dataset", help="a declared one; default: that of params.yaml")
+    arguments = parser.parse_args()
+    backbone, dataset = arguments.backbone, arguments.dataset or experiments.chosen_dataset()
     runs.ensure_images(dataset)
     initial_weights.prepare(backbone, dataset)
 

@@ -1,4 +1,7 @@
-"""python -m stages.recipes: write what the numbers of every chosen run depend on, so that DVC re-trains just those."""
+"""python -m stages.recipes [DATASET]: write what the numbers of every chosen run depend on.
+
+So DVC re-trains just those that a change concerns.
+"""
 
 import argparse
 
@@ -8,8 +11,9 @@ from pipeline.declaration import experiments, recipe
 
 @command
 def main():
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    recipe.write(experiments.chosen_dataset())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", nargs="?", help="a declared one; default: that of params.yaml")
+    recipe.write(parser.parse_args().dataset or experiments.chosen_dataset())
 
 
 if __name__ == "__main__":

@@ -12,11 +12,14 @@ from pipeline.declaration import experiments, subsets
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("direction")
+    parser.add_argument("--dataset", help="a declared one; default: that of params.yaml")
     parser.add_argument("task", nargs="?", default=tasks.FIRST, help="a folder of pipeline/tasks")
     dvc_lock.keep_private()
     arguments = parser.parse_args()
-    name, dataset = arguments.direction, experiments.chosen_dataset()
+    name, dataset = arguments.direction, arguments.dataset or experiments.chosen_dataset()
     labels = experiments.load().label_set(dataset)
+    if name not in labels.directions:
+        experiments.selected()  # says if dvc.yaml is of another label set
     table = paths.statistics(dataset, name, "csv").with_suffix("")
     hide = tasks.task(arguments.task).hide
     hide(subsets.train(dataset).annotations, labels, name, paths.split(dataset, name), table, (dataset, name))

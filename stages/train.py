@@ -1,4 +1,4 @@
-"""python -m stages.train RUN: train every seed of a declared run on the chosen dataset."""
+"""python -m stages.train RUN: train every seed of a declared run on its dataset."""
 
 import argparse
 
@@ -11,7 +11,8 @@ from pipeline.declaration import experiments
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run")
-    runs.train(parser.parse_args().run, experiments.chosen_dataset())
+    name = parser.parse_args().run
+    runs.train(name, experiments.dataset_of(name))
 
 
 if __name__ == "__main__":

@@ -112,9 +112,9 @@ def results(dataset, run_name):
     return ROOT / "results" / dataset / f"{run_name}.json"
 
 
-def metrics():
-    """Headline numbers of the free run: what `dvc metrics show` and `dvc exp show` print."""
-    return ROOT / "metrics" / "current.json"
+def metrics(run_name):
+    """Headline numbers of a free run: what `dvc metrics show` and `dvc exp show` print."""
+    return ROOT / "metrics" / f"{run_name}.json"
 
 
 def reports(dataset):

@@ -33,6 +33,8 @@ EXCLUDED = {
     "pipeline.declaration.config": "its effect is the resolved configuration",
     "pipeline.declaration.experiments": "its effect is the resolved configuration",
     "pipeline.declaration.knobs": "its effect is the resolved configuration",
+    "pipeline.declaration.label_sets": "its effect is in the configuration, the manifest and the split, which agree",
+    "pipeline.declaration.subsets": "its effect is in the manifest",
     "pipeline.methods": "finds rooms",
     "pipeline.methods.*.model": "its effect is the resolved configuration",
     "pipeline.methods.shared.sizes": "its effect is the resolved configuration",

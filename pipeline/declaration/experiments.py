@@ -20,6 +20,7 @@ from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 
 INSIDE_FIGURES = ("partition", "keys")  # kinds of figures that show what stage `look_inside` writes
+SELECT_AGAIN = "run `python -m commands.select`"
 SECTIONS = tuple(name for name in schema.Declaration.model_fields if name != "presets")
 
 
@@ -158,7 +159,11 @@ class Experiments:
             "directions": {name: dict(sides) for name, sides in labels.directions.items()},
             "tables": {name: {"title": table["title"]} for name, table in kept.items()},
             "figures": {name: {"title": figure["title"]} for name, figure in figures.items()},
-            "backbones": {name: dict(row) for name, row in self.backbones.items() if name in backbones},
+            "backbones": {
+                name: {**row, "direction": self._weights_direction(labels)}
+                for name, row in self.backbones.items()
+                if name in backbones
+            },
             "runs": {name: {column: getattr(run, column) for column in columns} for name, run in here.items()},
             "free": {name: {"direction": run.direction} for name, run in here.items() if not run.pinned},
             "look_inside": {name: {"direction": run.direction} for name, run in here.items() if name in looked_into},
@@ -169,10 +174,7 @@ class Experiments:
         """The part of a selection that is made on other datasets than the chosen one."""
         datasets = {run.dataset: self.label_set(run.dataset) for run in runs.values()}
         directions = {(run.dataset, run.direction) for run in runs.values()}
-        for name in datasets:
-            weights = self.profile(name)["initial_weights"]
-            if weights["kind"] == "pretrain":
-                directions.add((name, weights["direction"]))
+        directions |= {(name, self._weights_direction(labels)) for name, labels in datasets.items()}
         backbones = {(run.dataset, run.backbone) for run in runs.values()}
         return {
             "datasets": {name: {"label_set": labels.name} for name, labels in datasets.items()},
@@ -181,16 +183,27 @@ class Experiments:
                 for dataset, name in sorted(directions)
             },
             "backbones": {
-                f"{dataset}_{name}": {"dataset": dataset, "backbone": name, "label": self.backbones[name]["label"]}
+                f"{dataset}_{name}": {
+                    "dataset": dataset,
+                    "backbone": name,
+                    "label": self.backbones[name]["label"],
+                    "direction": self._weights_direction(datasets[dataset]),
+                }
                 for dataset, name in sorted(backbones)
             },
             "runs": {name: {column: getattr(run, column) for column in columns} for name, run in runs.items()},
-            "priors": {
+            "look_inside": {
                 name: {"dataset": run.dataset, "direction": run.direction}
                 for name, run in runs.items()
                 if name in looked_into
             },
         }
+
+    def _weights_direction(self, labels):
+        """The direction that initial weights are trained on: that of the profiles, any where no profile trains them."""
+        profiles = (profile["initial_weights"] for profile in self.profiles.values())
+        names = [weights["direction"] for weights in profiles if weights["kind"] == "pretrain"]
+        return next((name for name in names if name in labels.directions), next(iter(labels.directions)))
 
 
 def _shows(runs, made):
@@ -286,7 +299,7 @@ def selected(declared=None):
     if not known or content != (declared or load()).selection(content["chosen"], chosen_dataset()):
         raise ExperimentError(
             "pipeline/selection.yaml is not what pipeline/experiments and `dataset` in params.yaml say now; "
-            "run `python -m commands.select`"
+            f"{SELECT_AGAIN}"
         )
     return content
 
@@ -316,8 +329,7 @@ def repro(stage, *names, again=False):
 
 
 def target(stage, run, selection):
-    """The stage of a run in dvc.yaml, where those that are made on another dataset than the chosen one have groups of
-    their own.
+    """The stage of a run in dvc.yaml, which has other groups for runs on another dataset than the chosen one.
 
     Args:
         stage: a group of dvc.yaml over runs, such as `train`.
@@ -325,6 +337,42 @@ def target(stage, run, selection):
         selection: as `Experiments.selection` returns it.
     """
     return f"{stage}_elsewhere@{run}" if run in selection["elsewhere"]["runs"] else f"{stage}@{run}"
+
+
+def dataset_of(name):
+    """The dataset that a run is made on: its own, else the chosen one.
+
+    Raises:
+        ExperimentError: no such run, or dvc.yaml takes it for one on another dataset.
+    """
+    chosen = chosen_dataset()
+    dataset = load().run(name).on(chosen)
+    selection = read_yaml(paths.SELECTION).get("selected") or {}
+    other = selection.get("elsewhere", {}).get("runs", {}).get(name)
+    if dataset != (other["dataset"] if other else chosen if name in selection.get("runs", {}) else dataset):
+        raise ExperimentError(f"run {name}: dvc.yaml makes it on another dataset than {dataset}; {SELECT_AGAIN}")
+    if other and dataset == chosen:
+        raise ExperimentError(f"run {name}: dvc.yaml does not know that {dataset} is chosen; {SELECT_AGAIN}")
+    return dataset
+
+
+def runs_chosen(selection):
+    """{name: columns} of all runs of a selection, on the chosen dataset and elsewhere; the latter have a `dataset`."""
+    return selection["runs"] | selection["elsewhere"]["runs"]
+
+
+def made_on(selection, dataset):
+    """The runs and the backbones of a selection that are made on a dataset, two tuples of names.
+
+    Args:
+        selection: as `Experiments.selection` returns it.
+        dataset: the chosen one, or that of runs elsewhere.
+    """
+    elsewhere = selection["elsewhere"]
+    if dataset not in elsewhere["datasets"]:
+        return tuple(selection["runs"]), tuple(selection["backbones"])
+    runs = tuple(name for name, run in elsewhere["runs"].items() if run["dataset"] == dataset)
+    return runs, tuple(row["backbone"] for row in elsewhere["backbones"].values() if row["dataset"] == dataset)
 
 
 def select(tables):

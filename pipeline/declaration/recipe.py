@@ -167,16 +167,16 @@ def write(dataset):
     in words, which no stage depends on.
     """
     declared = experiments.load()
-    selection = experiments.selected(declared)
+    runs, backbones = experiments.made_on(experiments.selected(declared), dataset)
     written = {}
-    for name in selection["runs"]:
+    for name in runs:
         seeds = config.load_knobs(declared.run(name)).seeds
         training = config.resolve(name, dataset, seeds[0], declared)
         for kind, content in (("training", of_training(training)), ("evaluation", of_evaluation(training))):
             target = paths.recipe(dataset, name, kind)
             written[target] = _depended(content, kind) | {"seeds": list(seeds)}
             written[paths.recipe_content(dataset, name, kind)] = content
-    for name in selection["backbones"]:
+    for name in backbones:
         content = of_initial_weights(name, dataset, declared)
         seed = declared.profile(dataset)["initial_weights"].get("seed")
         written[paths.recipe(dataset, name, "init")] = _depended(content, "training") | {"seed": seed}

@@ -62,11 +62,12 @@ def _launch(chosen, selection, dataset):
     if not changed and not _incomplete().exists():
         logger.info("data, runs and report are up to date")
         return
-    if (first := _first(changed, chosen.here)) and launchers.dvc(*first, echo=True):
+    if (first := _first(changed, chosen.here, selection)) and launchers.dvc(*first, echo=True):
         raise ExperimentError("data or splits could not be made, see above; nothing was trained")
+    places = {step.name: step.dataset for step in chosen.steps}
     try:
         chosen.start()
-        states = _show(dataset, chosen)
+        states = _show(dataset, places, chosen)
     except BaseException as error:
         if not chosen.detached:
             logger.info("ending: trainings save their state (Ctrl-C once more ends them without)")
@@ -76,16 +77,15 @@ def _launch(chosen, selection, dataset):
         raise ExperimentError(
             "the watching ended, the jobs go on; the same command watches them again, `scancel` ends them"
         ) from None
-    failed = {name: states[name] for name in selection["runs"] if states[name].state == "failed"}
+    runs = experiments.runs_chosen(selection)
+    failed = {name: states[name] for name in runs if states[name].state == "failed"}
     if chosen.detached:  # its last job has built the report
-        wrong = states["report"].state == "failed" and _reason(dataset, "report", states["report"])
+        wrong = states["report"].state == "failed" and _reason(places, "report", states["report"])
     else:
-        wrong = (
-            _report({name: state.target for name, state in failed.items()}, selection["look_inside"]) and "see above"
-        )
+        wrong = _report({name: state.target for name, state in failed.items()}, selection) and "see above"
     if failed:
-        words = "; ".join(f"{name} ({_reason(dataset, name, state)})" for name, state in failed.items())
-        raise ExperimentError(f"{len(failed)} of {len(selection['runs'])} runs have no result: {words}")
+        words = "; ".join(f"{name} ({_reason(places, name, state)})" for name, state in failed.items())
+        raise ExperimentError(f"{len(failed)} of {len(runs)} runs have no result: {words}")
     if wrong:
         raise ExperimentError(f"the report could not be built completely: {wrong}")
 
@@ -93,9 +93,10 @@ def _launch(chosen, selection, dataset):
 def _changed_by_recipes():
     """The changed stages once the recipes are of today: before that, DVC knows of no training that they change."""
     changed = launchers.changed_stages()
-    if "recipes" not in changed:
+    recipes = [stage for stage in changed if _group(stage) == "recipes"]
+    if not recipes:
         return changed
-    if launchers.dvc("recipes", single=True, echo=True):
+    if launchers.dvc(*sorted(recipes), single=True, echo=True):
         raise ExperimentError("the recipes could not be made, see above; nothing was trained")
     return launchers.changed_stages()
 
@@ -128,36 +129,57 @@ def report():
     """
     dataset, selection = experiments.chosen_dataset(), experiments.selected()
     changed = launchers.changed_stages()
-    failed = {name: target for name in selection["runs"] for target in _targets(name)[::-1] if target in changed}
+    runs = experiments.runs_chosen(selection)
+    failed = {name: stage for name in runs for stage in _targets(name, selection)[::-1] if stage in changed}
     for name in failed:
-        attempts.settle(dataset, name)
-    if _report(failed, selection["look_inside"]):
+        attempts.settle(runs[name].get("dataset", dataset), name)
+    if _report(failed, selection):
         raise ExperimentError("the report could not be built completely: see above")
 
 
-def _targets(run):
+def _targets(run, selection):
     """The DVC stages of a run, in their order."""
-    return f"train@{run}", f"evaluate@{run}"
+    return experiments.target("train", run, selection), experiments.target("evaluate", run, selection)
 
 
 def _steps(selection, dataset, settings):
     """Every Step: initial weights, then runs, those with the longest schedule first: none is left alone at the end."""
-    schedules = experiments.load().profile(dataset)["schedules"]
+    declared, runs = experiments.load(), experiments.runs_chosen(selection)
+    weights = {(dataset, name): f"pretrain@{name}" for name in selection["backbones"]}
+    weights |= {
+        (row["dataset"], row["backbone"]): f"pretrain_elsewhere@{name}"
+        for name, row in selection["elsewhere"]["backbones"].items()
+    }
+
+    def place(name):
+        return runs[name].get("dataset", dataset)
 
     def length(name):
-        schedule = schedules[selection["runs"][name]["schedule"]]
+        schedule = declared.profile(place(name))["schedules"][runs[name]["schedule"]]
         return schedule.get("epochs", schedule.get("iterations"))
 
-    weights = {name: f"pretrain@{name}" for name in selection["backbones"]}
-    return [Step(target, (target,)) for target in weights.values()] + [
-        Step(name, _targets(name), weights[selection["runs"][name]["backbone"]], *settings.size(name))
-        for name in sorted(selection["runs"], key=lambda name: -length(name))
+    return [Step(target, (target,), dataset=at) for (at, _), target in weights.items()] + [
+        Step(
+            name,
+            _targets(name, selection),
+            weights[place(name), runs[name]["backbone"]],
+            *settings.size(name),
+            dataset=place(name),
+        )
+        for name in sorted(runs, key=lambda name: -length(name))
     ]
 
 
-def _first(changed, here):
+def _group(stage):
+    """What a stage does, wherever its data are: `train` of `train_elsewhere@RUN`."""
+    return stage.partition("@")[0].removesuffix("_elsewhere")
+
+
+def _first(changed, here, selection):
     """Targets to make before the steps; none if they are as they should be, for a training that runs has them open."""
-    data = ["download", "split"] if {stage.partition("@")[0] for stage in changed} & {"download", "split"} else []
+    needed = any(_group(stage) in ("download", "split") for stage in changed)
+    data = ["download", "split"] * needed
+    data += ["download_elsewhere", "split_elsewhere"] * (needed and bool(selection["elsewhere"]["datasets"]))
     return data + [target for target in here if data or target in changed]
 
 
@@ -166,12 +188,12 @@ def _incomplete():
     return paths.launch_log("incomplete")
 
 
-def _report(failed, looked_into):
+def _report(failed, selection):
     """Build the report from what there is. Returns the exit status."""
-    stages = ["headline"] * ("current" not in failed) + [
-        f"look_inside@{name}" for name in looked_into if name not in failed
-    ]
-    stages += ["tables", "figures", "report"]
+    looked_into = [*selection["look_inside"], *selection["elsewhere"]["look_inside"]]
+    stages = [f"headline@{name}" for name in selection["free"] if name not in failed]
+    stages += [experiments.target("look_inside", name, selection) for name in looked_into if name not in failed]
+    stages += [group for group in ("tables", "figures") if selection[group]] + ["report"]
     # A failure changes what the report says, and so does its end, but neither changes a file that DVC compares.
     marker = _incomplete()
     again = bool(failed) or marker.exists()
@@ -183,18 +205,23 @@ def _report(failed, looked_into):
     return wrong
 
 
-def _reason(dataset, name, state):
+def _reason(places, name, state):
     """Why a step failed: what its launcher says of it, else its own last words, else where to look."""
     if state.note:
         return state.note
-    known = attempts.read(dataset, name)
+    known = attempts.read(places[name], name) if places[name] else None
     if known and known.state == "failed" and state.target.endswith(f"@{name}"):
         return known.describe()
     return f"{state.target} failed, see {launchers.log(state.target)}"
 
 
-def _show(dataset, launcher):
-    """Show a table of the steps until all are over: live on a terminal, else a line for each. Returns their State."""
+def _show(dataset, places, launcher):
+    """Show a table of the steps until all are over: live on a terminal, else a line for each. Returns their State.
+
+    Args:
+        dataset: the chosen one.
+        places: step -> dataset that it is made on.
+    """
     began = time.monotonic()
     console = Console(stderr=True)
     told = set()
@@ -206,7 +233,7 @@ def _show(dataset, launcher):
             table = Table("run", "state", "ETA", title=f"{dataset}, {_minutes(time.monotonic() - began)}: {counts}")
             # A terminal may be too short for all rows: those at the end are cut.
             for name, state in sorted(states.items(), key=lambda item: KINDS.index(item[1].state)):
-                words, eta = _describe(dataset, name, state)
+                words, eta = _describe(places, name, state)
                 table.add_row(name, words, eta)
                 if state.over and name not in told:
                     told.add(name)
@@ -219,11 +246,11 @@ def _show(dataset, launcher):
             time.sleep(launcher.REFRESH_SECONDS)
 
 
-def _describe(dataset, name, state):
+def _describe(places, name, state):
     """A few words on a step, and how long its training still takes."""
     if state.over:
-        return ("done" if state.state == "done" else _reason(dataset, name, state)), ""
-    known = attempts.read(dataset, name)
+        return ("done" if state.state == "done" else _reason(places, name, state)), ""
+    known = attempts.read(places[name], name) if places[name] else None
     begun = known if known and known.state in ("running", "interrupted") else None  # which of them, the launcher knows
     if state.state == "running":
         eta = begun.eta if begun else None

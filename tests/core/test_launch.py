@@ -68,7 +68,7 @@ def test_every_run_once_after_its_weights_and_long_ones_first(dvc):
     assert schedules == sorted(schedules, reverse=True)
     assert dvc.most == 2
     priors = tuple(f"look_inside@{name}" for name in selection["look_inside"])
-    assert priors and dvc.report == (("headline", *priors, "tables", "figures", "report"), False)
+    assert priors and dvc.report == (("headline@current", *priors, "tables", "figures", "report"), False)
 
 
 def test_a_failed_run_stops_no_other_and_is_named_after_the_report(dvc):
@@ -96,14 +96,14 @@ def test_the_headline_is_left_alone_if_the_free_run_failed(dvc):
     dvc.failing = {"train@current"}
     with pytest.raises(ExperimentError, match="current"):
         launch.launch(1, "generated")
-    assert "headline" not in dvc.report[0] and dvc.report[0][-3:] == ("tables", "figures", "report")
+    assert "headline@current" not in dvc.report[0] and dvc.report[0][-3:] == ("tables", "figures", "report")
 
 
 def test_nothing_is_looked_into_that_was_not_trained(dvc):
     dvc.failing = {"train@contrastmask_r50_1x_nonvoc2voc"}
     with pytest.raises(ExperimentError, match="contrastmask_r50_1x_nonvoc2voc"):
         launch.launch(1, "generated")
-    assert dvc.report[0] == ("headline", "tables", "figures", "report")
+    assert dvc.report[0] == ("headline@current", "tables", "figures", "report")
 
 
 def test_nothing_is_trained_without_data(dvc):

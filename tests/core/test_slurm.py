@@ -299,7 +299,7 @@ def test_the_report_job_says_what_has_no_result(dvc, monkeypatch):
     dvc.changed = {"train@current", "evaluate@current", "tables@table2"}
     launch.report()
     (stages,) = dvc.made
-    assert "headline" not in stages and stages[-3:] == ("tables", "figures", "report")
+    assert "headline@current" not in stages and stages[-3:] == ("tables", "figures", "report")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ class Step:
         targets: DVC stages, one after the other.
         after: name of the step that has to succeed first, or None.
         nodes, processes: of its training: nodes, and processes (GPUs) on each.
+        dataset: that it is made on.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Step:
     after: str | None = None
     nodes: int = 1
     processes: int = 1
+    dataset: str | None = None
 
     @property
     def log(self):

@@ -70,8 +70,12 @@ class Slurm:
     @property
     def here(self):
         """Targets to make on this machine before all jobs: initial weights that take no training."""
-        kind = experiments.load().profile(self.dataset)["initial_weights"]["kind"]
-        return [step.name for step in self.steps if "@" in step.name] if kind in WEIGHTS_HERE else []
+        declared = experiments.load()
+        return [
+            step.name
+            for step in self.steps
+            if "@" in step.name and declared.profile(step.dataset)["initial_weights"]["kind"] in WEIGHTS_HERE
+        ]
 
     def start(self):
         """Submit what is neither up to date nor already queued or running, and behind it all the report.
