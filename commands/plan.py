@@ -4,6 +4,7 @@ import argparse
 
 from pipeline.cli import command
 from pipeline.declaration import experiments
+from pipeline.launching import settings
 from pipeline.launching.plan import show
 
 
@@ -13,6 +14,7 @@ def main():
     parser.add_argument("--gpus", type=int, default=1, help="GPUs in all, over all nodes (default 1)")
     parser.add_argument("--images-per-second", type=float, help="training throughput of a GPU, where none was measured")
     args = parser.parse_args()
+    settings.load()  # told now, not when it is needed
     show(experiments.chosen_dataset(), args.gpus, args.images_per_second)
 
 

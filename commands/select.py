@@ -4,11 +4,13 @@ import argparse
 
 from pipeline.cli import command
 from pipeline.declaration import experiments
+from pipeline.launching import settings
 
 
 @command
 def main():
     declared = experiments.load()
+    settings.load()  # told now, not when it is needed
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "tables",

@@ -81,7 +81,9 @@ def load(kind, mapping: dict, source: str, schedule: str = "1x", recipes: Path |
 
 def _refused(kind, name, values, source, preset=()):
     valid = valid_values(kind, name) + (", or `recipe`" if name in preset else "")
-    return ExperimentError(f"{source}: knob {name} is {values[name]!r}; valid: {valid}")
+    choices = [choice for choice in typing.get_args(kind.model_fields[name].annotation) if isinstance(choice, str)]
+    near = nearest(values[name], choices, cutoff=0.5) if isinstance(values[name], str) else ""
+    return ExperimentError(f"{source}: knob {name} is {values[name]!r}; valid: {valid}{near}")
 
 
 def valid_values(kind, name: str) -> str:
@@ -109,9 +111,9 @@ def _bound(metadata, name):
     return next((getattr(item, name) for item in metadata if hasattr(item, name)), None)
 
 
-def nearest(name, names) -> str:
-    """`; did you mean ...?` with the most similar of some names."""
-    near = difflib.get_close_matches(str(name), list(map(str, names)), n=1, cutoff=0)
+def nearest(name, names, cutoff=0) -> str:
+    """`; did you mean ...?` with the most similar of some names, at least as similar as `cutoff` (0 to 1)."""
+    near = difflib.get_close_matches(str(name), list(map(str, names)), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

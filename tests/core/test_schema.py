@@ -1,5 +1,6 @@
 """Whatever is wrong in a declaration is one line with file, field and a way out, before anything costs time."""
 
+import importlib
 import re
 import shutil
 from dataclasses import replace
@@ -7,14 +8,17 @@ from dataclasses import replace
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline import doctor
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments, references, schema, strict
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
+from pipeline.launching import settings
 from pipeline.reporting.figures import KINDS
 from pipeline.training.precision import DTYPES
 
 WRITER = YAML(typ="safe")
+SELECTION = paths.SELECTION
 
 
 @pytest.fixture
@@ -24,6 +28,10 @@ def repository(tmp_path, monkeypatch):
         copy = tmp_path / path.relative_to(paths.ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if path.is_dir() else shutil.copy)(path, copy)
+    (tmp_path / "machine.yaml").write_text("runs: {}\nslurm: {}\n")
+    monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
+    monkeypatch.setattr(paths, "SELECTION", tmp_path / "pipeline" / "selection.yaml")
+    shutil.copy(SELECTION, paths.SELECTION)
     for name in ("EXPERIMENTS", "PUBLISHED", "PARAMS", "PAPER_KNOBS"):
         monkeypatch.setattr(paths, name, tmp_path / getattr(paths, name).relative_to(paths.ROOT))
     monkeypatch.setattr(paths, "ROOT", tmp_path)
@@ -45,13 +53,19 @@ def edit(file, keys, value):
 
 
 def refused():
+    """What the first command says that reads all of it."""
     with pytest.raises(ExperimentError) as error:
         experiments.load()
+        settings.load()
+        experiments.chosen_dataset()
     text = str(error.value)
     assert "\n" not in text
     return text
 
 
+KNOBS = str(paths.PAPER_KNOBS.relative_to(paths.ROOT))
+NUMBERS = "pipeline/experiments/published/contrastmask.yaml"
+BASELINE = ("tables", 1, "rows", 0, "results", "nonvoc2voc")
 RUN = "contrastmask_r50_1x_nonvoc2voc"
 TRAINING = ("profiles", "full", "training")
 DATASET = {"kind": "generated", "profile": "embedded", "version": 1, "seed": 0, "train_images": 1, "val_images": 1}
@@ -275,6 +289,96 @@ def test_a_direction_that_initial_weights_need_is_asked_of_every_label_set_that_
     edit(paths.EXPERIMENTS, ("runs", RUN, "dataset"), "generated_study1")
     edit(paths.EXPERIMENTS, ("runs", RUN, "direction"), "voc2nonvoc")
     assert f"runs.{RUN}.direction: unknown direction 'voc2nonvoc'; valid: nonvoc2voc" in refused()
+
+
+# In other files: file, keys, value, and the line.
+ELSEWHERE = {
+    "knob": ("params.yaml", ("sigma",), 2, r"params.yaml: knob sigma is 2; valid: a number in \(0, 1\]"),
+    "true knob": (
+        "params.yaml",
+        ("min_keys",),
+        True,
+        "params.yaml: knob min_keys is True; valid: an integer at least 1.*",
+    ),
+    "choice": ("params.yaml", ("supervision",), "bse", "params.yaml: knob supervision is 'bse'; .* mean 'base'?"),
+    "unknown knob": ("params.yaml", ("simga",), 0.2, "params.yaml: unknown knob 'simga'; did you mean 'sigma'?"),
+    "no dataset": (
+        "params.yaml",
+        ("dataset",),
+        "generatd",
+        "unknown dataset .*'generatd'; .* did you mean 'generated'?.*",
+    ),
+    "pinned": (KNOBS, ("delta",), 0.5, f"{KNOBS}: knob delta is 0.5; valid: .*"),
+    "metric": (NUMBERS, (*BASELINE, "mAp"), 1.0, r".*\['t2_baseline'\].*.mAp: unknown metric; .* did you mean 'mAP'?"),
+    "percent": (
+        NUMBERS,
+        (*BASELINE, "mAP"),
+        239,
+        r".*\['t2_baseline'\].results.nonvoc2voc.mAP: is 239; valid: at most 100",
+    ),
+    "machine": ("machine.yaml", ("launcher",), "slrum", "machine.yaml: launcher: is 'slrum'; .* did you mean 'slurm'?"),
+    "size": ("machine.yaml", ("nodes",), 1.5, "machine.yaml: nodes: is 1.5; valid: a whole number"),
+    "slurm": ("machine.yaml", ("slurm", "acount"), "x", "machine.yaml: slurm.acount: unknown key; .* mean 'account'?"),
+    "its run": (
+        "machine.yaml",
+        ("runs", "curent"),
+        {"nodes": 2},
+        "machine.yaml: runs.curent: unknown run; .* 'current'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", ELSEWHERE)
+def test_a_mistake_in_another_file(repository, mistake):
+    file, keys, value, message = ELSEWHERE[mistake]
+    edit(repository / file, keys, value)
+    text = refused()
+    assert re.fullmatch(message.replace("?", r"\?"), text), text
+
+
+# One of each kind that is told end to end, before anything is drawn.
+EVERYWHERE = [
+    *("section", "dataset key", "image size", "profile", "digest", "architecture", "depth", "url", "flip", "poly"),
+    *(
+        "cosinee",
+        "clipping",
+        "precision",
+        "its key",
+        "true rate",
+        "late",
+        "preset",
+        "method",
+        "override",
+        "table column",
+    ),
+    *("twin", "minscore", "score", "one run", "factor"),
+]
+
+
+def run(module, monkeypatch, capsys, *arguments):
+    """What a command says, one line, after it has refused to work."""
+    monkeypatch.setattr("sys.argv", [module, *arguments])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(module).main()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert end.value.code == 1
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize("mistake", [*EVERYWHERE, *ELSEWHERE])
+def test_it_is_told_before_anything_is_drawn(repository, monkeypatch, capsys, mistake):
+    file, keys, value, _ = ELSEWHERE.get(mistake) or (paths.EXPERIMENTS, *MISTAKES[mistake])
+    edit(repository / file, keys, value)
+    before = sorted(repository.rglob("*"))
+    said = refused()
+    with pytest.raises(doctor.Problem) as found:
+        doctor.check_dataset() if mistake == "no dataset" else doctor.check_declarations()
+    assert str(found.value) == said
+    commands = {"commands.select": ["table2"], "commands.plan": [], "commands.launch": [], "stages.download": []}
+    for module, arguments in commands.items():
+        if not (file == "machine.yaml" and module == "stages.download" or mistake == "no dataset" and arguments):
+            assert run(module, monkeypatch, capsys, *arguments) == said, module
+    assert sorted(repository.rglob("*")) == before
 
 
 def test_what_is_declared_is_right():
