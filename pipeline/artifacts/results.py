@@ -127,7 +127,9 @@ def scores(dataset, run_name, content):
     """
     path = paths.results(dataset, run_name)
     try:
-        task = tasks.task(content["task"])
+        if (name := content["task"]) not in tasks.names():
+            raise malformed(path, run_name, f"field task: {name!r}, valid: {', '.join(tasks.names())}")
+        task = tasks.task(name)
         if not content["per_seed"]:
             raise malformed(path, run_name, "field per_seed is empty")
         found = []

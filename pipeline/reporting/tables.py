@@ -144,8 +144,9 @@ def caption(table_id, frame, declared, dataset):
 
 
 def initial(text):
-    """A text with its first letter in upper case, the others as they are."""
-    return text[:1].upper() + text[1:]
+    """A text with its first letter in upper case, unless it begins with a name such as `mIoU`."""
+    first = text.partition(" ")[0]
+    return text if first != first.lower() else text[:1].upper() + text[1:]
 
 
 def number(value):
