@@ -95,6 +95,7 @@ def _evaluate(run_name, dataset, working_on):
             "method": run.method,
             "task": task.name,
             "seeds": [job.seed for job in jobs],
+            "recipe": recipe.identity(recipe.of_training(jobs[0])),  # the same for all seeds
             "versions": recipe.versions(),
             "per_seed": per_seed,
         },

@@ -9,13 +9,17 @@ from statistics import mean, stdev
 import pandas as pd
 
 from pipeline.artifacts import attempts, paths, results
-from pipeline.declaration import experiments
+from pipeline.declaration import config, experiments, recipe
+from pipeline.errors import ExperimentError
 from pipeline.tasks import Task
 
 
 @dataclass(frozen=True)
 class Result:
-    """The evaluation of one run on one dataset: `pipeline.artifacts.results.Scores`, one for each seed."""
+    """The evaluation of one run on one dataset: `pipeline.artifacts.results.Scores`, one for each seed.
+
+    `recipe` is that of its training, None in results of before there were any.
+    """
 
     run: str
     dataset: str
@@ -23,6 +27,7 @@ class Result:
     task: Task
     seeds: tuple
     per_seed: tuple
+    recipe: str | None = None
 
     def value(self, metric=None, kind=None, group=None):
         """Return (mean, sample standard deviation) over the seeds, at full precision; of the main number by default.
@@ -101,7 +106,17 @@ def result(dataset, run):
             raise _malformed(path, run, f"field seeds: {content['seeds']!r} are not those of per_seed")
     except KeyError as error:
         raise _malformed(path, run, f"field {error.args[0]!r} is missing") from None
-    return Result(run.name, dataset, run.direction, per_seed[0].task, tuple(content["seeds"]), tuple(per_seed))
+    seeds = tuple(content["seeds"])
+    return Result(run.name, dataset, run.direction, per_seed[0].task, seeds, tuple(per_seed), content.get("recipe"))
+
+
+def outdated(result):
+    """Whether a result is of other code or settings than a training of its run would have today, as far as known."""
+    try:
+        training = config.resolve(result.run, result.dataset, result.seeds[0])
+        return result.recipe is not None and result.recipe != recipe.identity(recipe.of_training(training))
+    except ExperimentError:  # said by whatever trains it
+        return False
 
 
 def _malformed(path, run, what):

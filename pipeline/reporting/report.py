@@ -140,7 +140,8 @@ def run_line(run, declared, dataset, results, problems):
     elif result is None:
         state = measured.state(dataset, run)
     else:
-        state = f"done (seed{'s' * (len(result.seeds) > 1)} {', '.join(map(str, result.seeds))})"
+        marked = "; with other code or settings than today's" if measured.outdated(result) else ""
+        state = f"done (seed{'s' * (len(result.seeds) > 1)} {', '.join(map(str, result.seeds))}{marked})"
     changes = [f"{knob} = {value}" for knob, value in run.overrides.items()]
     return {
         "run": run.name,
