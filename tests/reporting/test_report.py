@@ -10,7 +10,7 @@ import pytest
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.reporting import provenance
+from pipeline.reporting import measured, provenance
 from pipeline.reporting.figures import build_figure
 from pipeline.reporting.report import build_report
 from tests.scores import change
@@ -247,3 +247,15 @@ def test_labels_are_escaped_in_html(workspace):
 )
 def test_duration(seconds, text):
     assert provenance.duration(seconds) == text
+
+
+def test_a_result_of_another_recipe_is_marked(workspace, monkeypatch):
+    """Code or settings changed since, and only the report was built again."""
+    workspace.everything()
+    monkeypatch.setattr(measured.recipe, "identity", lambda content: "today")
+    monkeypatch.setattr(measured.config, "resolve", lambda *run: None)
+    monkeypatch.setattr(measured.recipe, "of_training", lambda training: {})
+    workspace.result(recipe="today")
+    assert "other code or settings" not in pages()[0]
+    workspace.result(recipe="before")
+    assert pages()[0].count("done (seed 0; with other code or settings than today's)") == 1
