@@ -313,3 +313,19 @@ def test_a_damaged_dvc_lock_is_one_line(content, tmp_path, monkeypatch):
     with pytest.raises(ExperimentError, match=r"^dvc.lock: damaged \(.*\); run `rm dvc.lock`") as error:
         launchers.changed_stages()
     assert "\n" not in str(error.value)
+
+
+def test_recipes_are_made_before_it_is_asked_what_changed(dvc, monkeypatch, caplog):
+    """A comment changes the recipes' input and, once they are made, nothing."""
+    monkeypatch.setattr(launchers, "changed_stages", lambda: set() if dvc.calls else {"recipes"})
+    with caplog.at_level("INFO", "pipeline"):
+        launch.launch(2, "generated")
+    assert dvc.calls == [(("recipes",), True, False)] and "up to date" in caplog.text
+
+
+def test_recipes_that_cannot_be_made_start_nothing(dvc, monkeypatch):
+    monkeypatch.setattr(launchers, "changed_stages", lambda: {"recipes"})
+    dvc.failing = {"recipes"}
+    with pytest.raises(ExperimentError, match="recipes could not be made"):
+        launch.launch(2, "generated")
+    assert len(dvc.calls) == 1
