@@ -664,7 +664,7 @@ def _mask_branch_train(f):
     seen = {}
     head.mask_head.register_forward_hook(lambda _, args, out: seen.update(logits=out))
     rows = head._bbox_forward(pyramid, bbox2roi([sampled.bboxes]))["cam_features"][: len(is_novel)]
-    result = head._mask_losses(pyramid, [sampled], rows, gt_masks, [f["gt_is_novel"]], None)
+    result = head._mask_losses(pyramid, [sampled], rows, gt_masks, [f["gt_is_novel"]], {})
     targets = head._mask_targets([sampled], gt_masks, head.train_cfg.mask_size)
     maps = head.bbox_head.activation_maps(rows, sampled.pos_gt_labels)
     maps = cam.resize_map(cam.resize_map(maps, head.mask_roi_size), head.cl_roi_size)
