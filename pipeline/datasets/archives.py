@@ -60,30 +60,12 @@ class Archive(NamedTuple):
     checksums: dict  # algorithm -> hex digest
 
 
-def declared_archives(dataset, entry):
-    """Read `archives` of a dataset entry: `{relative url: {bytes:, md5: and/or sha256:}}`.
-
-    Raises:
-        ExperimentError: something is missing, a URL leaves the base, a digest is none.
-    """
-    where = f"experiments.yaml: datasets.{dataset}"
-    if not isinstance(entry.get("base_url"), str):
-        raise ExperimentError(f"{where}: base_url is missing; give an http(s):// or file:// URL or a folder")
-    if not isinstance(entry.get("archives"), dict) or not entry["archives"]:
-        raise ExperimentError(f"{where}: archives is missing; give {{relative url: {{bytes:, md5: and/or sha256:}}}}")
-    archives = []
-    for name, facts in entry["archives"].items():
-        if _unsafe(name):
-            raise ExperimentError(f"{where}.archives: '{name}' leaves the base URL; give a plain relative path")
-        facts = facts or {}
-        checksums = {key: str(facts[key]).lower() for key in ALGORITHMS if facts.get(key)}
-        if not isinstance(facts.get("bytes"), int) or not checksums:
-            raise ExperimentError(f"{where}.archives: '{name}' needs bytes and at least one of {', '.join(ALGORITHMS)}")
-        for algorithm, digest in checksums.items():
-            if not re.fullmatch(f"[0-9a-f]{{{2 * hashlib.new(algorithm).digest_size}}}", digest):
-                raise ExperimentError(f"{where}.archives: '{name}': {algorithm} '{digest}' is not a hex digest")
-        archives.append(Archive(name, facts["bytes"], checksums))
-    return archives
+def declared_archives(entry):
+    """The archives of a dataset entry, as `schema.Coco` declares them."""
+    return [
+        Archive(name, facts["bytes"], {key: facts[key].lower() for key in ALGORITHMS if facts.get(key)})
+        for name, facts in entry["archives"].items()
+    ]
 
 
 def is_remote(base_url):

@@ -17,19 +17,13 @@ from pipeline.errors import ExperimentError
 
 logger = logging.getLogger(__name__)
 
-ENTRY_KEYS = ("base_url", "archives", "root_env", "keep_archives", "train_images")
 MARKER = contents.MARKERS["coco"]  # {archive: {bytes, checksums}} of those that are unpacked
 READERS = 8  # threads; checking a folder on a network disk is latency, not computing
 
 
 def identify(source):
-    """What identifies declared data, for the manifest. Raises ExperimentError for a bad entry."""
-    name, entry = source.name, source.options
-    if unknown := [key for key in entry if key not in ENTRY_KEYS]:
-        raise ExperimentError(
-            f"experiments.yaml: datasets.{name}: unknown key {', '.join(unknown)}; valid: {', '.join(ENTRY_KEYS)}"
-        )
-    return {"archives": {a.name: {"bytes": a.size, **a.checksums} for a in declared_archives(name, entry)}}
+    """What identifies declared data, for the manifest."""
+    return {"archives": {a.name: {"bytes": a.size, **a.checksums} for a in declared_archives(source.options)}}
 
 
 def fill(source, root, downloads, check):
@@ -49,10 +43,10 @@ def fill(source, root, downloads, check):
         check: called as `check(root, subset)`, raises ExperimentError if annotations or images are not fit for use.
 
     Raises:
-        ExperimentError: bad entry, and whatever `archives` raises.
+        ExperimentError: whatever `archives` raises.
     """
-    name, entry, folders = source.name, source.options, folders_of(source)
-    identity, archives = identify(source), declared_archives(name, entry)
+    entry, folders = source.options, folders_of(source)
+    identity, archives = identify(source), declared_archives(entry)
     done = contents.read_json(root / MARKER)
     variable, linked = entry.get("root_env"), _is_linked(root, folders)
     if variable and os.environ.get(variable):

@@ -107,7 +107,8 @@ def check(kind, content, source, where=()):
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()  # a misspelt key says more than what it leaves out of another choice
+        first = next((each for each in errors if each["type"] == "refused"), errors[0])
         keys = _keys_to(first["loc"], content) + list(first.get("ctx", {}).get("below", ()))
         found = _follow(content, keys)
         text = _wording(first, found)

@@ -33,7 +33,15 @@ LAYERS = [
     {"pipeline.datasets"},
     {"pipeline.tasks"},
     {"pipeline.methods"},
-    {"pipeline.declaration.config", "pipeline.declaration.recipe"},
+    {"pipeline.declaration.experiments", "pipeline.declaration.references"},
+    {
+        "pipeline.declaration.config",
+        "pipeline.declaration.recipe",
+        "pipeline.declaration.subsets",
+        "pipeline.tasks.instances.packed_coco",
+        "pipeline.artifacts.checkpoint",
+        "pipeline.artifacts.results",
+    },
     {
         "pipeline.training",
         "pipeline.tasks.instances.prediction",

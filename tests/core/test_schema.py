@@ -10,12 +10,14 @@ from ruamel.yaml import YAML
 
 from pipeline import doctor
 from pipeline.artifacts import paths
+from pipeline.datasets.generated import scenes
 from pipeline.declaration import experiments, references, schema, strict
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 from pipeline.launching import settings
 from pipeline.reporting.figures import KINDS
 from pipeline.training.precision import DTYPES
+from pipeline.training.schedule import POLICIES
 
 WRITER = YAML(typ="safe")
 SELECTION = paths.SELECTION
@@ -71,6 +73,8 @@ TRAINING = ("profiles", "full", "training")
 DATASET = {"kind": "generated", "profile": "embedded", "version": 1, "seed": 0, "train_images": 1, "val_images": 1}
 DATASET |= {"image_size": 64, "label_set": "coco", "train": "train2017", "validation": "val2017"}
 ROW = ("tables", "table2", "rows", 0)
+ARCHIVES = ("datasets", "coco2017", "archives")
+GOOD = {"bytes": 5, "md5": "0" * 32}
 # In the declaration: keys, the value written there (`...` removes it), and the end of the line after its file.
 MISTAKES = {
     # sections
@@ -89,6 +93,19 @@ MISTAKES = {
     "images": (("datasets", "generated", "train_images"), "many", ".train_images: is 'many'; valid: a whole number"),
     "profile": (("datasets", "generated", "profile"), "embeded", "unknown profile 'embeded'; .* mean 'embedded'?"),
     "archives": (("datasets", "coco2017", "archives"), {}, ".archives: has 0 items; valid: at least 1"),
+    "no digest": (
+        (*ARCHIVES, "zips/val2017.zip"),
+        {"bytes": 5},
+        r"archives.zips/val2017.zip: has no checksum; give md5, sha256 or both",
+    ),
+    "no size": ((*ARCHIVES, "zips/val2017.zip"), {"md5": "0" * 32}, "val2017.zip.bytes: is missing; valid: a whole .*"),
+    "no facts": ((*ARCHIVES, "zips/val2017.zip"), None, "val2017.zip: expected a mapping, found nothing"),
+    "elsewhere": ((*ARCHIVES, "../a.zip"), GOOD, "'../a.zip' leaves the base URL; give a plain relative path"),
+    "at the root": ((*ARCHIVES, "/etc/a.zip"), GOOD, "'/etc/a.zip' leaves the base URL; .*"),
+    "no base": (("datasets", "coco2017", "base_url"), ..., ".base_url: is missing; give an http.*"),
+    "no archives": (("datasets", "coco2017", "archives"), ..., ".archives: is missing; give {relative url: .*"),
+    "seed": (("datasets", "generated", "seed"), -1, ".seed: is -1; valid: at least 0"),
+    "true seed": (("datasets", "generated", "seed"), True, ".seed: is true; valid: a whole number"),
     "archive key": (("datasets", "coco2017", "root"), "COCO_ROOT", ".root: unknown key; .* mean 'root_env'?"),
     "digest": (
         ("datasets", "coco2017", "archives", "zips/val2017.zip", "md5"),
@@ -392,3 +409,5 @@ def test_kinds_and_choices_are_those_of_the_code():
     kinds = {tag for model in schema._Figure.__subclasses__() for tag in strict.choices(model, "kind")}
     assert kinds == set(KINDS)
     assert set(strict.choices(schema.TrainingSection, "precision")) == set(DTYPES)
+    assert set(strict.choices(schema.TrainingSection, "lr_policy")) == set(POLICIES)
+    assert strict.choices(schema.Generated, "version") == [scenes.VERSION]

@@ -305,16 +305,19 @@ def test_the_report_job_says_what_has_no_result(dvc, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("launchr: slurm", "machine.yaml: unknown key 'launchr'; did you mean 'launcher'"),
-        ("launcher: pbs", "machine.yaml: launcher is 'pbs'; valid: local or slurm"),
-        ("jobs: 0", "jobs is 0; valid: a whole number of at least 1"),
-        ("processes: true", "processes is True"),
-        ("slurm: {partitoin: gpu}", "slurm: unknown key 'partitoin'; did you mean 'partition'"),
-        ("slurm: {extra: --qos=long}", "extra is '--qos=long'; valid: a list of texts"),
-        ("slurm: gpu", "slurm is 'gpu'; valid: a mapping"),
-        ("runs: {curent: {nodes: 2}}", "unknown run 'curent'; did you mean 'current'"),
-        ("runs: {current: {node: 2}}", "runs.current: unknown key 'node'; did you mean 'nodes'"),
-        ("runs: {current: 2}", "runs.current: expected a mapping, found 2"),
+        ("launchr: slurm", "machine.yaml: launchr: unknown key; valid: launcher, jobs"),
+        ("launcher: pbs", "machine.yaml: launcher: is 'pbs'; valid: local, slurm"),
+        ("jobs: 0", "jobs: is 0; valid: at least 1"),
+        ("processes: true", "processes: is true; valid: a whole number"),
+        ("slurm: {partitoin: gpu}", "slurm.partitoin: unknown key; valid: partition, "),
+        ("slurm: {extra: --qos=long}", "slurm.extra: expected a list, found str"),
+        ("slurm: gpu", "slurm: expected a mapping, found str"),
+        ("runs: {curent: {nodes: 2}}", "machine.yaml: runs.curent: unknown run; valid: current, "),
+        (
+            "runs: {current: {node: 2}}",
+            "runs.current.node: unknown key; valid: nodes, processes; did you mean 'nodes'?",
+        ),
+        ("runs: {current: 2}", "runs.current: expected a mapping, found int"),
     ],
 )
 def test_a_mistake_in_machine_yaml_is_one_line(cluster, dvc, tmp_path, text, message):
@@ -325,10 +328,11 @@ def test_a_mistake_in_machine_yaml_is_one_line(cluster, dvc, tmp_path, text, mes
 
 
 def test_the_example_is_valid_and_ignored_by_git():
+    from pipeline.declaration import schema
     from pipeline.launching import settings
 
     known = settings.load(paths.ROOT / "machine.example.yaml")
-    assert known.launcher == "slurm" and set(known.slurm) == set(settings.SLURM)
+    assert known.launcher == "slurm" and known.slurm.model_fields_set == set(schema.Slurm.model_fields)
     asked = subprocess.run(["git", "check-ignore", "-q", "machine.yaml"], cwd=paths.ROOT, check=False)
     assert asked.returncode in (0, 128)  # 128: no repository
 

@@ -12,7 +12,7 @@ from collections import namedtuple
 import pytest
 
 from pipeline.datasets import archives, downloads
-from pipeline.datasets.archives import Archive, declared_archives, obtain, unpack
+from pipeline.datasets.archives import Archive, obtain, unpack
 from pipeline.errors import ExperimentError
 
 from .faulty_server import SILENCE, Faults, serve
@@ -291,35 +291,6 @@ def test_another_range_than_asked_for_is_not_appended(tmp_path):
     put_part(tmp_path, CONTENT[:700_000])
     path, requests = download(tmp_path, Faults(script={ARCHIVE.name: ["wrong range"]}))
     assert path.read_bytes() == CONTENT and requests == ["bytes=700000-", None]
-
-
-GOOD = {"bytes": 5, "md5": "0" * 32}
-
-
-@pytest.mark.parametrize(
-    "entry, message",
-    [
-        ({"archives": {"a.zip": GOOD}}, "datasets.mini: base_url is missing"),
-        ({"base_url": "http://x"}, "datasets.mini: archives is missing"),
-        ({"base_url": "http://x", "archives": {}}, "archives is missing"),
-        ({"base_url": "http://x", "archives": {"../a.zip": GOOD}}, "'../a.zip' leaves the base URL"),
-        ({"base_url": "http://x", "archives": {"/etc/a.zip": GOOD}}, "'/etc/a.zip' leaves the base URL"),
-        (
-            {"base_url": "http://x", "archives": {"a.zip": {"bytes": 5}}},
-            "'a.zip' needs bytes and at least one of",
-        ),
-        ({"base_url": "http://x", "archives": {"a.zip": {"md5": "0" * 32}}}, "'a.zip' needs bytes"),
-        ({"base_url": "http://x", "archives": {"a.zip": None}}, "'a.zip' needs bytes"),
-        (
-            {"base_url": "http://x", "archives": {"a.zip": {"bytes": 5, "md5": "12"}}},
-            "md5 '12' is not a hex digest",
-        ),
-    ],
-)
-def test_a_bad_entry(entry, message):
-    with pytest.raises(ExperimentError) as caught:
-        declared_archives("mini", entry)
-    assert message in str(caught.value)
 
 
 def write_zip(path, members):

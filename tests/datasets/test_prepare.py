@@ -217,24 +217,6 @@ def test_a_broken_coco_folder(tmp_path, zips, generated_root, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "entry, message",
-    [
-        ({**GENERATED, "kind": "lvis"}, "datasets.mini.kind is 'lvis'; valid: generated, coco"),
-        ({"profile": "full"}, "datasets.mini.kind is None"),
-        ({**GENERATED, "version": 9}, "unknown generator version 9"),
-        (
-            {"kind": "coco", **LABELS, "base_url": "http://x", "mirror": 1},
-            "datasets.mini: unknown key mirror; valid: base_url",
-        ),
-    ],
-)
-def test_a_bad_entry(tmp_path, entry, message):
-    with pytest.raises(ExperimentError, match=message):
-        run(entry, tmp_path)
-    assert not (tmp_path / "out").exists()
-
-
 ANNOTATIONS = "annotations/instances_val2017.json"
 
 
