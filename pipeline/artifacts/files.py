@@ -20,8 +20,10 @@ OWNER = re.compile(r"(?P<machine>.+)-(?P<process>\d+)-[0-9a-f]{8}\.part")  # beh
 
 
 @contextlib.contextmanager
-def writing(path, durable=False):
-    """Yield a binary file that takes the place of `path` if the block succeeds; the old content stays if it fails.
+def replacing(path, durable=False):
+    """Yield a path to write to, which takes the place of `path` if the block succeeds; else the old content stays.
+
+    For libraries that open a file themselves; it has another suffix than `path`.
 
     Args:
         path: its folder is created.
@@ -35,18 +37,23 @@ def writing(path, durable=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         _forget_leftovers(path)
         try:
-            with temporary.open("xb") as file:
-                yield file
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
+            yield temporary
+            if durable:
+                _sync(temporary)
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):  # what failed counts, not that its remains cannot be removed
                 temporary.unlink()
             raise
         if durable:
-            _sync_folder(path.parent)
+            _sync(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path, durable=False):
+    """Yield a binary file that takes the place of `path`, see `replacing`."""
+    with replacing(path, durable) as temporary, temporary.open("xb") as file:
+        yield file
 
 
 @contextlib.contextmanager
@@ -114,8 +121,8 @@ def _writes(process, path):
         return False
 
 
-def _sync_folder(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from pipeline.artifacts.files import write_text
 from pipeline.datasets.files import refusals_told, require_regular
 from pipeline.declaration.label_sets import LabelSet
 
@@ -58,13 +59,8 @@ def read_json(path):
 
 
 def write_json(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_text(json.dumps(content, sort_keys=True))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write an object to a file in one step."""
+    write_text(path, json.dumps(content, sort_keys=True))
 
 
 def managed(root):

@@ -312,7 +312,7 @@ def repro(stage, *names, again=False):
         names: of runs.
         again: whether it is made although DVC takes it for unchanged, without what goes before it.
     """
-    options = ["dvc repro", *["-s -f"] * again]
+    options = ["dvc repro -s -f" if again else "dvc repro"]
     try:
         declared = load()
         selection = selected(declared)

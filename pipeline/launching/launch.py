@@ -1,4 +1,4 @@
-"""Make every chosen run, several at a time, then the report: DVC does each step, this module only orders them.
+"""Make every chosen run, several at a time, then the report: DVC does each target, this module only orders them.
 
 A run is one process `dvc repro --single-item train@RUN evaluate@RUN`, on this machine or as a job of a cluster
 (`pipeline.launching.launchers`). DVC keeps what is up to date, the scratch state of a training continues what
@@ -20,7 +20,7 @@ from pipeline.artifacts import attempts, files, locks, paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.launching import launchers, settings
-from pipeline.launching.launchers import Step
+from pipeline.launching.launchers import Target
 from pipeline.launching.launchers.local import Local
 from pipeline.launching.launchers.slurm import Slurm
 
@@ -30,7 +30,7 @@ LAUNCHERS = {"local": Local, "slurm": Slurm}
 KINDS = ("failed", "running", "queued", "done")  # of State, what one looks for first
 
 
-def launch(jobs=None, dataset=None, launcher=None):
+def launch(jobs=None, launcher=None):
     """Train and evaluate the runs of selection.yaml, then build headline, tables, figures and report.
 
     A run that fails does not stop the others; the report is built from what there is and says what is missing.
@@ -46,17 +46,17 @@ def launch(jobs=None, dataset=None, launcher=None):
     if jobs is not None and jobs < 1:
         raise ExperimentError(f"--jobs {jobs}; valid: 1 or more")
     machine = settings.load()
-    dataset = dataset or experiments.chosen_dataset()
+    dataset = experiments.chosen_dataset()
     selection = experiments.selected()
-    steps = _steps(selection, dataset, machine)
+    targets = _targets(selection, dataset, machine)
     kind = LAUNCHERS[launcher or machine.launcher]
-    chosen = kind(machine, jobs or machine.jobs, dataset, steps)
+    chosen = kind(machine, jobs or machine.jobs, dataset, targets)
     with contextlib.nullcontext() if kind.detached else _alone():
         _launch(chosen, selection, dataset)
 
 
 def _launch(chosen, selection, dataset):
-    """Do the steps of a launcher, and what comes before and after them."""
+    """Do the targets of a launcher, and what comes before and after them."""
     launchers.children.ending.clear()
     changed = _changed_by_recipes()
     if not changed and not _incomplete().exists():
@@ -64,7 +64,7 @@ def _launch(chosen, selection, dataset):
         return
     if (first := _first(changed, chosen.here, selection)) and launchers.dvc(*first, echo=True):
         raise ExperimentError("data or splits could not be made, see above; nothing was trained")
-    places = {step.name: step.dataset for step in chosen.steps}
+    places = {target.name: target.dataset for target in chosen.targets}
     try:
         chosen.start()
         states = _show(dataset, places, chosen)
@@ -82,7 +82,7 @@ def _launch(chosen, selection, dataset):
     if chosen.detached:  # its last job has built the report
         wrong = states["report"].state == "failed" and _reason(places, "report", states["report"])
     else:
-        wrong = _report({name: state.target for name, state in failed.items()}, selection) and "see above"
+        wrong = _report({name: state.stage for name, state in failed.items()}, selection) and "see above"
     if failed:
         words = "; ".join(f"{name} ({_reason(places, name, state)})" for name, state in failed.items())
         raise ExperimentError(f"{len(failed)} of {len(runs)} runs have no result: {words}")
@@ -130,20 +130,20 @@ def report():
     dataset, selection = experiments.chosen_dataset(), experiments.selected()
     changed = launchers.changed_stages()
     runs = experiments.runs_chosen(selection)
-    failed = {name: stage for name in runs for stage in _targets(name, selection)[::-1] if stage in changed}
+    failed = {name: stage for name in runs for stage in _stages(name, selection)[::-1] if stage in changed}
     for name in failed:
         attempts.settle(runs[name].get("dataset", dataset), name)
     if _report(failed, selection):
         raise ExperimentError("the report could not be built completely: see above")
 
 
-def _targets(run, selection):
+def _stages(run, selection):
     """The DVC stages of a run, in their order."""
     return experiments.target("train", run, selection), experiments.target("evaluate", run, selection)
 
 
-def _steps(selection, dataset, settings):
-    """Every Step: initial weights, then runs, those with the longest schedule first: none is left alone at the end."""
+def _targets(selection, dataset, settings):
+    """All targets: initial weights, then runs, those with the longest schedule first: none is left alone at the end."""
     declared, runs = experiments.load(), experiments.runs_chosen(selection)
     weights = {(dataset, name): f"pretrain@{name}" for name in selection["backbones"]}
     weights |= {
@@ -158,10 +158,10 @@ def _steps(selection, dataset, settings):
         schedule = declared.profile(place(name))["schedules"][runs[name]["schedule"]]
         return schedule.get("epochs", schedule.get("iterations"))
 
-    return [Step(target, (target,), dataset=at) for (at, _), target in weights.items()] + [
-        Step(
+    return [Target(stage, (stage,), dataset=at) for (at, _), stage in weights.items()] + [
+        Target(
             name,
-            _targets(name, selection),
+            _stages(name, selection),
             weights[place(name), runs[name]["backbone"]],
             *settings.size(name),
             dataset=place(name),
@@ -176,11 +176,12 @@ def _group(stage):
 
 
 def _first(changed, here, selection):
-    """Targets to make before the steps; none if they are as they should be, for a training that runs has them open."""
+    """Stages to make before targets; none if they are as they should be, for a training that runs has them open."""
     needed = any(_group(stage) in ("download", "split") for stage in changed)
-    data = ["download", "split"] * needed
-    data += ["download_elsewhere", "split_elsewhere"] * (needed and bool(selection["elsewhere"]["datasets"]))
-    return data + [target for target in here if data or target in changed]
+    data = ["download", "split"] if needed else []
+    if needed and selection["elsewhere"]["datasets"]:
+        data += ["download_elsewhere", "split_elsewhere"]
+    return data + [stage for stage in here if data or stage in changed]
 
 
 def _incomplete():
@@ -206,21 +207,21 @@ def _report(failed, selection):
 
 
 def _reason(places, name, state):
-    """Why a step failed: what its launcher says of it, else its own last words, else where to look."""
+    """Why a target failed: what its launcher says of it, else its own last words, else where to look."""
     if state.note:
         return state.note
     known = attempts.read(places[name], name) if places[name] else None
-    if known and known.state == "failed" and state.target.endswith(f"@{name}"):
+    if known and known.state == "failed" and state.stage.endswith(f"@{name}"):
         return known.describe()
-    return f"{state.target} failed, see {launchers.log(state.target)}"
+    return f"{state.stage} failed, see {launchers.log(state.stage)}"
 
 
 def _show(dataset, places, launcher):
-    """Show a table of the steps until all are over: live on a terminal, else a line for each. Returns their State.
+    """Show a table of the targets until all are over: live on a terminal, else a line for each. Returns their State.
 
     Args:
         dataset: the chosen one.
-        places: step -> dataset that it is made on.
+        places: target -> dataset that it is made on.
     """
     began = time.monotonic()
     console = Console(stderr=True)
@@ -247,7 +248,7 @@ def _show(dataset, places, launcher):
 
 
 def _describe(places, name, state):
-    """A few words on a step, and how long its training still takes."""
+    """A few words on a target, and how long its training still takes."""
     if state.over:
         return ("done" if state.state == "done" else _reason(places, name, state)), ""
     known = attempts.read(places[name], name) if places[name] else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from pipeline import methods, tasks
-from pipeline.artifacts import paths
+from pipeline.artifacts import files, paths
 from pipeline.datasets.images import BROKEN
 from pipeline.declaration import experiments
 from pipeline.declaration.experiments import Run, lookup
@@ -29,7 +29,6 @@ from pipeline.reporting import (
     sensitivity,
     style,
 )
-from pipeline.reporting.files import replacing
 from pipeline.reporting.panels import shortened
 from pipeline.reporting.style import plt
 from pipeline.tasks.instances import examples
@@ -130,9 +129,9 @@ def build_figure(name):
         )
         for extension in style.EXTENSIONS:
             metadata = style.metadata(extension, entry["title"], caption, dataset)
-            with replacing(paths.figure(dataset, name, extension)) as path:
+            with files.replacing(paths.figure(dataset, name, extension)) as path:
                 for dpi in (kind.dpi, *(dpi for dpi in COARSER_DPI if dpi < kind.dpi)):
-                    figure.savefig(path, dpi=dpi, metadata=metadata)
+                    figure.savefig(path, format=extension, dpi=dpi, metadata=metadata)
                     if extension != "png" or path.stat().st_size <= LARGEST_PNG:
                         break
         plt.close(figure)

@@ -6,9 +6,8 @@ python -m pipeline.reporting.recipes writes it; a test compares the file with wh
 import pandas as pd
 
 from pipeline import methods
-from pipeline.artifacts import paths
+from pipeline.artifacts import files, paths
 from pipeline.declaration import knobs
-from pipeline.reporting.files import write_text
 
 DOCUMENT = paths.ROOT / "docs" / "recipes.md"
 
@@ -63,4 +62,4 @@ def _shown(value):
 
 
 if __name__ == "__main__":
-    write_text(DOCUMENT, document())
+    files.write_text(DOCUMENT, document())

@@ -14,12 +14,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from pipeline import methods, tasks
-from pipeline.artifacts import paths
+from pipeline.artifacts import files, paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import figures, measured, provenance, tables
 from pipeline.reporting.agreement import agreement
-from pipeline.reporting.files import write_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 UNREADABLE = "result unreadable"
@@ -46,8 +45,8 @@ def build_report(links=None):
     dataset = experiments.chosen_dataset()
     content, results = describe(dataset)
     folder = paths.reports(dataset)
-    write_text(folder / "README.md", render("README.md", content))
-    write_text(folder / "index.html", render("index.html", content | origin(dataset, content, links)))
+    files.write_text(folder / "README.md", render("README.md", content))
+    files.write_text(folder / "index.html", render("index.html", content | origin(dataset, content, links)))
     if content["problems"]:
         raise ExperimentError("; ".join(content["problems"]))
     scores = {name: (result.task.tracked(*result.task.main), result.value()[0]) for name, result in results.items()}
@@ -326,7 +325,7 @@ def headline(declared, built, results):
     return {
         "table": name,
         "heading": built[name]["heading"],
-        "columns": columns + [published] * bool(printed),
+        "columns": [*columns, published] if printed else columns,
         "rows": rows,
         "measured": list(range(len(columns) - len(task.parts) + 1, len(columns) + 1)),
         "seeds": "" if not counts else ", one seed each" if counts == [1] else ", mean ± standard deviation over seeds",

@@ -7,11 +7,10 @@ import os
 import re
 import shutil
 
-from pipeline.artifacts import paths
+from pipeline.artifacts import files, paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import provenance, report, table_files, tables
-from pipeline.reporting.files import write_text
 
 DATASET = "generated"  # the embedded default
 README_TABLE = "table2"
@@ -51,14 +50,14 @@ def take():
             for section in content[kind]:
                 for path in folder.glob(f"{kind}/{pattern.format(section['name'])}"):
                     shutil.copy(path, new / kind)
-        write_text(new / "README.md", report.render("README.md", content))
+        files.write_text(new / "README.md", report.render("README.md", content))
         if paths.SNAPSHOT.exists():
             os.rename(paths.SNAPSHOT, old)
         os.rename(new, paths.SNAPSHOT)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-    write_text(readme, BLOCK.sub(lambda block: f"{block[1]}{_readme_table(content)}{block[2]}", text))
+    files.write_text(readme, BLOCK.sub(lambda block: f"{block[1]}{_readme_table(content)}{block[2]}", text))
 
 
 def _check_finished(content, folder):

@@ -1,9 +1,8 @@
 """Write a table: CSV at full precision, Markdown for pages, LaTeX for papers."""
 
-from pipeline.artifacts import paths
+from pipeline.artifacts import files, paths
 from pipeline.declaration import experiments
 from pipeline.reporting import tables
-from pipeline.reporting.files import replacing, write_text
 from pipeline.reporting.latex import latex
 
 EXTENSIONS = ("csv", "md", "tex")
@@ -17,7 +16,7 @@ def build_table(table_id):
     """
     declared, dataset = experiments.load(), experiments.chosen_dataset()
     frame = tables.table_frame(table_id, declared, dataset)
-    with replacing(paths.table(dataset, table_id, "csv")) as path:
+    with files.replacing(paths.table(dataset, table_id, "csv")) as path:
         frame.to_csv(path, index=False, lineterminator="\n")
-    write_text(paths.table(dataset, table_id, "md"), tables.markdown(table_id, frame, declared, dataset))
-    write_text(paths.table(dataset, table_id, "tex"), latex(table_id, frame, declared, dataset))
+    files.write_text(paths.table(dataset, table_id, "md"), tables.markdown(table_id, frame, declared, dataset))
+    files.write_text(paths.table(dataset, table_id, "tex"), latex(table_id, frame, declared, dataset))

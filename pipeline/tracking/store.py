@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline import tasks
-from pipeline.artifacts import locks, paths
+from pipeline.artifacts import files, locks, paths
 from pipeline.redaction import needs_encoding, redact, redact_uri
 
 logger = logging.getLogger("pipeline.tracking")
@@ -141,10 +141,8 @@ def _create(file):
             raise TimeoutError(f"{file}.lock is held by another process")
         try:
             if not file.exists():
-                part = file.with_name(f"{file.name}.part")
-                part.unlink(missing_ok=True)
-                mlflow.MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
-                os.replace(part, file)
+                with files.replacing(file) as part:
+                    mlflow.MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
         finally:
             lock.release()
 

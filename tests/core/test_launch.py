@@ -54,7 +54,7 @@ def dvc(new_home, monkeypatch):
 
 
 def test_every_run_once_after_its_weights_and_long_ones_first(dvc):
-    launch.launch(2, "generated")
+    launch.launch(2)
     assert dvc.calls[0] == (("download", "split"), False, False)
     selection = experiments.selected()
     steps = [targets for targets, *_ in dvc.calls[1:-1]]
@@ -75,19 +75,19 @@ def test_a_failed_run_stops_no_other_and_is_named_after_the_report(dvc):
     dvc.failing = {"train@cam_r50_1x_nonvoc2voc"}
     message = r"1 of \d+ runs have no result: cam_r50_1x_nonvoc2voc \(train@cam.* failed, see"
     with pytest.raises(ExperimentError, match=message):
-        launch.launch(2, "generated")
+        launch.launch(2)
     assert dvc.position("train@current") and dvc.report[1] is True
     dvc.failing = set()
-    launch.launch(2, "generated")
+    launch.launch(2)
     assert dvc.report[1] is True  # what the report said of the failure has to go
-    launch.launch(2, "generated")
+    launch.launch(2)
     assert dvc.report[1] is False
 
 
 def test_runs_of_a_backbone_without_weights_are_not_tried(dvc):
     dvc.failing = {"pretrain@x101"}
     with pytest.raises(ExperimentError, match=r"contrastmask_x101_3x_nonvoc2voc \(pretrain@x101 failed, see"):
-        launch.launch(1, "generated")
+        launch.launch(1)
     steps = [target for targets, *_ in dvc.calls for target in targets]
     assert "train@contrastmask_x101_3x_nonvoc2voc" not in steps and "train@contrastmask_x50_3x_nonvoc2voc" in steps
 
@@ -95,21 +95,21 @@ def test_runs_of_a_backbone_without_weights_are_not_tried(dvc):
 def test_the_headline_is_left_alone_if_the_free_run_failed(dvc):
     dvc.failing = {"train@current"}
     with pytest.raises(ExperimentError, match="current"):
-        launch.launch(1, "generated")
+        launch.launch(1)
     assert "headline@current" not in dvc.report[0] and dvc.report[0][-3:] == ("tables", "figures", "report")
 
 
 def test_nothing_is_looked_into_that_was_not_trained(dvc):
     dvc.failing = {"train@contrastmask_r50_1x_nonvoc2voc"}
     with pytest.raises(ExperimentError, match="contrastmask_r50_1x_nonvoc2voc"):
-        launch.launch(1, "generated")
+        launch.launch(1)
     assert dvc.report[0] == ("headline@current", "tables", "figures", "report")
 
 
 def test_nothing_is_trained_without_data(dvc):
     dvc.failing = {"download"}
     with pytest.raises(ExperimentError, match="nothing was trained"):
-        launch.launch(1, "generated")
+        launch.launch(1)
     assert len(dvc.calls) == 1
 
 
@@ -136,7 +136,7 @@ class Gpus:
 @pytest.mark.parametrize("jobs", [None, 7])
 def test_trainings_at_a_time_have_a_gpu_each_even_if_more_are_asked_for(dvc, monkeypatch, jobs):
     gpus = Gpus(monkeypatch, "0", "1")
-    launch.launch(jobs, "generated")
+    launch.launch(jobs)
     assert gpus.free == {"0", "1"} and len(gpus.given) == len(dvc_steps())
 
 
@@ -155,7 +155,7 @@ def test_without_a_gpu_there_is_a_training_on_every_core_that_has_memory(
     monkeypatch.setattr(local.psutil, "virtual_memory", lambda: SimpleNamespace(available=gigabytes * 2**30))
     given = []
     monkeypatch.setattr(launchers, "dvc", lambda *_, environment, **__: given.append(environment))
-    chosen = local.Local(settings.load(), None, "generated", [launchers.Step("train", ("train@a",))])
+    chosen = local.Local(settings.load(), None, "generated", [launchers.Target("train", ("train@a",))])
     assert chosen.jobs == jobs
     chosen.start()
     assert chosen.futures["train"].result() is None
@@ -165,7 +165,7 @@ def test_without_a_gpu_there_is_a_training_on_every_core_that_has_memory(
 def test_a_training_of_several_processes_has_as_many_gpus(dvc, monkeypatch, tmp_path):
     (tmp_path / "machine.yaml").write_text("processes: 2\nruns: {current: {processes: 3}}\n")
     gpus = Gpus(monkeypatch, "0", "1", "2")
-    launch.launch(None, "generated")
+    launch.launch()
     assert dict(gpus.given)["train@current"] == 3 and dict(gpus.given)["pretrain@r50"] == 1
     assert dict(gpus.given)["train@cam_r50_1x_nonvoc2voc"] == 2 and len(gpus.free) == 3
 
@@ -181,24 +181,24 @@ def test_a_training_this_machine_is_too_small_for_is_refused(dvc, monkeypatch, t
     (tmp_path / "machine.yaml").write_text(f"runs: {{current: {{{line}}}}}\n")
     Gpus(monkeypatch, "0", "1")
     with pytest.raises(ExperimentError, match=message):
-        launch.launch(None, "generated")
+        launch.launch()
 
 
 def test_nothing_is_started_if_all_is_there(dvc, monkeypatch):
     monkeypatch.setattr(launchers, "changed_stages", set)
-    launch.launch(2, "generated")
+    launch.launch(2)
     assert dvc.calls == []
 
 
 def test_data_that_is_there_is_not_touched(dvc, monkeypatch):
     monkeypatch.setattr(launchers, "changed_stages", lambda: {"train@current"})
-    launch.launch(2, "generated")
+    launch.launch(2)
     assert "download" not in [target for targets, *_ in dvc.calls for target in targets]
 
 
 def test_jobs_must_be_positive(dvc):
     with pytest.raises(ExperimentError, match="--jobs 0"):
-        launch.launch(0, "generated")
+        launch.launch(0)
 
 
 STAGE = """
@@ -238,11 +238,11 @@ def test_ctrl_c_lets_a_stage_save_its_state_once_and_starts_nothing_more(dvc, mo
     monkeypatch.setattr(launchers, "changed_stages", lambda: {"train@current"})
     monkeypatch.setattr(launch, "_show", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        launch.launch(1, "generated")
+        launch.launch(1)
     assert log.read_text() == "begun\ntold 1\ndvc notes 0\n"
     monkeypatch.setattr(launch, "_show", show)
     monkeypatch.setattr(launchers, "dvc", dvc)
-    launch.launch(1, "generated")  # the next one is not hindered
+    launch.launch(1)  # the next one is not hindered
 
 
 def test_what_a_launch_runs_ends_with_it(tmp_path):
@@ -263,9 +263,9 @@ def test_what_a_launch_runs_ends_with_it(tmp_path):
 def test_a_second_launch_is_refused_and_says_which_process_runs(dvc, monkeypatch):
     with launch._alone():
         with pytest.raises(ExperimentError, match=rf"already \(process {os.getpid()} on .*`kill {os.getpid()}`"):
-            launch.launch(1, "generated")
+            launch.launch(1)
     assert dvc.calls == []
-    launch.launch(1, "generated")
+    launch.launch(1)
     assert dvc.calls
 
 

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.artifacts import paths
-from pipeline.declaration import experiments
+from pipeline.declaration import experiments, schema
 from pipeline.errors import ExperimentError
-from pipeline.launching import launch, launchers
-from pipeline.launching.launchers import slurm, step
+from pipeline.launching import launch, launchers, settings
+from pipeline.launching.launchers import job, slurm
 
 TOOL = """#!{python}
 import json, os, pathlib, sys
@@ -133,7 +133,13 @@ def after_each_poll(monkeypatch):
             action(len(calls))
 
         monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
-        monkeypatch.setitem(slurm.DEFAULTS, "poll_seconds", 0)
+        load = settings.load
+        at_once = {"poll_seconds": 0}
+        monkeypatch.setattr(
+            settings,
+            "load",
+            lambda: (read := load()).model_copy(update={"slurm": read.slurm.model_copy(update=at_once)}),
+        )
 
     return pretend
 
@@ -141,7 +147,7 @@ def after_each_poll(monkeypatch):
 RUNS = ("mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc", "current")
 
 
-def settings(tmp_path, text):
+def machine_yaml(tmp_path, text):
     (tmp_path / "machine.yaml").write_text("launcher: slurm\n" + text)
 
 
@@ -151,10 +157,10 @@ def leave(number):
 
 def test_a_job_for_each_step_behind_the_one_it_needs_and_the_report_behind_all(cluster, dvc, tmp_path, after_each_poll):
     options = "{partition: gpu, time: '24:00:00', gres: gpu:a100, extra: [--qos=long]}"
-    settings(tmp_path, f"processes: 4\nruns: {{current: {{nodes: 2}}}}\nslurm: {options}\n")
+    machine_yaml(tmp_path, f"processes: 4\nruns: {{current: {{nodes: 2}}}}\nslurm: {options}\n")
     after_each_poll(leave)
     with pytest.raises(ExperimentError, match="the jobs go on"):
-        launch.launch(dataset="generated")
+        launch.launch()
     assert dvc.made == [("download", "split")]
     jobs = cluster.jobs()
     assert set(jobs) == {"pretrain@r50", *RUNS, "report"}
@@ -162,7 +168,7 @@ def test_a_job_for_each_step_behind_the_one_it_needs_and_the_report_behind_all(c
     for name in RUNS:
         assert jobs[name]["options"]["dependency"] == f"afterok:{weights}"
         assert jobs[name]["rest"][5:] == [
-            "pipeline.launching.launchers.step",
+            "pipeline.launching.launchers.job",
             "generated",
             f"train@{name}",
             f"evaluate@{name}",
@@ -182,18 +188,18 @@ def test_a_job_for_each_step_behind_the_one_it_needs_and_the_report_behind_all(c
 def test_launching_again_adopts_what_is_queued_and_submits_what_failed(cluster, dvc, after_each_poll):
     after_each_poll(leave)
     with pytest.raises(ExperimentError, match="the jobs go on"):
-        launch.launch(dataset="generated")
+        launch.launch()
     first = cluster.jobs()
     dvc.changed -= {"split@boxes"}
     with pytest.raises(ExperimentError, match="the jobs go on"):
-        launch.launch(dataset="generated")
+        launch.launch()
     assert cluster.jobs() == first and len(dvc.made) == 1
     cluster.end("pretrain@r50", 0)
     cluster.end(RUNS[0], 0)
     cluster.end(RUNS[1], 1)
     dvc.changed -= {"pretrain@r50", f"train@{RUNS[0]}", f"evaluate@{RUNS[0]}"}
     with pytest.raises(ExperimentError, match="the jobs go on"):
-        launch.launch(dataset="generated")
+        launch.launch()
     jobs = cluster.jobs()
     assert set(jobs) == {*RUNS[1:], "report"} and "dependency" not in jobs[RUNS[1]]["options"]
     assert [jobs[name]["id"] for name in RUNS[2:]] == [first[name]["id"] for name in RUNS[2:]]
@@ -207,12 +213,12 @@ def test_launching_again_adopts_what_is_queued_and_submits_what_failed(cluster, 
 def test_the_watch_ends_with_the_report_and_names_what_failed(cluster, dvc, after_each_poll):
     after_each_poll(lambda number: cluster.end_all(failing=["current"]))
     with pytest.raises(ExperimentError, match=r"1 of 4 runs have no result: current \(train@current failed, see"):
-        launch.launch(dataset="generated")
+        launch.launch()
 
 
 def test_all_well(cluster, dvc, after_each_poll):
     after_each_poll(lambda number: cluster.end_all())
-    launch.launch(dataset="generated")
+    launch.launch()
 
 
 def test_a_requeued_job_is_waited_for_and_a_vanished_one_is_not(cluster, dvc, after_each_poll, monkeypatch):
@@ -236,7 +242,7 @@ def test_a_requeued_job_is_waited_for_and_a_vanished_one_is_not(cluster, dvc, af
     monkeypatch.setattr(launch, "_describe", spy)
     after_each_poll(act)
     with pytest.raises(ExperimentError, match=r"current \(job 5 ended as CANCELLED, see .*train_current.log\)"):
-        launch.launch(dataset="generated")
+        launch.launch()
     weights = [words for name, words in seen if name == "pretrain@r50"]
     assert weights[:3] == ["queued (Priority)", "running", "queued (Priority)"] and weights[-1] == "done"
 
@@ -250,13 +256,13 @@ def test_runs_without_weights_are_named_by_what_they_lack(cluster, dvc, after_ea
 
     after_each_poll(act)
     with pytest.raises(ExperimentError, match=r"4 of 4 runs have no result: .*current \(pretrain@r50 failed, see"):
-        launch.launch(dataset="generated")
+        launch.launch()
 
 
 def test_no_more_jobs_at_a_time_than_asked_for(cluster, dvc, after_each_poll):
     after_each_poll(leave)
     with pytest.raises(ExperimentError, match="the jobs go on"):
-        launch.launch(2, dataset="generated")
+        launch.launch(2)
     jobs = cluster.jobs()
     order = ["pretrain@r50", *RUNS]
     for place, name in enumerate(order[2:], 2):
@@ -266,16 +272,17 @@ def test_no_more_jobs_at_a_time_than_asked_for(cluster, dvc, after_each_poll):
 def test_weights_that_take_no_training_are_made_here(cluster, dvc, after_each_poll, monkeypatch):
     dvc.changed -= {"pretrain@r50"}  # once it is made here
     after_each_poll(leave)
+    monkeypatch.setattr(experiments, "chosen_dataset", lambda: "coco2017")
     with pytest.raises(ExperimentError, match="the jobs go on"):
-        launch.launch(dataset="coco2017")
+        launch.launch()
     assert dvc.made == [("download", "split", "pretrain@r50")]
     assert "pretrain@r50" not in cluster.jobs()
 
 
 def test_a_refused_job_is_one_line(cluster, dvc, tmp_path):
-    settings(tmp_path, "slurm: {partition: gone}\n")
+    machine_yaml(tmp_path, "slurm: {partition: gone}\n")
     with pytest.raises(ExperimentError, match="^sbatch: .*invalid partition specified: gone$"):
-        launch.launch(dataset="generated")
+        launch.launch()
 
 
 def test_a_controller_that_does_not_answer_is_asked_again(cluster, dvc, after_each_poll):
@@ -286,13 +293,13 @@ def test_a_controller_that_does_not_answer_is_asked_again(cluster, dvc, after_ea
             cluster.end_all()
 
     after_each_poll(act)
-    launch.launch(dataset="generated")
+    launch.launch()
 
 
 def test_without_slurm_it_says_so(dvc, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ExperimentError, match="sbatch is not on PATH"):
-        launch.launch(dataset="generated")
+        launch.launch()
 
 
 def test_the_report_job_says_what_has_no_result(dvc, monkeypatch):
@@ -305,14 +312,17 @@ def test_the_report_job_says_what_has_no_result(dvc, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("launchr: slurm", "machine.yaml: launchr: unknown key; valid: launcher, jobs"),
+        (
+            "launchr: slurm",
+            "machine.yaml: launchr: unknown key; valid: launcher, jobs, nodes, processes, runs, slurm",
+        ),
         ("launcher: pbs", "machine.yaml: launcher: is 'pbs'; valid: local, slurm"),
         ("jobs: 0", "jobs: is 0; valid: at least 1"),
         ("processes: true", "processes: is true; valid: a whole number"),
-        ("slurm: {partitoin: gpu}", "slurm.partitoin: unknown key; valid: partition, "),
+        ("slurm: {partitoin: gpu}", "did you mean 'partition'?"),
         ("slurm: {extra: --qos=long}", "slurm.extra: expected a list, found str"),
         ("slurm: gpu", "slurm: expected a mapping, found str"),
-        ("runs: {curent: {nodes: 2}}", "machine.yaml: runs.curent: unknown run; valid: current, "),
+        ("runs: {curent: {nodes: 2}}", "did you mean 'current'?"),
         (
             "runs: {current: {node: 2}}",
             "runs.current.node: unknown key; valid: nodes, processes; did you mean 'nodes'?",
@@ -323,14 +333,11 @@ def test_the_report_job_says_what_has_no_result(dvc, monkeypatch):
 def test_a_mistake_in_machine_yaml_is_one_line(cluster, dvc, tmp_path, text, message):
     (tmp_path / "machine.yaml").write_text(text + "\n")
     with pytest.raises(ExperimentError) as raised:
-        launch.launch(dataset="generated")
+        launch.launch()
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_the_example_is_valid_and_ignored_by_git():
-    from pipeline.declaration import schema
-    from pipeline.launching import settings
-
     known = settings.load(paths.ROOT / "machine.example.yaml")
     assert known.launcher == "slurm" and known.slurm.model_fields_set == set(schema.Slurm.model_fields)
     asked = subprocess.run(["git", "check-ignore", "-q", "machine.yaml"], cwd=paths.ROOT, check=False)
@@ -358,6 +365,6 @@ def test_jobs_ignore_whom_dvc_takes_for_a_user_of_their_files(tmp_path, monkeypa
 
 
 def test_a_job_of_another_dataset_stops(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["step", "generated_study1", "train@current"])
+    monkeypatch.setattr(sys, "argv", ["job", "generated_study1", "train@current"])
     with pytest.raises(SystemExit):
-        step.main()
+        job.main()

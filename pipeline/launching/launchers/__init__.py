@@ -1,7 +1,7 @@
-"""Where the steps of `commands.launch` run: on this machine (`local`) or as jobs of a cluster (`slurm`).
+"""Where the targets of `commands.launch` run: on this machine (`local`) or as jobs of a cluster (`slurm`).
 
-A launcher has `here` (targets to make before), `start()` and `states()`; `detached` says whether its steps, and a
-report behind them, go on without the process that started them. A step is always the same command, `dvc repro`.
+A launcher has `here` (stages to make before), `start()` and `states()`; `detached` says whether its targets, and a
+report behind them, go on without the process that started them. A target is always the same command, `dvc repro`.
 """
 
 import contextlib
@@ -21,19 +21,19 @@ FORGET = "run `rm dvc.lock` and the same command again: DVC finds in its cache w
 
 
 @dataclass(frozen=True)
-class Step:
+class Target:
     """What is made as one: the initial weights of a backbone, or a run.
 
     Attributes:
         name: the run, or `pretrain@BACKBONE`.
-        targets: DVC stages, one after the other.
-        after: name of the step that has to succeed first, or None.
+        stages: DVC stages, one after the other.
+        after: name of the target that has to succeed first, or None.
         nodes, processes: of its training: nodes, and processes (GPUs) on each.
         dataset: that it is made on.
     """
 
     name: str
-    targets: tuple
+    stages: tuple
     after: str | None = None
     nodes: int = 1
     processes: int = 1
@@ -41,7 +41,7 @@ class Step:
 
     @property
     def log(self):
-        return log(self.targets[0])
+        return log(self.stages[0])
 
     @property
     def environment(self):
@@ -51,26 +51,26 @@ class Step:
 
 @dataclass(frozen=True)
 class State:
-    """What has become of a step.
+    """What has become of a target.
 
     Attributes:
         state: 'queued', 'running', 'done' or 'failed'.
         note: why it waits, or how it ended if the training cannot know; else None.
-        target: the DVC stage that failed.
+        stage: the DVC stage that failed.
     """
 
     state: str
     note: str | None = None
-    target: str | None = None
+    stage: str | None = None
 
     @property
     def over(self):
         return self.state in ("done", "failed")
 
 
-def log(target):
-    """Where the output of a step goes, named after its first target."""
-    return paths.launch_log(target.replace("@", "_"))
+def log(stage):
+    """Where the output of a target goes, named after its first stage."""
+    return paths.launch_log(stage.replace("@", "_"))
 
 
 def command(*arguments):
@@ -79,17 +79,18 @@ def command(*arguments):
     return [sys.executable, "-m", module, "--wait-for-lock", *arguments]
 
 
-def dvc(*targets, single=False, force=False, echo=False, environment=None):
-    """Run `dvc repro` on targets; its output goes to a log of its own unless it is echoed.
+def dvc(*stages, single=False, force=False, echo=False, environment=None):
+    """Run `dvc repro` on stages; its output goes to a log of its own unless it is echoed.
 
     Returns:
         The exit status.
     """
-    line = command("repro", *["--single-item"] * single, *["--force"] * force, *targets)
+    options = [*(["--single-item"] if single else []), *(["--force"] if force else [])]
+    line = command("repro", *options, *stages)
     environment = os.environ | (environment or {})
     if echo:
         return children.run(line, cwd=paths.ROOT, env=environment)
-    path = log(targets[0])
+    path = log(stages[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         return children.run(line, cwd=paths.ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)

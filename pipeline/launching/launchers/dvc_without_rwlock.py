@@ -2,7 +2,7 @@
 
 The list, `.dvc/tmp/rwlock`, names processes by number, and DVC drops those that are not alive, which it cannot know of
 another node: `dvc status` on the login node would drop what a running job has listed, and the job would fail over that
-at its end. Jobs need no list: there is one for each step, and its outputs are its own. The lock of the repository,
+at its end. Jobs need no list: there is one for each target, and its outputs are its own. The lock of the repository,
 which guards dvc.lock, stays.
 """
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The batch script of one step of `python -m commands.launch`: job.sh BIN RECORD RESTARTS COMMAND...
+# The batch script of one target of `python -m commands.launch`: job.sh BIN RECORD RESTARTS COMMAND...
 # After a time limit, a preemption or the loss of a node, Slurm runs it anew and the training goes on from its last state.
 bin=$1 record=$2 restarts=$3
 shift 3

@@ -1,4 +1,4 @@
-"""Steps on this machine, as many at a time as it has GPUs for, each training with GPUs of its own; else cores."""
+"""Targets on this machine, as many at a time as it has GPUs for, each training with GPUs of its own; else cores."""
 
 import logging
 import os
@@ -21,28 +21,29 @@ class Local:
     """Threads that wait for GPUs and then for `dvc repro`.
 
     Args:
-        jobs: steps at a time; None: as many as GPUs, or without a GPU as cores and as fit into the free memory.
+        jobs: targets at a time; None: as many as GPUs, or without a GPU as cores and as fit into the free memory.
 
     Raises:
-        ExperimentError: this machine is too small for a step.
+        ExperimentError: this machine is too small for a target.
     """
 
     REFRESH_SECONDS = 5
     detached = False
     here = ()
 
-    def __init__(self, settings, jobs, dataset, steps):
+    def __init__(self, settings, jobs, dataset, targets):
         gpus = gpu_names()
-        for step in steps:
-            if step.nodes > 1:
+        for target in targets:
+            if target.nodes > 1:
                 raise ExperimentError(
-                    f"machine.yaml: {step.name} has {step.nodes} nodes; more than 1 needs `launcher: slurm`"
+                    f"machine.yaml: {target.name} has {target.nodes} nodes; more than 1 needs `launcher: slurm`"
                 )
-            if gpus and step.processes > len(gpus):
+            if gpus and target.processes > len(gpus):
                 raise ExperimentError(
-                    f"machine.yaml: {step.name} has {step.processes} processes, this machine {len(gpus)} GPUs; one each"
+                    f"machine.yaml: {target.name} has {target.processes} processes, this machine {len(gpus)} GPUs; "
+                    "one each"
                 )
-        self.steps, self.gpus = steps, _Gpus(gpus)
+        self.targets, self.gpus = targets, _Gpus(gpus)
         self.cores = len(os.sched_getaffinity(0))
         cpus = min(self.cores, psutil.virtual_memory().available // CPU_JOB_BYTES)
         self.jobs = jobs or len(gpus) or max(1, cpus // settings.processes)
@@ -53,8 +54,8 @@ class Local:
 
     def start(self):
         pool = ThreadPoolExecutor(self.jobs)
-        for step in self.steps:
-            self.futures[step.name] = pool.submit(self._make, step, self.futures.get(step.after))
+        for target in self.targets:
+            self.futures[target.name] = pool.submit(self._make, target, self.futures.get(target.after))
         pool.shutdown(wait=False)
 
     def stop(self):
@@ -63,29 +64,29 @@ class Local:
         wait(self.futures.values())
 
     def states(self):
-        """{step: State}."""
+        """{target: State}."""
         return {name: self._state(name, future) for name, future in self.futures.items()}
 
     def _state(self, name, future):
         if future.done():
-            return State("failed", target=future.result()) if future.result() else State("done")
+            return State("failed", stage=future.result()) if future.result() else State("done")
         return State("running" if name in self.started else "queued")
 
-    def _make(self, step, before):
-        """Make a step once the one before it is there. Returns the target that failed, or None."""
+    def _make(self, target, before):
+        """Make a target once the one before it is there. Returns the stage that failed, or None."""
         if before and before.result():
             return before.result()
         if launchers.children.ending.is_set():
-            return step.targets[0]
-        gpus = self.gpus.take(step.processes)
-        self.started.add(step.name)
+            return target.stages[0]
+        gpus = self.gpus.take(target.processes)
+        self.started.add(target.name)
         try:
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-            workers = {"CONTRASTMASK_WORKERS": str(data_workers(self.cores // self.jobs // step.processes))}
-            failed = launchers.dvc(*step.targets, single=True, environment=step.environment | visible | workers)
+            workers = {"CONTRASTMASK_WORKERS": str(data_workers(self.cores // self.jobs // target.processes))}
+            failed = launchers.dvc(*target.stages, single=True, environment=target.environment | visible | workers)
         finally:
             self.gpus.give(gpus)
-        return step.targets[0] if failed else None
+        return target.stages[0] if failed else None
 
 
 class _Gpus:
@@ -95,7 +96,7 @@ class _Gpus:
         self.free, self.any, self.changed = list(names), bool(names), threading.Condition()
 
     def take(self, count):
-        count *= self.any
+        count = count if self.any else 0
         with self.changed:
             self.changed.wait_for(lambda: len(self.free) >= count)
             taken, self.free = self.free[:count], self.free[count:]

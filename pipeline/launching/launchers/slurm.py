@@ -1,8 +1,8 @@
-"""Steps as jobs of a Slurm cluster whose nodes share this working copy: plain `sbatch` and `squeue`.
+"""Targets as jobs of a Slurm cluster whose nodes share this working copy: plain `sbatch` and `squeue`.
 
-A job is one allocation that runs one step on its first node; the training starts its processes on the others itself.
+A job is one allocation that runs one target on its first node; the training starts its processes on the others itself.
 Jobs are found again by their names, so any shell can watch them, and the last one builds the report. What a job leaves
-is a record `scratch/launch/<dataset>_<step>.job`, "ID" while it is Slurm's, "ID EXIT_STATUS" when it has ended by
+is a record `scratch/launch/<dataset>_<target>.job`, "ID" while it is Slurm's, "ID EXIT_STATUS" when it has ended by
 itself; Slurm's accounting is not needed.
 """
 
@@ -22,7 +22,7 @@ from pipeline.artifacts import locks, paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.launching import launchers
-from pipeline.launching.launchers import State, Step
+from pipeline.launching.launchers import State, Target
 
 logger = logging.getLogger("pipeline.launching.launch")
 
@@ -45,7 +45,7 @@ class Job(NamedTuple):
 
 
 class Slurm:
-    """Jobs of the steps, and one more that builds the report.
+    """Jobs of the targets, and one more that builds the report.
 
     Args:
         settings: pipeline.launching.settings.Settings.
@@ -59,11 +59,11 @@ class Slurm:
     REFRESH_SECONDS = 5
     detached = True
 
-    def __init__(self, settings, jobs, dataset, steps):
+    def __init__(self, settings, jobs, dataset, targets):
         if not shutil.which("sbatch"):
             raise ExperimentError("launcher slurm: sbatch is not on PATH; use a login node, or --launcher local")
         self.options, self.jobs, self.dataset = settings.slurm.model_dump(exclude_none=True), jobs, dataset
-        self.steps = [*steps, Step(REPORT, (REPORT,))]
+        self.targets = [*targets, Target(REPORT, (REPORT,))]
         self.name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', paths.ROOT.name)}-{_digest(paths.ROOT)}/{dataset}/"
         self.queue, self.gone, self.asked, self.silent = {}, {}, 0.0, False
 
@@ -72,9 +72,9 @@ class Slurm:
         """Targets to make on this machine before all jobs: initial weights that take no training."""
         declared = experiments.load()
         return [
-            step.name
-            for step in self.steps
-            if "@" in step.name and declared.profile(step.dataset)["initial_weights"]["kind"] in WEIGHTS_HERE
+            target.name
+            for target in self.targets
+            if "@" in target.name and declared.profile(target.dataset)["initial_weights"]["kind"] in WEIGHTS_HERE
         ]
 
     def start(self):
@@ -91,21 +91,22 @@ class Slurm:
         self.asked = time.monotonic()
 
     def _start(self, changed):
-        *steps, last = self.steps
+        *targets, last = self.targets
         report = self.queue.pop(REPORT, None)
         ids = sorted(job.id for job in self.queue.values())
         adopted = len(ids)
-        for step in steps:
-            if step.name in self.queue:
+        for target in targets:
+            if target.name in self.queue:
                 continue
-            if changed & set(step.targets) or step.after in self.queue:
-                after = [f"afterok:{self.queue[step.after].id}"] if step.after in self.queue else []
+            if changed & set(target.stages) or target.after in self.queue:
+                after = [f"afterok:{self.queue[target.after].id}"] if target.after in self.queue else []
                 if self.jobs and len(ids) >= self.jobs:  # at most that many have no end of another to wait for
                     after.append(f"afterany:{ids[-self.jobs]}")
-                line = ["python", "-m", "pipeline.launching.launchers.step", self.dataset, *step.targets]
-                ids.append(self._submit(step, line, after))
+                line = ["python", "-m", "pipeline.launching.launchers.job", self.dataset, *target.stages]
+                ids.append(self._submit(target, line, after))
             else:
-                self._record(step).unlink(missing_ok=True)  # of an earlier job: DVC says that the step is up to date
+                # of an earlier job: DVC says that the target is up to date
+                self._record(target).unlink(missing_ok=True)
         if report and len(ids) == adopted:
             self.queue[REPORT] = report
         else:
@@ -117,24 +118,24 @@ class Slurm:
                 _slurm("scancel", str(report.id))
         logger.info("%d jobs in the queue, %d of them already were", len(self.queue), adopted + (report is not None))
 
-    def _submit(self, step, line, after):
-        """Submit one step. Returns the number of its job."""
-        record = self._record(step)
+    def _submit(self, target, line, after):
+        """Submit one target. Returns the number of its job."""
+        record = self._record(target)
         record.unlink(missing_ok=True)
-        step.log.unlink(missing_ok=True)
+        target.log.unlink(missing_ok=True)
         options = {
-            "job-name": self.name + step.name,
+            "job-name": self.name + target.name,
             "chdir": paths.ROOT,
-            "output": str(step.log).replace("%", "%%"),
+            "output": str(target.log).replace("%", "%%"),
             "open-mode": "append",
             "export": "ALL",
             "kill-on-invalid-dep": "yes",
-            "nodes": step.nodes,
+            "nodes": target.nodes,
             "ntasks-per-node": 1,
             "signal": f"B:USR1@{self.options['warning_seconds']}",
         } | {key.replace("_", "-"): self.options[key] for key in OPTIONS if key in self.options}
         if "gres" in self.options:
-            options["gres"] = f"{self.options['gres']}:{step.processes}"
+            options["gres"] = f"{self.options['gres']}:{target.processes}"
         if after:
             options["dependency"] = ",".join(after)
         prologue = "\n".join(self.options.get("prologue", []))
@@ -149,16 +150,16 @@ class Slurm:
             str(record),
             str(self.options["restarts"]),
             *line,
-            env=os.environ | step.environment | {"CONTRASTMASK_PROLOGUE": prologue},
+            env=os.environ | target.environment | {"CONTRASTMASK_PROLOGUE": prologue},
         )
         job = int(answer.strip().splitlines()[-1].split(";")[0])
         with contextlib.suppress(FileExistsError), record.open("x") as file:  # it may already run and have said so
             file.write(str(job))
-        self.queue[step.name] = Job(job, "PENDING", "")
+        self.queue[target.name] = Job(job, "PENDING", "")
         return job
 
     def states(self):
-        """{step: State}; asks Slurm no more often than every `poll_seconds`."""
+        """{target: State}; asks Slurm no more often than every `poll_seconds`."""
         if time.monotonic() - self.asked >= self.options["poll_seconds"]:
             try:
                 self.queue, self.silent = self._ask(), False
@@ -168,29 +169,29 @@ class Slurm:
                 self.silent = True
             self.asked = time.monotonic()
         known = {}
-        for step in self.steps:
-            known[step.name] = self._state(step, known.get(step.after))
+        for target in self.targets:
+            known[target.name] = self._state(target, known.get(target.after))
         return known
 
-    def _state(self, step, before):
-        job = self.queue.get(step.name)
-        number, status = self._recorded(step)
+    def _state(self, target, before):
+        job = self.queue.get(target.name)
+        number, status = self._recorded(target)
         if job and job.state in WAITING:
             return State("queued", job.reason)
         if status is not None:
-            return State("done") if status == 0 else State("failed", target=step.targets[0])
+            return State("done") if status == 0 else State("failed", stage=target.stages[0])
         if job:
             return State("running")
         if number is None:  # no job was needed
             return State("done")
         if before and before.state == "failed":
-            return State("failed", target=before.target)
-        if time.monotonic() - self.gone.setdefault((step.name, number), time.monotonic()) < GRACE_SECONDS:
+            return State("failed", stage=before.stage)
+        if time.monotonic() - self.gone.setdefault((target.name, number), time.monotonic()) < GRACE_SECONDS:
             return State("running")
-        return State("failed", f"job {number} ended{self._how(number)}, see {step.log}", step.targets[0])
+        return State("failed", f"job {number} ended{self._how(number)}, see {target.log}", target.stages[0])
 
     def _ask(self):
-        """{step: Job} of what is queued or running. Raises ExperimentError if Slurm does not answer."""
+        """{target: Job} of what is queued or running. Raises ExperimentError if Slurm does not answer."""
         queue = {}
         for line in _slurm("squeue", "--me", "--noheader", "--format=%i|%T|%r|%j").splitlines():
             number, state, reason, name = line.strip().split("|", 3)
@@ -206,13 +207,13 @@ class Slurm:
                 return f" as {found[1]}"
         return ""
 
-    def _record(self, step):
-        return paths.launch_log(f"{self.dataset}_{step.name.replace('@', '_')}").with_suffix(".job")
+    def _record(self, target):
+        return paths.launch_log(f"{self.dataset}_{target.name.replace('@', '_')}").with_suffix(".job")
 
-    def _recorded(self, step):
-        """(job, exit status) of the latest job of a step, each None if there is none."""
+    def _recorded(self, target):
+        """(job, exit status) of the latest job of a target, each None if there is none."""
         try:
-            number, *status = map(int, self._record(step).read_text().split())
+            number, *status = map(int, self._record(target).read_text().split())
         except (FileNotFoundError, ValueError):
             return None, None
         return number, status[0] if status else None

@@ -8,7 +8,7 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 
 # isort: split
 
-import os
+
 import re
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from mmcv import Config
 from mmdet.models import build_detector
 
 from pipeline import methods
+from pipeline.artifacts import files
 from pipeline.errors import ExperimentError
 from pipeline.methods.shared.sizes import Sizes
 
@@ -152,10 +153,5 @@ def _compare(state, expected, path, backbone):
 
 
 def _save(checkpoint, out):
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        torch.save(checkpoint, partial)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.writing(out) as file:
+        torch.save(checkpoint, file)

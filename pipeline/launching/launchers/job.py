@@ -1,4 +1,4 @@
-"""python -m pipeline.launching.launchers.step DATASET TARGET...: a job, `dvc repro` on the targets of one step."""
+"""python -m pipeline.launching.launchers.job DATASET STAGE...: a job, `dvc repro` on the stages of one target."""
 
 import os
 import sys
@@ -12,11 +12,11 @@ from pipeline.launching import launchers
 
 @command
 def main():
-    dataset, *targets = sys.argv[1:]
+    dataset, *stages = sys.argv[1:]
     if (now := experiments.chosen_dataset()) != dataset:
         raise ExperimentError(f"params.yaml: dataset is {now!r}, this job was submitted for {dataset!r}; launch again")
     os.chdir(paths.ROOT)
-    line = launchers.command("repro", "--single-item", *targets)
+    line = launchers.command("repro", "--single-item", *stages)
     os.execv(line[0], line)
 
 
