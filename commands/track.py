@@ -19,7 +19,9 @@ def main():
     )
     everything = parser.parse_args().all
     if everything:
-        runs.track_results(experiments.chosen_dataset())
+        own = (run.dataset for run in experiments.load().runs.values() if run.dataset)
+        for dataset in dict.fromkeys((experiments.chosen_dataset(), *own)):
+            runs.track_results(dataset)
     print(sync.complete(everything))
 
 

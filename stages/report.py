@@ -14,7 +14,7 @@ def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
     dvc_lock.keep_private()
     dataset = experiments.chosen_dataset()
-    links = page.run_links(dataset)
+    links = page.run_links(dataset, *experiments.selected()["elsewhere"]["datasets"])
     scores = build_report(links)
     if links is not None:  # else the store is out of reach, which has been said
         report.log_report(dataset, paths.reports(dataset), experiments.selected(), scores)

@@ -134,6 +134,10 @@ class Check:
             self.known("table", self.declared.tables, name, *keys, "tables")
         for shown in figure.runs or []:
             self.known("run", self.declared.runs, shown.run, *keys, "runs", f"[{shown.label!r}]", "run")
+        places = {self.declared.runs[name].dataset for name in self.shown(figure) if name in self.declared.runs}
+        if len(places) > 1:
+            several = ", ".join(sorted(place or "the chosen one" for place in places))
+            self.refuse(f"its runs are on several data sets ({several}); make it a figure for each", *keys)
         if isinstance(figure, OF_ONE_RUN) and len(runs := self.shown(figure)) != 1:
             self.refuse(f"a figure of kind {figure.kind} shows one run, not {len(runs)}; name one under `runs`", *keys)
         directions = sorted({self.declared.runs[run].direction for run in self.shown(figure)})

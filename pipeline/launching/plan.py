@@ -62,8 +62,9 @@ def plan(dataset, images_per_second=None):
     if images_per_second is not None and not 0 < images_per_second < math.inf:
         raise ExperimentError(f"--images-per-second {images_per_second:g}; valid: a number above 0")
     declared = experiments.load()
-    known = throughputs(dataset, declared)
-    return [_item(name, dataset, declared, known, images_per_second) for name in experiments.selected(declared)["runs"]]
+    places = {name: declared.runs[name].on(dataset) for name in experiments.runs_chosen(experiments.selected(declared))}
+    known = {place: throughputs(place, declared) for place in set(places.values())}
+    return [_item(name, place, declared, known[place], images_per_second) for name, place in places.items()]
 
 
 def _item(name, dataset, declared, known, given):
@@ -144,7 +145,8 @@ def wall_hours(items, gpus):
 
 def disk_bytes(items, dataset, declared, gpus):
     """{what: bytes} that the plan needs: archives and images, checkpoints, and the resumable states at their peak."""
-    archives = sum(archive["bytes"] for archive in declared.dataset(dataset).get("archives", {}).values())
+    entries = (declared.dataset(name) for name in {dataset, *(declared.runs[item.name].on(dataset) for item in items)})
+    archives = sum(archive["bytes"] for entry in entries for archive in entry.get("archives", {}).values())
     largest = sorted((item.checkpoint_bytes // item.seeds for item in items if item.hours != 0), reverse=True)[:gpus]
     return {
         "archives": archives,

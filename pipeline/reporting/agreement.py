@@ -88,7 +88,7 @@ def agreement(frames, labels, dataset):
     for table, frame in frames.items():
         key = tables.main(frame)
         ours = frame[~tables.is_cited(frame) & frame[f"{key}_published"].notna()]
-        for direction, rows in ours.groupby("direction", sort=False):
+        for (_, direction), rows in ours.groupby(["dataset", "direction"], sort=False):
             for line in compare(rows, key, [column for column in tables.varying(frame) if column != "direction"]):
                 if line is None:
                     missing += 1

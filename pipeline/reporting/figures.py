@@ -109,7 +109,9 @@ def build_figure(name):
     declared, dataset = experiments.load(), experiments.chosen_dataset()
     entry = lookup(declared.figures, name, "figure")
     kind = KINDS[entry["kind"]]
-    request = Request(name, entry, dataset, declared, series_of(entry, declared))
+    series = series_of(entry, declared)
+    place = next((each.run.on(dataset) for each in series), dataset)  # `references` wants that of all
+    request = Request(name, entry, place, declared, series)
     with style.paper_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box; SVG and caption hold the text
         try:
@@ -117,12 +119,12 @@ def build_figure(name):
         except NothingToShow as error:  # no reason to be without the rest of the report
             logger.warning("figure %s: nothing to draw: %s", name, error)
             figure, caption = _empty(f"Nothing to draw: {error}."), f"Nothing to draw: {error}."
-        origin = data_label(declared, dataset)
+        origin = data_label(declared, place)
         if origin:
             _write_above(figure, f"Data: {origin}")
         caption = " ".join(
             [
-                f"{entry['title']} on {dataset}{f' ({origin})' if origin else ''}.",
+                f"{entry['title']} on {place}{f' ({origin})' if origin else ''}.",
                 caption,
                 *entry.get("note", "").splitlines(),
             ]

@@ -63,7 +63,10 @@ def latex(table_id, frame, declared, dataset):
     lines = {}
     for i, line in frame.iterrows():
         # rows of one name differ in backbone or schedule
-        key = (*(escape_latex(line[column]) for column in labels), escape_latex(line["row"]))
+        key = (
+            *(escape_latex(line[column]) if pd.notna(line[column]) else "--" for column in labels),
+            escape_latex(line["row"]),
+        )
         cells = {}
         if undefined[i]:
             cells["measured"] = ["undefined"] + ["--"] * (len(metrics) - 1)

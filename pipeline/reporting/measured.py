@@ -1,4 +1,7 @@
-"""Read what train and evaluate left of a run: its scores, loss curves and predictions."""
+"""Read what train and evaluate left of a run: its scores, loss curves and predictions.
+
+`dataset` is the chosen one everywhere; a run with a dataset of its own is read from there.
+"""
 
 import json
 import math
@@ -72,27 +75,28 @@ def evaluate_command(*runs):
 
 def state(dataset, run):
     """Why a run has no result: "not run", or what became of the latest attempt, as `status.Status.describe` says it."""
-    known = attempts.read(dataset, run.name)
+    known = attempts.read(run.on(dataset), run.name)
     return "not run" if known is None or known.state in ("trained", "evaluated") else known.describe()
 
 
 def superseded(dataset, run):
     """Whether a result is of an earlier training: a later one began (DVC removed its checkpoint) and did not end."""
-    trained = any(paths.run(dataset, run.name).glob("seed*/checkpoint.pth"))
+    trained = any(paths.run(run.on(dataset), run.name).glob("seed*/checkpoint.pth"))
     return not trained and state(dataset, run) != "not run"
 
 
 def result(dataset, run):
-    """Read the result of a declared run on a dataset; None where it has not been evaluated or is superseded.
+    """Read the result of a declared run; None where it has not been evaluated or is superseded.
 
     Args:
-        dataset: name of the dataset.
+        dataset: the chosen one.
         run: `pipeline.declaration.experiments.Run`.
 
     Raises:
         ExperimentError: the file is not JSON, lacks a field, holds a value that its metric cannot have, or belongs to
             another run, dataset or direction.
     """
+    dataset = run.on(dataset)
     path = paths.results(dataset, run.name)
     if not path.exists() or superseded(dataset, run):
         return None
@@ -133,7 +137,7 @@ def losses(dataset, run):
         ExperimentError: a line of a log is not a JSON object with `iter`.
     """
     curves = {}
-    logs = paths.logs(dataset, run.name).glob("seed*.jsonl")
+    logs = paths.logs(run.on(dataset), run.name).glob("seed*.jsonl")
     for path in sorted(logs, key=lambda path: int(path.stem.removeprefix("seed"))):
         try:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -151,7 +155,7 @@ def predictions(dataset, run):
     result_of_run = result(dataset, run)
     if result_of_run is None:
         return None
-    records = results.read_predictions(dataset, run.name, result_of_run.seeds[0])
+    records = results.read_predictions(run.on(dataset), run.name, result_of_run.seeds[0])
     if records is None:
         return None
     by_image = defaultdict(list)

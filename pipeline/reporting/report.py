@@ -64,7 +64,7 @@ def describe(dataset):
     """
     declared = experiments.load()
     selection = experiments.selected(declared)
-    chosen = {name: declared.runs[name] for name in selection["runs"]}
+    chosen = {name: declared.runs[name] for name in experiments.runs_chosen(selection)}
     results, problems = read_results(chosen, dataset)
     sections = [table_section(name, declared, dataset) for name in selection["tables"]]
     built = {section["name"]: section for section in sections if "frame" in section}
@@ -147,13 +147,13 @@ def run_line(run, declared, dataset, results, problems):
         "method": methods.method(run.method).label,
         "backbone": declared.backbones[run.backbone]["label"],
         "schedule": run.schedule,
-        "direction": run.direction,
+        "direction": run.direction if run.on(dataset) == dataset else f"{run.direction} on {run.dataset}",
         "knobs": ", ".join(["pinned" if run.pinned else run.knobs, *changes]),
         "done": result is not None,
         "state": state,
         "kind": kind_of(state),
         "command": measured.evaluate_command(run.name),
-        "fingerprints": provenance.fingerprints(dataset, run.name, result),
+        "fingerprints": provenance.fingerprints(run.on(dataset), run.name, result),
     }
 
 

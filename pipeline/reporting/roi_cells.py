@@ -38,7 +38,7 @@ def read(dataset, run):
     Raises:
         ExperimentError: the file is no such archive.
     """
-    path = paths.look_inside(dataset, run.name)
+    path = paths.look_inside(run.on(dataset), run.name)
     if not path.exists() or measured.superseded(dataset, run):
         return None
     try:

@@ -70,7 +70,7 @@ def _lines(row, table, declared, dataset):
             "backbone": declared.backbones[run.backbone]["label"],
             "schedule": run.schedule,
             "run": name,
-            "dataset": dataset,
+            "dataset": run.on(dataset),
             "direction": run.direction,
         }
         line |= _published(printed["results"], run.direction)
@@ -84,7 +84,7 @@ def _lines(row, table, declared, dataset):
             key = result.task.main[2]
             value, beside, tolerance = line[key], line.get(f"{key}_published"), published.tolerance(key)
             known = pd.notna(value) and beside is not None and tolerance is not None
-            if known and published.comparable(dataset, declared):
+            if known and published.comparable(run.on(dataset), declared):
                 # both are printed to 0.1, and so is the tolerance
                 line["agrees"] = round(abs(round(value, 1) - beside), 1) <= tolerance
         yield line
@@ -134,13 +134,14 @@ def comparability(declared, dataset):
 def caption(table_id, frame, declared, dataset):
     """One sentence on what the table shows and on which dataset, as plain text."""
     task, directions = task_of(frame), " and ".join(frame["direction"].unique())
+    datasets = list(frame["dataset"].dropna().unique()) or [dataset]
     what = f"{initial(task.words())} ({task.main_metric.unit})"
     text = (
-        f"{declared.tables[table_id]['title']}. {what} on the {task.main_group} categories of {dataset} "
+        f"{declared.tables[table_id]['title']}. {what} on the {task.main_group} categories of {' and '.join(datasets)} "
         f"({directions}), measured beside published."
     )
     text = " ".join([text, *notes(frame)])
-    return f"{text} {comparability(declared, dataset)}".strip()
+    return " ".join(filter(None, (text, *(comparability(declared, name) for name in datasets))))
 
 
 def initial(text):
@@ -170,13 +171,13 @@ def is_cited(frame):
 
 
 def best(frame, metric):
-    """Mark the best measured value of a metric in each direction where it lies beyond the spread of the seeds.
+    """Mark the best measured value of a metric in each direction of a dataset where it is beyond the seeds' spread.
 
     That is where its mean less its standard deviation is above mean plus standard deviation of every other row, and the
     two differ as printed. A value of a single seed has no known spread: nothing is best beside it.
     """
     marks = pd.Series(False, index=frame.index)
-    for _, rows in frame[is_run(frame)].groupby("direction"):
+    for _, rows in frame[is_run(frame)].groupby(["dataset", "direction"]):
         values, spread = rows[metric].dropna(), rows[f"{metric}_std"]
         if len(values) > 1:
             top, others = values.idxmax(), values.index.drop(values.idxmax())
@@ -229,12 +230,12 @@ def display_frame(frame, bold):
     """Return the table as people read it, every cell a string `measured ± deviation (published, difference)`.
 
     The difference is given on the data of the paper alone. `bold` wraps a best value in the markup of the page.
-    Backbone, schedule and direction are shown where they vary.
+    Backbone, schedule, dataset and direction are shown where they vary.
     """
     cited = is_cited(frame)
     shown = pd.DataFrame({"Row": [f"{row} (cited)" if c else row for row, c in zip(frame["row"], cited, strict=True)]})
     for column in varying(frame):
-        shown[column.capitalize()] = frame[column]
+        shown[column.capitalize()] = frame[column].fillna("–")
     run, undefined, first = is_run(frame), is_undefined(frame), main(frame)
     for metric in shown_metrics(frame):
         marks = best(frame, metric.key)
@@ -248,8 +249,8 @@ def display_frame(frame, bold):
 
 
 def varying(frame):
-    """Which of backbone, schedule and direction tell the rows of a table apart."""
-    return [column for column in ("backbone", "schedule", "direction") if frame[column].nunique() > 1]
+    """Which of backbone, schedule, dataset and direction tell the rows of a table apart."""
+    return [column for column in ("backbone", "schedule", "dataset", "direction") if frame[column].nunique() > 1]
 
 
 def _cell(line, metric, first, run, cited, mark, undefined):

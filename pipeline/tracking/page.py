@@ -12,20 +12,21 @@ from pipeline.redaction import redact_uri
 from pipeline.tracking import store
 
 
-def run_links(dataset):
-    """Where MLflow shows the runs of a dataset: {run: {fingerprint: address}}; None if the store is out of reach.
+def run_links(*datasets):
+    """Where MLflow shows the runs of data sets: {run: {fingerprint: address}}; None if the store is out of reach.
 
     A local store has no page of its own: the addresses are those of `make ui`.
     """
     try:
         if store.is_local() and not paths.tracking_store().exists():
             return {}
-        client, experiment = store.connect(dataset)
         links = {}
-        for run in client.search_runs([experiment], order_by=["attributes.start_time ASC"], max_results=10000):
-            if {"run", "fingerprint"} <= set(run.data.tags):
-                address = f"{page_address()}/#/experiments/{experiment}/runs/{run.info.run_id}"
-                links.setdefault(run.data.tags["run"], {})[run.data.tags["fingerprint"]] = address
+        for dataset in datasets:
+            client, experiment = store.connect(dataset)
+            for run in client.search_runs([experiment], order_by=["attributes.start_time ASC"], max_results=10000):
+                if {"run", "fingerprint"} <= set(run.data.tags):
+                    address = f"{page_address()}/#/experiments/{experiment}/runs/{run.info.run_id}"
+                    links.setdefault(run.data.tags["run"], {})[run.data.tags["fingerprint"]] = address
         return links
     except Exception as error:  # as in pipeline.tracking.tracker.Tracker._push
         store.warn(error, "going on without it")
