@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.random_kills import job
 from pipeline.artifacts import paths
 from pipeline.declaration import closure, recipe
 from pipeline.errors import ExperimentError
 from pipeline.training import loop
 from tests.e2e.clone import Clone
+from tests.tiny import job
 
 SAME = {
     "comment": ("x = 1", "# one\nx = 1  # it is"),
