@@ -62,6 +62,7 @@ class Mutant(NamedTuple):
 MODELS = "pipeline/methods/contrastmask/"
 SHARED = "pipeline/methods/shared/"
 CONFIGURATION = "tests/core/test_released_configuration.py"
+SCHEDULE = "tests/core/test_schedule.py"
 SETS = "tests/models/test_sets.py"
 LOSSES = "tests/models/test_losses.py"
 HEAD = "tests/models/test_contrastive_head.py"
@@ -194,7 +195,7 @@ MUTANTS = [
             "pipeline/training/schedule.py",
             "iteration / self.warmup)",
             "0 / self.warmup)",
-            CONFIGURATION,
+            SCHEDULE,
         ),
         (
             "milestones in iterations",

@@ -26,6 +26,8 @@ def of_training(training):
     """All that a training's numbers depend on, seeds and data apart, as plain data: {configuration, code}."""
     numbers = config.tagged(training.numbers())
     numbers.pop("seed")
+    if training.optimisation["precision"] != "fp32":  # the room of the method says what is cast
+        numbers["autocast"] = config.tagged(methods.method(training.method).autocast)
     return {"configuration": numbers, "code": code_of(_roots(training))}
 
 

@@ -108,6 +108,29 @@ def test_a_file_of_something_else_is_no_checkpoint(tmp_path, content):
         starting_weights.load(torch.nn.Linear(2, 2), path)
 
 
+@pytest.mark.parametrize(
+    "weights, problem",
+    [
+        ({"head.other": torch.zeros(1)}, "'head.other' has no place in the model"),
+        ({"head.bias": torch.zeros(3)}, r"'head.bias' is \(3,\), in the model \(2,\)"),
+        ({"head.bias": torch.zeros(2)}, "'head.weight' is missing, while other tensors of 'head' are there"),
+    ],
+)
+def test_initial_weights_that_do_not_fit_the_model_are_refused(tmp_path, weights, problem):
+    model = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2), "more": torch.nn.Linear(2, 2)})
+    checkpoint.write(tmp_path / "r50.pth", weights, {})
+    with pytest.raises(ExperimentError, match=f"r50.pth: {problem}; run `dvc repro -s -f pretrain@r50`"):
+        starting_weights.load(model, tmp_path / "r50.pth")
+
+
+def test_what_a_run_has_beside_its_detector_starts_fresh(tmp_path):
+    model = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2), "more": torch.nn.Linear(2, 2)})
+    before = model["more"].weight.clone()
+    checkpoint.write(tmp_path / "r50.pth", {"head.weight": torch.ones(2, 2), "head.bias": torch.ones(2)}, {})
+    starting_weights.load(model, tmp_path / "r50.pth")
+    assert torch.equal(model["head"].weight, torch.ones(2, 2)) and torch.equal(model["more"].weight, before)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_diverged_are_no_result(value):
     weights = torch.nn.BatchNorm1d(3).state_dict()

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.random_kills import job
+from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.declaration import closure, recipe
 from pipeline.errors import ExperimentError
 from pipeline.training import loop
 from tests.e2e.clone import Clone
+from tests.tiny import job
 
 SAME = {
     "comment": ("x = 1", "# one\nx = 1  # it is"),
@@ -114,6 +115,14 @@ def test_a_recipe_names_what_the_training_imports(workspace):
     for name in imported - named:
         importers = [module for module in named if name in closure._read(closure.source(module), module, 0, 0)[1]]
         assert not importers, f"{name} is imported by {importers} and is in no recipe"
+
+
+@pytest.mark.parametrize("precision, matters", [("fp32", False), ("bf16", True)])
+def test_what_a_method_casts_matters_where_something_is_cast(monkeypatch, precision, matters):
+    training = job(precision=precision)
+    before, room = recipe.of_training(training), methods.method(training.method)
+    monkeypatch.setattr(methods, "method", lambda name: replace(room, autocast=room.autocast[1:]))
+    assert (recipe.of_training(training) != before) == matters
 
 
 def test_an_accepted_recipe_is_that_of_before(package):

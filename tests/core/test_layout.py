@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.artifacts import paths
-from pipeline.declaration import experiments
+from pipeline.declaration import closure, experiments
 
 DVC = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
@@ -111,6 +111,13 @@ def test_libraries_stay_where_they_belong():
                 assert library not in {"torch", "mmdet", "mmcv", "mlflow"}, f"{module} imports {library}"
             if library == "mlflow":
                 assert module.startswith("pipeline.tracking") or module == "pipeline.doctor", f"{module} imports mlflow"
+
+
+def test_what_changes_weights_is_apart_from_what_tells_about_them():
+    """Else a mended message would train everything again."""
+    within = {name.removeprefix("pipeline.") for name in closure.closure(["pipeline.training.computation"])}
+    parts = "collectives computation data_parallel precision progress sampler schedule starting_weights update"
+    assert within == {"training", *(f"training.{part}" for part in parts.split())}
 
 
 def test_methods_are_strangers():

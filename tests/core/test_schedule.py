@@ -1,13 +1,15 @@
 """Learning rates and updates against those of mmcv's runner, bit for bit; clipping against torch."""
 
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 from mmcv.runner import LogBuffer
 from mmcv.runner.hooks import lr_updater, optimizer
 
-from pipeline.training.schedule import Schedule
+from pipeline.declaration import schema
+from pipeline.training.schedule import POLICIES, Schedule
 from pipeline.training.update import Update
 
 HOOKS = {
@@ -28,6 +30,10 @@ def test_learning_rates_are_those_of_mmcv(policy, warmup):
     for runner.iter in range(60):
         hook.before_train_iter(runner)
         assert schedule.rate(0.0183, runner.iter) == runner.optimizer.param_groups[0]["lr"], runner.iter
+
+
+def test_the_schema_knows_every_policy():
+    assert set(get_args(schema.TrainingSection.model_fields["lr_policy"].annotation)) == set(POLICIES) == set(HOOKS)
 
 
 def trained(update, model, batches):

@@ -19,6 +19,7 @@ from pipeline.cli import command
 from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError, Interrupted
 from pipeline.training import loop, states, torchrun
+from pipeline.training.computation import Computation
 from pipeline.training.journal import Journal
 from pipeline.training.sampler import divide
 from tests.tiny import DATASET, job
@@ -163,6 +164,30 @@ def test_lower_precision_trains_near_full_precision(workspace, precision):
     )
     assert lower[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.05)
     assert lower[0]["loss"] != full[0]["loss"]
+
+
+def test_a_detector_of_one_stage_trains_as_any_other(workspace):
+    full = job(iterations=3, lr_policy="poly", warmup_iterations=0, grad_clip=5)
+    *steps, collect = full.data["train"]
+    training = replace(
+        full,
+        data=full.data | {"train": [*steps, collect | {"keys": ["img", "gt_bboxes", "gt_labels"]}]},
+        model={
+            "type": "RetinaNet",
+            "backbone": full.model["backbone"],
+            "neck": full.model["neck"] | {"num_outs": 3},
+            "bbox_head": {"type": "RetinaHead", "num_classes": 80, "in_channels": 48, "feat_channels": 8}
+            | {"anchor_generator": full.model["rpn_head"]["anchor_generator"], "stacked_convs": 1},
+            "train_cfg": {"assigner": full.model["train_cfg"]["rpn"]["assigner"], "allowed_border": -1}
+            | {"pos_weight": -1, "debug": False},
+        },
+    )
+    dataset = functools.partial(methods.task_of(training.method).training_set, training)
+    computation = Computation(training, dataset, (("backbone", "forward"),), None, "cpu")
+    found = list(computation.run(0, 1))
+    assert [step.number for step in found] == [1, 2, 3]
+    assert [step.rate for step in found] == pytest.approx([found[0].rate * (1 - i / 3) ** 0.9 for i in range(3)])
+    assert {name for name, *_ in found[0].values} == {"loss_cls", "loss_bbox", "loss", "grad_norm"}
 
 
 def test_every_part_that_is_cast_exists():
