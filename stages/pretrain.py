@@ -1,4 +1,4 @@
-"""python -m stages.pretrain BACKBONE: write the initial weights of a backbone on a dataset."""
+"""python -m stages.pretrain KEY: write the initial weights of a detector and a backbone on a dataset."""
 
 import argparse
 
@@ -11,12 +11,12 @@ from pipeline.training import initial_weights
 @command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("backbone")
+    parser.add_argument("key", help="a name under `weights:` in pipeline/selection.yaml, such as r50")
     parser.add_argument("--dataset", help="a declared one; default: that of params.yaml")
     arguments = parser.parse_args()
-    backbone, dataset = arguments.backbone, arguments.dataset or experiments.chosen_dataset()
+    key, dataset = arguments.key, arguments.dataset or experiments.chosen_dataset()
     runs.ensure_images(dataset)
-    initial_weights.prepare(backbone, dataset)
+    initial_weights.prepare(key, dataset)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def split_train(dataset, direction):
     return split(dataset, direction) / "train.json"
 
 
-def initial_weights(dataset, backbone):
-    return ROOT / "runs" / dataset / "init" / f"{backbone}.pth"
+def initial_weights(dataset, key):
+    return ROOT / "runs" / dataset / "init" / f"{key}.pth"
 
 
 def accepted():

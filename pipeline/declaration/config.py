@@ -19,7 +19,7 @@ class Training:
     """One training: a run (or the pre-training of a backbone) on a dataset with one seed.
 
     Attributes:
-        name: run name, or `init_<backbone>` for a pre-training.
+        name: run name, or `init_<key of the weights>` for a pre-training.
         dataset: name of the dataset; `split` is the direction whose annotations are read.
         seed: of initialisation, sampling and augmentation.
         method: name of its folder in pipeline/methods.
@@ -133,21 +133,21 @@ def resolve(run_name, dataset, seed, declared=None):
     )
 
 
-def resolve_pretraining(backbone, dataset, declared=None, detector=methods.TWO_STAGE):
+def resolve_pretraining(key, dataset, declared=None):
     """Resolve the training of initial weights that the runs of a `pretrain` profile start from.
 
     Args:
-        detector: name of the method that is trained.
+        key: of the weights, see `methods.weights_key`: the detector that it names is the method that is trained.
     """
     declared = declared or experiments.load()
     profile = declared.profile(dataset)
-    experiments.lookup(profile["backbones"], backbone, "backbone")
+    detector, backbone = methods.of_weights(key, profile["backbones"])
     recipe = profile["initial_weights"]
     chosen = methods.method(detector)
-    knobs = chosen.load_knobs(chosen.pinned(), str(chosen.knob_file))
+    knobs = chosen.load_knobs(chosen.pinned(), f"pipeline/methods/{detector}")
     data = _data(profile, methods.task_of(detector))
     return Training(
-        name=f"init_{methods.weights_key(detector, backbone)}",
+        name=f"init_{key}",
         dataset=dataset,
         split=recipe["direction"],
         backbone=backbone,

@@ -88,6 +88,11 @@ class Run:
         return self.dataset or chosen
 
     @property
+    def weights(self):
+        """Key of the initial weights that it starts from."""
+        return methods.weights_key(methods.method(self.method).detector, self.backbone)
+
+    @property
     def pinned(self):
         return self.knobs != "params.yaml"
 
@@ -126,11 +131,11 @@ class Experiments:
             dataset: the chosen one, which runs without a dataset of their own are made on.
 
         Returns:
-            {chosen, label_set, directions, tables, figures, backbones, runs, free, look_inside, elsewhere}: the first
+            {chosen, label_set, directions, tables, figures, weights, runs, free, look_inside, elsewhere}: the first
             is `tables` in the order of the declaration, the second the label set of `dataset`. The others are
             dictionaries with just the values that stage descriptions and commands need. `free` are the runs that follow
             params.yaml, `look_inside` those that chosen figures need this stage of. `elsewhere` holds {datasets,
-            directions, backbones, runs, look_inside} of the runs with another dataset than `dataset`, as dvc.yaml
+            directions, weights, runs, look_inside} of the runs with another dataset than `dataset`, as dvc.yaml
             cannot look up the dataset of a run.
         """
         for name in tables:
@@ -151,19 +156,14 @@ class Experiments:
         looked_into = {
             row["run"] for figure in figures.values() if figure["kind"] in INSIDE_FIGURES for row in figure["runs"]
         }
-        backbones = {run.backbone for run in here.values()}
-        columns = ("method", "backbone", "schedule", "direction", "knobs")
+        columns = ("method", "backbone", "schedule", "direction", "knobs", "weights")
         return {
             "chosen": [name for name in self.tables if name in tables],
             "label_set": labels.name,
             "directions": {name: dict(sides) for name, sides in labels.directions.items()},
             "tables": {name: {"title": table["title"]} for name, table in kept.items()},
             "figures": {name: {"title": figure["title"]} for name, figure in figures.items()},
-            "backbones": {
-                name: {**row, "direction": self._weights_direction(labels)}
-                for name, row in self.backbones.items()
-                if name in backbones
-            },
+            "weights": self._weights(here.values(), labels),
             "runs": {name: {column: getattr(run, column) for column in columns} for name, run in here.items()},
             "free": {name: {"direction": run.direction} for name, run in here.items() if not run.pinned},
             "look_inside": {name: {"direction": run.direction} for name, run in here.items() if name in looked_into},
@@ -175,21 +175,16 @@ class Experiments:
         datasets = {run.dataset: self.label_set(run.dataset) for run in runs.values()}
         directions = {(run.dataset, run.direction) for run in runs.values()}
         directions |= {(name, self._weights_direction(labels)) for name, labels in datasets.items()}
-        backbones = {(run.dataset, run.backbone) for run in runs.values()}
         return {
             "datasets": {name: {"label_set": labels.name} for name, labels in datasets.items()},
             "directions": {
                 f"{dataset}_{name}": {"dataset": dataset, "direction": name, "label_set": datasets[dataset].name}
                 for dataset, name in sorted(directions)
             },
-            "backbones": {
-                f"{dataset}_{name}": {
-                    "dataset": dataset,
-                    "backbone": name,
-                    "label": self.backbones[name]["label"],
-                    "direction": self._weights_direction(datasets[dataset]),
-                }
-                for dataset, name in sorted(backbones)
+            "weights": {
+                f"{dataset}_{key}": {"dataset": dataset, "key": key, **row}
+                for dataset, labels in sorted(datasets.items())
+                for key, row in self._weights([run for run in runs.values() if run.dataset == dataset], labels).items()
             },
             "runs": {name: {column: getattr(run, column) for column in columns} for name, run in runs.items()},
             "look_inside": {
@@ -199,11 +194,24 @@ class Experiments:
             },
         }
 
+    def _weights(self, runs, labels):
+        """The initial weights that runs start from: {key: {label, direction}}, in the order of the backbones."""
+        direction, started = self._weights_direction(labels), {run.weights: run for run in runs}
+        order = list(self.backbones)
+        return {
+            key: {"label": _weights_label(run, self.backbones[run.backbone]["label"]), "direction": direction}
+            for key, run in sorted(started.items(), key=lambda item: (order.index(item[1].backbone), item[0]))
+        }
+
     def _weights_direction(self, labels):
         """The direction that initial weights are trained on: that of the profiles, any where no profile trains them."""
         profiles = (profile["initial_weights"] for profile in self.profiles.values())
         names = [weights["direction"] for weights in profiles if weights["kind"] == "pretrain"]
         return next((name for name in names if name in labels.directions), next(iter(labels.directions)))
+
+
+def _weights_label(run, backbone):
+    return backbone if run.weights == run.backbone else f"{backbone} of {methods.method(run.method).detector}"
 
 
 def _shows(runs, made):
@@ -362,7 +370,7 @@ def runs_chosen(selection):
 
 
 def made_on(selection, dataset):
-    """The runs and the backbones of a selection that are made on a dataset, two tuples of names.
+    """The runs and the initial weights of a selection that are made on a dataset, two tuples of names.
 
     Args:
         selection: as `Experiments.selection` returns it.
@@ -370,9 +378,9 @@ def made_on(selection, dataset):
     """
     elsewhere = selection["elsewhere"]
     if dataset not in elsewhere["datasets"]:
-        return tuple(selection["runs"]), tuple(selection["backbones"])
+        return tuple(selection["runs"]), tuple(selection["weights"])
     runs = tuple(name for name, run in elsewhere["runs"].items() if run["dataset"] == dataset)
-    return runs, tuple(row["backbone"] for row in elsewhere["backbones"].values() if row["dataset"] == dataset)
+    return runs, tuple(row["key"] for row in elsewhere["weights"].values() if row["dataset"] == dataset)
 
 
 def select(tables):

@@ -45,14 +45,15 @@ def of_evaluation(training):
     return predicted | {"code": predicted["code"] | code_of(_scoring(training))}
 
 
-def of_initial_weights(backbone, dataset, declared):
-    """All that the initial weights of a backbone depend on, seed and data apart: {configuration, code}."""
+def of_initial_weights(key, dataset, declared):
+    """All that initial weights depend on, seed and data apart: {configuration, code}."""
     profile = declared.profile(dataset)
     source = profile["initial_weights"]
     code = {WEIGHTS: closure.closure([WEIGHTS])[WEIGHTS]}
     if source["kind"] == "pretrain":
-        recipe = of_training(config.resolve_pretraining(backbone, dataset, declared))
+        recipe = of_training(config.resolve_pretraining(key, dataset, declared))
         return {"configuration": recipe["configuration"], "code": recipe["code"] | code}
+    _, backbone = methods.of_weights(key, profile["backbones"])
     named = {"kind": source["kind"], "url": source.get(backbone), "backbone": profile["backbones"][backbone]}
     return {"configuration": config.tagged(named), "code": code}
 
@@ -162,14 +163,14 @@ def fingerprint(training):
 
 
 def write(dataset):
-    """Write the recipes of all chosen runs and backbones on a dataset, and remove those of others.
+    """Write the recipes of all chosen runs and initial weights on a dataset, and remove those of others.
 
-    recipes/<dataset>/ holds what stages depend on: <run>.json, evaluation/<run>.json and init/<backbone>.json, each
+    recipes/<dataset>/ holds what stages depend on: <run>.json, evaluation/<run>.json and init/<weights>.json, each
     {"recipe": digest, "format": of what the stage writes} and, of runs, the seeds. content/ holds what was digested,
     in words, which no stage depends on.
     """
     declared = experiments.load()
-    runs, backbones = experiments.made_on(experiments.selected(declared), dataset)
+    runs, weights = experiments.made_on(experiments.selected(declared), dataset)
     written = {}
     for name in runs:
         seeds = config.load_knobs(declared.run(name)).seeds
@@ -178,7 +179,7 @@ def write(dataset):
             target = paths.recipe(dataset, name, kind)
             written[target] = _depended(content, kind) | {"seeds": list(seeds)}
             written[paths.recipe_content(dataset, name, kind)] = content
-    for name in backbones:
+    for name in weights:
         content = of_initial_weights(name, dataset, declared)
         seed = declared.profile(dataset)["initial_weights"].get("seed")
         written[paths.recipe(dataset, name, "init")] = _depended(content, "training") | {"seed": seed}

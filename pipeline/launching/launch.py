@@ -145,10 +145,10 @@ def _stages(run, selection):
 def _targets(selection, dataset, settings):
     """All targets: initial weights, then runs, those with the longest schedule first: none is left alone at the end."""
     declared, runs = experiments.load(), experiments.runs_chosen(selection)
-    weights = {(dataset, name): f"pretrain@{name}" for name in selection["backbones"]}
+    weights = {(dataset, name): f"pretrain@{name}" for name in selection["weights"]}
     weights |= {
-        (row["dataset"], row["backbone"]): f"pretrain_elsewhere@{name}"
-        for name, row in selection["elsewhere"]["backbones"].items()
+        (row["dataset"], row["key"]): f"pretrain_elsewhere@{name}"
+        for name, row in selection["elsewhere"]["weights"].items()
     }
 
     def place(name):
@@ -162,7 +162,7 @@ def _targets(selection, dataset, settings):
         Target(
             name,
             _stages(name, selection),
-            weights[place(name), runs[name]["backbone"]],
+            weights[place(name), runs[name]["weights"]],
             *settings.size(name),
             dataset=place(name),
         )

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 
+from pipeline import methods
 from pipeline.artifacts import attempts, files, paths
 from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
@@ -129,6 +130,7 @@ def throughputs(dataset, declared):
 
 def parameters(job):
     """Number of parameters and buffers of a training's model."""
+    methods.register(job.method, job.knobs)
     model = build_detector(mmcv.ConfigDict(job.model))
     return sum(tensor.numel() for tensor in model.state_dict().values())
 

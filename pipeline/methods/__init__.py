@@ -140,6 +140,14 @@ def weights_key(detector: str, backbone: str) -> str:
     return backbone if detector == TWO_STAGE else f"{detector}_{backbone}"
 
 
+def of_weights(key: str, backbones) -> tuple[str, str]:
+    """Detector and backbone of a key of initial weights. Raises ExperimentError for an unknown one."""
+    known = {weights_key(detector, backbone): (detector, backbone) for detector in sizes() for backbone in backbones}
+    if key not in known:
+        raise ExperimentError(f"unknown initial weights {key!r}{options(key, known)}")
+    return known[key]
+
+
 def all_knobs() -> list[str]:
     """Names of the knobs of all methods, each once."""
     return list(dict.fromkeys(knob for name in names() for knob in method(name).knobs.model_fields))

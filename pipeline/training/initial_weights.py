@@ -1,4 +1,4 @@
-"""The weights every run of a backbone starts from: runs/<dataset>/init/<backbone>.pth, keys as in the model.
+"""The weights that runs start from: runs/<dataset>/init/<key>.pth, one for each detector and backbone.
 
 Three kinds, chosen by the profile: `download` (ImageNet classifier, hash-checked), `pretrain` (a detector trained on
 boxes and labels alone) and `random` (an empty file: the model's own initialisation).
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import torch
 from mmdet.models import build_backbone
 
+from pipeline import methods
 from pipeline.artifacts import checkpoint, paths
 from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
@@ -27,36 +28,34 @@ HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # how torch.hub names files: the 
 COUNTER = ".num_batches_tracked"  # files of older versions of torch lack them; nothing reads them
 
 
-def prepare(backbone, dataset, tracker=None):
-    """Write the initial weights of a backbone. Raises ExperimentError for an unknown backbone or a failed download."""
+def prepare(key, dataset, tracker=None):
+    """Write initial weights. Raises ExperimentError for an unknown key (`methods.weights_key`) or a failed download."""
     declared = experiments.load()
     profile = declared.profile(dataset)
-    experiments.lookup(profile["backbones"], backbone, "backbone")
     kind = profile["initial_weights"]["kind"]
-    weights = {"download": _download, "pretrain": _pretrain, "random": _random}[kind](
-        backbone, dataset, profile, tracker
-    )
-    target = paths.initial_weights(dataset, backbone)
+    weights = {"download": _download, "pretrain": _pretrain, "random": _random}[kind](key, dataset, profile, tracker)
+    target = paths.initial_weights(dataset, key)
     checkpoint.write(target, weights, {})
     logger.info("%s: %d tensors (%s)", target.relative_to(paths.ROOT), len(weights), kind)
 
 
-def _random(backbone, dataset, profile, tracker):
+def _random(key, dataset, profile, tracker):
     return {}
 
 
-def _pretrain(backbone, dataset, profile, tracker):
+def _pretrain(key, dataset, profile, tracker):
     """Train the detector alone: what a run's model has beside it starts fresh."""
-    scratch = loop.train(config.resolve_pretraining(backbone, dataset), tracker)
+    scratch = loop.train(config.resolve_pretraining(key, dataset), tracker)
     return torch.load(scratch / "checkpoint.pth", map_location="cpu", weights_only=True)["state_dict"]
 
 
-def _download(backbone, dataset, profile, tracker):
+def _download(key, dataset, profile, tracker):
     """Fetch the file unless it is there; in either case its hash, names, shapes and values are checked."""
+    _, backbone = methods.of_weights(key, profile["backbones"])
     url = profile["initial_weights"][backbone]
     folder = paths.home() / "data" / "weights"
     file = folder / Path(urlsplit(url).path).name
-    remedy = f"delete it and run `dvc repro pretrain@{backbone}`, or put the file of {url} there"
+    remedy = f"delete it and run `dvc repro pretrain@{key}`, or put the file of {url} there"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         try:

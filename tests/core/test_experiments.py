@@ -69,7 +69,7 @@ def test_all_tables_need_every_run_once():
     declared = experiments.load()
     selection = declared.selection(list(declared.tables), "generated")
     assert set(selection["runs"]) == set(declared.runs)
-    assert set(selection["backbones"]) == set(declared.backbones)
+    assert set(selection["weights"]) == set(declared.backbones)
     assert set(selection["figures"]) == set(declared.figures)
 
 

@@ -13,11 +13,13 @@ from pipeline.training import initial_weights
 
 from mmdet.models import build_backbone  # isort: skip  needs pipeline.compat
 
+DECLARED = experiments.load()
+
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Give a function that puts content where a user would, and prepares the weights of a small `download` profile."""
-    declared = experiments.load()
+    declared = DECLARED
     embedded = declared.profiles["embedded"]
     folder = tmp_path / "data" / "weights"
     folder.mkdir(parents=True)
@@ -43,7 +45,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def weights():
     torch.manual_seed(0)
-    backbone = build_backbone(dict(experiments.load().profiles["embedded"]["backbones"]["r50"]))
+    backbone = build_backbone(dict(DECLARED.profiles["embedded"]["backbones"]["r50"]))
     return backbone.state_dict() | {"fc.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)}
 
 

@@ -59,7 +59,7 @@ def test_every_run_once_after_its_weights_and_long_ones_first(dvc):
     selection = experiments.selected()
     steps = [targets for targets, *_ in dvc.calls[1:-1]]
     assert sorted(steps) == sorted(
-        [(f"pretrain@{name}",) for name in selection["backbones"]]
+        [(f"pretrain@{name}",) for name in selection["weights"]]
         + [(f"train@{name}", f"evaluate@{name}") for name in selection["runs"]]
     )
     for name, run in selection["runs"].items():
@@ -142,7 +142,7 @@ def test_trainings_at_a_time_have_a_gpu_each_even_if_more_are_asked_for(dvc, mon
 
 def dvc_steps():
     selection = experiments.selected()
-    return [*selection["backbones"], *selection["runs"]]
+    return [*selection["weights"], *selection["runs"]]
 
 
 @pytest.mark.parametrize("cores, gigabytes, jobs, workers", [(2, 64, 2, 1), (8, 64, 8, 1), (8, 7, 3, 1), (8, 1, 1, 4)])

@@ -183,16 +183,17 @@ def test_outputs_with_a_digest_depend_on_how_it_is_made():
 @pytest.mark.parametrize("stage", [name for name in STAGES if name.endswith(ELSEWHERE)])
 def test_a_stage_is_the_same_for_runs_with_a_dataset_of_their_own(stage):
     """DVC cannot look up the dataset of a run, so these stages stand twice in dvc.yaml."""
-    of_dataset = stage.startswith(("download", "recipes"))  # else the key names a run, a direction or a backbone
+    of_dataset = stage.startswith(("download", "recipes"))  # else the key names a run, a direction or initial weights
     spelling = {
         "dataset": "D",
         "item.dataset": "D",
         "key": "K",
         "item.direction": "direction",
-        "item.backbone": "backbone",
+        "item.key": "weights",
+        "item.weights": "weights",
     }
     here = spelling | {"selected.label_set": "L", **({"key": "direction"} if stage.startswith("split") else {})}
-    here |= {"key": "backbone"} if stage.startswith("pretrain") else {}
+    here |= {"key": "weights"} if stage.startswith("pretrain") else {}
     elsewhere = spelling | {"item.label_set": "L", **({"key": "D"} if of_dataset else {})}
     twin = STAGES[stage.removesuffix(ELSEWHERE)]
     for part in ("deps", "outs"):
