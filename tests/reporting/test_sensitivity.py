@@ -162,5 +162,6 @@ def test_declared_figures_get_every_value_of_the_paper():
         entry = declared.figures[name]
         series = figures.series_of(entry, declared)
         assert sorted(sensitivity.knob_value(s.run, entry["knob"]) for s in series) == values
-        printed = sensitivity.published_points(entry["knob"], declared.tables[entry["tables"][0]], "nonvoc2voc")
+        table = declared.tables[entry["tables"][0]]
+        printed = sensitivity.published_points(entry["knob"], table, "nonvoc2voc", "mAP")
         assert {point.value for point in printed} == set(values) - ({0.3} if name == "sensitivity_tau" else set())
