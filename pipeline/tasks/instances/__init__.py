@@ -34,6 +34,6 @@ TASK = Task(
     validation_set=lazily(f"{ROOM}.packed_coco", "validation_set"),
     steps=lazily(f"{ROOM}.steps", "steps"),
     predict=lazily(f"{ROOM}.prediction", "predict"),
-    score=lazily(f"{ROOM}.scoring", "score"),
+    score=lazily(f"{ROOM}.scoring", "score_predictions"),
     counts=lazily(f"{ROOM}.examples", "counts"),
 )
