@@ -41,7 +41,7 @@ $(VENV)/.stamp: environment.yml constraints.txt $(wildcard tools/*.py)
 	echo "error: no Python on PATH: install python3.11, python3.11-venv and python3.11-dev and repeat" >&2; exit 1
 
 reproduce: setup ## make the chosen tables and figures on the chosen dataset (TABLES=all: every one) and print Table 2
-	@$(ACTIVATE) $(if $(TABLES),python -m commands.select $(TABLES) &&) exec python -m commands.launch $(JOBS:%=--jobs %)
+	@$(ACTIVATE) python -m commands.select $(TABLES) && exec python -m commands.launch $(JOBS:%=--jobs %)
 	@$(ACTIVATE) python -m commands.show
 
 snapshot: reproduce ## reproduce, then copy the finished report to reports/snapshot and README.md, for git to track

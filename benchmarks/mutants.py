@@ -83,7 +83,7 @@ GOLDEN = "tests/golden/test_verify.py"
 MUTANTS = [
     Mutant(*row)
     for row in (
-        # Schedule, optimiser, images: pipeline/experiments/contrastmask.yaml, profile `full`
+        # Schedule, optimiser, images: pipeline/experiments/profiles.yaml, profile `full`
         (
             "milestones",
             "pipeline/experiments/profiles.yaml",
@@ -177,7 +177,7 @@ MUTANTS = [
         ),
         (
             "row of Table 4",
-            "pipeline/experiments/contrastmask.yaml",
+            "pipeline/experiments/profiles.yaml",
             "contrastmask_sigma_0_6: {<<: *ours, overrides: {sigma: 0.6}}",
             "contrastmask_sigma_0_6: {<<: *ours, overrides: {sigma: 0.5}}",
             CONFIGURATION,

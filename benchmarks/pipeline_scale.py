@@ -41,7 +41,8 @@ def main():
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         source, clone = Path(folder) / "source", Path(folder) / "clone"
         archives = write_archives(source, args.images, args.annotations)
-        make_clone(clone, {"kind": "coco", "profile": "full", "base_url": str(source), "archives": archives})
+        labels = {"label_set": "coco", "train": "train2017", "validation": "val2017"}
+        make_clone(clone, {"kind": "coco", "profile": "full", **labels, "base_url": str(source), "archives": archives})
         measured = {"first": dvc(clone, "repro", "download", "split")[0]}
         count = sum(1 for _ in (clone / "data" / NAME / "images" / "train2017").iterdir())
         for name, command in COMMANDS.items():
@@ -103,7 +104,7 @@ def make_clone(folder, entry):
     (folder / "dvc.lock").unlink(missing_ok=True)
     yaml = YAML()
     for name, change in (
-        ("pipeline/experiments/contrastmask.yaml", lambda content: content["datasets"].update({NAME: entry})),
+        ("pipeline/experiments/datasets.yaml", lambda content: content["datasets"].update({NAME: entry})),
         ("params.yaml", lambda content: content.update(dataset=NAME)),
     ):
         content = yaml.load(folder / name)

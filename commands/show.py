@@ -11,7 +11,7 @@ from pipeline.errors import ExperimentError
 @command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", nargs="?", metavar="TABLE", help="of pipeline/experiments/contrastmask.yaml")
+    parser.add_argument("table", nargs="?", metavar="TABLE", help="of pipeline/experiments")
     dataset, chosen = experiments.chosen_dataset(), list(experiments.selected()["tables"])
     name = parser.parse_args().table or ("table2" if "table2" in chosen else chosen[0])
     experiments.lookup(experiments.load().tables, name, "table")

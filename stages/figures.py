@@ -9,7 +9,7 @@ from pipeline.reporting.figures import build_figure
 @command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("figure", help="a name under `figures:` in pipeline/experiments/contrastmask.yaml")
+    parser.add_argument("figure", help="a name under `figures:` in pipeline/experiments")
     build_figure(parser.parse_args().figure)
 
 

@@ -9,7 +9,7 @@ from pipeline.reporting.table_files import build_table
 @command
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", help="a name under `tables:` in pipeline/experiments/contrastmask.yaml")
+    parser.add_argument("table", help="a name under `tables:` in pipeline/experiments")
     build_table(parser.parse_args().table)
 
 

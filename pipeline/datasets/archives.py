@@ -171,10 +171,7 @@ def _accept(file, path, archive, stop):
 
 
 def _causes(archive):
-    return (
-        f"either the file is damaged or pipeline/experiments/contrastmask.yaml declares a wrong value for "
-        f"{archive.name}"
-    )
+    return f"either the file is damaged or pipeline/experiments/datasets.yaml declares a wrong value for {archive.name}"
 
 
 def _part(path):
@@ -210,7 +207,7 @@ def _failure_lines(base_url, archives, downloads, failures):
     )
     yield (
         f"cannot download from {base_url}: {', '.join(names)}; "
-        "check the network and the entry in pipeline/experiments/contrastmask.yaml, then run "
+        "check the network and the entry in pipeline/experiments/datasets.yaml, then run "
         "`python -m stages.download` again, "
         f"or bring {', '.join(files)}"
     )
@@ -303,7 +300,7 @@ def unpack(path, wanted, target, expected=None):
 def _damaged(path, error):
     reason = " ".join(str(error).split()) or type(error).__name__
     return ExperimentError(
-        f"{path}: damaged archive ({reason}), though it is as pipeline/experiments/contrastmask.yaml declares it; "
+        f"{path}: damaged archive ({reason}), though it is as pipeline/experiments/datasets.yaml declares it; "
         "bring a whole one and declare its bytes and checksums"
     )
 

@@ -78,7 +78,7 @@ def download(url, size, part, name, stop):
                     raise ExperimentError(
                         f"{url}: the server sends more than the expected {size} bytes; run "
                         "`python -m stages.download` again, or correct bytes of the entry in "
-                        "pipeline/experiments/contrastmask.yaml"
+                        "pipeline/experiments/datasets.yaml"
                     )
                 if have < size:
                     broken = f"the answer ended after {have} of {size} bytes"

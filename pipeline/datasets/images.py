@@ -153,7 +153,7 @@ def _absent(folder, names, absent, others):
     if folder.is_symlink() or not managed(folder.parent):
         advice = f"put the images into {folder.resolve()}, which is your own folder,"
     else:
-        advice = "declare archives in pipeline/experiments/contrastmask.yaml that hold them"
+        advice = "declare archives in pipeline/experiments/datasets.yaml that hold them"
     return (
         f"{folder}: of the {len(names)} images that its annotations list {len(absent)} cannot be used, the first "
         f"{first!r} {state}; {advice} or correct file_name in the annotations: it is the path below {folder.name}/"

@@ -72,7 +72,7 @@ KINDS = {
 # What is corrected where it was unpacked is brought back as it was.
 IN_ARCHIVE = (
     "its archive holds it like that: correct the file there and declare the archive's new bytes and checksums in "
-    "pipeline/experiments/contrastmask.yaml, then run `python -m stages.download`"
+    "pipeline/experiments/datasets.yaml, then run `python -m stages.download`"
 )
 NOT_FOR_KINDS = ("kind", "profile", "paper_data", "label_set", *subsets.PARTS)
 
@@ -82,7 +82,7 @@ def prepare(name, entry, *, images_root, out_dir):
 
     Args:
         name: of the dataset.
-        entry: its declaration in experiments.yaml; `kind` chooses from `KINDS`, the rest is that kind's.
+        entry: its declaration in datasets.yaml; `kind` chooses from `KINDS`, the rest is that kind's.
         images_root: where images live, a folder for each subset, such as `train2017/`; left alone if complete.
         out_dir: gets `annotations/instances_<subset>.json` for each and `manifest.json`, the latter last.
 
@@ -143,7 +143,7 @@ def ensure_images(name, entry, *, images_root, manifest):
         raise ExperimentError(f"{manifest}: no such file, or damaged; {again}")
     if edited := _difference(identity, {key: described.get(key) for key in identity}):
         raise ExperimentError(
-            f"{manifest} is of other data than pipeline/experiments/contrastmask.yaml declares now "
+            f"{manifest} is of other data than pipeline/experiments/datasets.yaml declares now "
             f"(datasets.{name}.{edited}); "
             f"undo that edit, or {again}; it keeps the images until the new ones are complete"
         )

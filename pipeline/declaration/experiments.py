@@ -99,7 +99,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiments:
-    """The sections of experiments.yaml, plain dictionaries except `runs` (name -> Run)."""
+    """The sections of the declaration, plain dictionaries except `runs` (name -> Run)."""
 
     datasets: dict
     backbones: dict

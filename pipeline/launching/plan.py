@@ -102,7 +102,7 @@ def training_images(dataset, declared):
             raise ExperimentError(f"{where}: damaged; remove it and run `python -m stages.download`") from None
     if "train_images" not in entry:
         raise ExperimentError(
-            f"experiments.yaml: datasets.{dataset}: how many training images is unknown; run "
+            f"pipeline/experiments/datasets.yaml: datasets.{dataset}: how many training images is unknown; run "
             "`python -m stages.download` or declare `train_images`"
         )
     return entry["train_images"]

@@ -15,7 +15,7 @@ def _content():
 
 
 def comparable(dataset, declared=None):
-    """Whether a dataset holds the paper's data, COCO train2017 -> val2017: its entry in experiments.yaml says so.
+    """Whether a dataset holds the paper's data, COCO train2017 -> val2017: its entry in datasets.yaml says so.
 
     Args:
         declared: `pipeline.declaration.experiments.Experiments`, to spare reading it again.

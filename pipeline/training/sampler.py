@@ -21,7 +21,7 @@ def divide(batch_size, images_per_gpu, world_size):
     if rest:
         raise ExperimentError(
             f"batch_size {batch_size} is not a multiple of {images} images in each of {world_size} processes "
-            "(pipeline/experiments/contrastmask.yaml, profiles.<profile>.training: batch_size, images_per_gpu)"
+            "(pipeline/experiments/profiles.yaml, profiles.<profile>.training: batch_size, images_per_gpu)"
         )
     return images, accumulate
 

@@ -253,6 +253,7 @@ def graph(made_graph):
 
 
 EXPERIMENTS = "pipeline/experiments/contrastmask.yaml"
+PROFILES = "pipeline/experiments/profiles.yaml"
 KNOBS = "pipeline/methods/contrastmask/knobs.yaml"
 LOSSES = "pipeline/methods/contrastmask/losses.py"
 PINNED = ("mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc")
@@ -273,7 +274,7 @@ def test_what_looks_different_trains_nothing(graph):
     graph.append("pipeline/reporting/style.py", "\nWIDTH = 7\n")
     graph.edit(EXPERIMENTS, "Mask R-CNN (baseline)", "A printed label")
     graph.edit("pipeline/methods/mask_rcnn/__init__.py", 'label="Baseline"', 'label="Another"')
-    graph.edit(EXPERIMENTS, "{type: SGD, lr: 0.02, momentum", "{type: SGD, lr: 0.04, momentum")  # of profile `full`
+    graph.edit(PROFILES, "{type: SGD, lr: 0.02, momentum", "{type: SGD, lr: 0.04, momentum")  # of profile `full`
     assert graph.again() == set()
 
 

@@ -123,7 +123,7 @@ WRONG = b"x" + CONTENT[1:]
             ["zips/train2017.zip.rejected"],
             f"train2017.zip: expected sha256 {ARCHIVE.checksums['sha256']}, got {hashlib.sha256(WRONG).hexdigest()}; "
             "kept as train2017.zip.rejected; either the file is damaged or "
-            "pipeline/experiments/contrastmask.yaml declares a wrong value for zips/train2017.zip: run "
+            "pipeline/experiments/datasets.yaml declares a wrong value for zips/train2017.zip: run "
             "`python -m stages.download` again, which fetches another one, or correct the entry "
             "and run it again, and it takes the one kept",
         ),
@@ -131,7 +131,7 @@ WRONG = b"x" + CONTENT[1:]
             CONTENT + b"more",
             [],
             "the server sends more than the expected 1048576 bytes; run `python -m stages.download` again, or correct "
-            "bytes of the entry in pipeline/experiments/contrastmask.yaml",
+            "bytes of the entry in pipeline/experiments/datasets.yaml",
         ),
     ],
     ids=["wrong bytes", "too long"],
