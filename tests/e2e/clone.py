@@ -29,7 +29,7 @@ class Clone:
     """A temporary clone of the working tree, committed.
 
     Args:
-        changes: what is shrunk in experiments.yaml, as for `edit_experiments`.
+        changes: what is shrunk in the declaration, as for `edit_experiments`.
     """
 
     def __init__(self, folder, changes=TINY):
@@ -55,14 +55,18 @@ class Clone:
         self.commit()
 
     def edit_experiments(self, changes):
-        yaml, path = YAML(), self.folder / "pipeline" / "experiments" / "contrastmask.yaml"
-        content = yaml.load(path)
-        for keys, values in changes.items():
-            section = content
-            for key in keys:
-                section = section[key]
-            section.update(values)
-        yaml.dump(content, path)
+        """Update sections of the declaration: {keys that lead to one: {name: value}}, each in the file that has it."""
+        yaml = YAML()
+        for path in (self.folder / "pipeline" / "experiments").glob("*.yaml"):
+            content = yaml.load(path)
+            here = {keys: values for keys, values in changes.items() if keys[0] in content}
+            for keys, values in here.items():
+                section = content
+                for key in keys:
+                    section = section[key]
+                section.update(values)
+            if here:
+                yaml.dump(content, path)
 
     def commit(self):
         self.run("git", "add", "-A")
