@@ -50,10 +50,9 @@ def made(tmp_path_factory):
 @pytest.fixture
 def clone(made, monkeypatch):
     """Paths lead to the clone."""
-    for name in ("EXPERIMENTS", "SELECTION", "PARAMS", "PAPER_KNOBS", "SNAPSHOT"):
+    for name in ("EXPERIMENTS", "PUBLISHED", "SELECTION", "PARAMS", "PAPER_KNOBS", "SNAPSHOT"):
         monkeypatch.setattr(paths, name, made.folder / getattr(paths, name).relative_to(paths.ROOT))
     monkeypatch.setattr(paths, "ROOT", made.folder)
-    monkeypatch.setattr(experiments.load, "__defaults__", (paths.EXPERIMENTS,))
     monkeypatch.setenv("CONTRASTMASK_HOME", str(made.folder))
     oracle.complete_annotations.cache_clear()
     yield made
@@ -318,9 +317,9 @@ def test_a_knob_that_is_missing(clone):
 
 
 def test_a_declaration_that_is_missing(clone):
-    for path in (paths.EXPERIMENTS, paths.PARAMS):
+    for path in (paths.PAPER_KNOBS, paths.PARAMS):
         path.unlink()
-        mend(clone, lambda path=path: experiments.read_yaml(path), "no such file")
+        mend(clone, experiments.load, "no such file")
 
 
 def test_a_selection_that_is_not_what_is_declared(clone):
@@ -346,8 +345,10 @@ def test_initial_weights_that_are_not_what_their_name_says(clone, tmp_path):
     torch.save(build_backbone(dict(declared)).state_dict(), right)
     named = tmp_path / f"weights-{hashlib.sha256(right.read_bytes()).hexdigest()[:8]}.pth"
     right.rename(named)
-    before = paths.EXPERIMENTS.read_text()
-    clone.edit_experiments({("profiles", "embedded", "initial_weights"): {"kind": "download", "r50": named.as_uri()}})
+    profiles = paths.EXPERIMENTS / "profiles.yaml"
+    before = profiles.read_text()
+    urls = dict.fromkeys(experiments.load().backbones, named.as_uri())
+    clone.edit_experiments({("profiles", "embedded"): {"initial_weights": {"kind": "download", **urls}}})
     put = paths.home() / "data" / "weights" / named.name
     put.parent.mkdir(parents=True, exist_ok=True)
     put.write_bytes(b"something else")
@@ -360,7 +361,7 @@ def test_initial_weights_that_are_not_what_their_name_says(clone, tmp_path):
         assert put.read_bytes() == named.read_bytes()
         assert checkpoint.read(paths.initial_weights(DATASET, "r50"))["state_dict"]
     finally:
-        paths.EXPERIMENTS.write_text(before)
+        profiles.write_text(before)
         clone.run("dvc", "repro", "-q", "pretrain@r50")
 
 
