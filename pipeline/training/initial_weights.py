@@ -27,31 +27,29 @@ HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # how torch.hub names files: the 
 COUNTER = ".num_batches_tracked"  # files of older versions of torch lack them; nothing reads them
 
 
-def prepare(backbone, dataset, tracker=None):
+def prepare(backbone, dataset):
     """Write the initial weights of a backbone. Raises ExperimentError for an unknown backbone or a failed download."""
     declared = experiments.load()
     profile = declared.profile(dataset)
     experiments.lookup(profile["backbones"], backbone, "backbone")
     kind = profile["initial_weights"]["kind"]
-    weights = {"download": _download, "pretrain": _pretrain, "random": _random}[kind](
-        backbone, dataset, profile, tracker
-    )
+    weights = {"download": _download, "pretrain": _pretrain, "random": _random}[kind](backbone, dataset, profile)
     target = paths.initial_weights(dataset, backbone)
     checkpoint.write(target, weights, {})
     logger.info("%s: %d tensors (%s)", target.relative_to(paths.ROOT), len(weights), kind)
 
 
-def _random(backbone, dataset, profile, tracker):
+def _random(backbone, dataset, profile):
     return {}
 
 
-def _pretrain(backbone, dataset, profile, tracker):
+def _pretrain(backbone, dataset, profile):
     """Train the detector alone: what a run's model has beside it starts fresh."""
-    scratch = loop.train(config.resolve_pretraining(backbone, dataset), tracker)
+    scratch = loop.train(config.resolve_pretraining(backbone, dataset))
     return torch.load(scratch / "checkpoint.pth", map_location="cpu", weights_only=True)["state_dict"]
 
 
-def _download(backbone, dataset, profile, tracker):
+def _download(backbone, dataset, profile):
     """Fetch the file unless it is there; in either case its hash, names, shapes and values are checked."""
     url = profile["initial_weights"][backbone]
     folder = paths.home() / "data" / "weights"
