@@ -408,7 +408,6 @@ class PublishedRow(Strict):
     method: Text
     backbone: Text
     schedule: Text
-    mask_layers: Natural | None = None
     source: Literal["ours", "baseline", "cited"]
     factors: dict[str, Any]
     results: Results
@@ -419,7 +418,6 @@ class PublishedTable(Strict):
     document: Text
     number: Count | None
     caption: Text
-    dataset: Text | None = None
     settings: Annotated[list[Text], Field(min_length=1)]
     metrics: Annotated[list[Text], Field(min_length=1)]
     rows: Annotated[list[PublishedRow], Field(min_length=1)]

@@ -28,28 +28,28 @@ HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # how torch.hub names files: the 
 COUNTER = ".num_batches_tracked"  # files of older versions of torch lack them; nothing reads them
 
 
-def prepare(key, dataset, tracker=None):
+def prepare(key, dataset):
     """Write initial weights. Raises ExperimentError for an unknown key (`methods.weights_key`) or a failed download."""
     declared = experiments.load()
     profile = declared.profile(dataset)
     kind = profile["initial_weights"]["kind"]
-    weights = {"download": _download, "pretrain": _pretrain, "random": _random}[kind](key, dataset, profile, tracker)
+    weights = {"download": _download, "pretrain": _pretrain, "random": _random}[kind](key, dataset, profile)
     target = paths.initial_weights(dataset, key)
     checkpoint.write(target, weights, {})
     logger.info("%s: %d tensors (%s)", target.relative_to(paths.ROOT), len(weights), kind)
 
 
-def _random(key, dataset, profile, tracker):
+def _random(key, dataset, profile):
     return {}
 
 
-def _pretrain(key, dataset, profile, tracker):
+def _pretrain(key, dataset, profile):
     """Train the detector alone: what a run's model has beside it starts fresh."""
-    scratch = loop.train(config.resolve_pretraining(key, dataset), tracker)
+    scratch = loop.train(config.resolve_pretraining(key, dataset))
     return torch.load(scratch / "checkpoint.pth", map_location="cpu", weights_only=True)["state_dict"]
 
 
-def _download(key, dataset, profile, tracker):
+def _download(key, dataset, profile):
     """Fetch the file unless it is there; in either case its hash, names, shapes and values are checked."""
     _, backbone = methods.of_weights(key, profile["backbones"])
     url = profile["initial_weights"][backbone]

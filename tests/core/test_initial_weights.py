@@ -24,6 +24,7 @@ def place(tmp_path, monkeypatch):
     folder = tmp_path / "data" / "weights"
     folder.mkdir(parents=True)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(experiments, "load", lambda: declared)  # below another root there are no files of knobs
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
 
     def prepare(content, name=None, elsewhere=None):
