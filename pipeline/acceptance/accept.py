@@ -19,7 +19,7 @@ import torch
 
 from pipeline.artifacts import checkpoint, files, locks, paths
 from pipeline.declaration import config, experiments, recipe
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, first_line
 from pipeline.launching import launchers
 from pipeline.processes import tie_to_parent
 
@@ -29,7 +29,8 @@ JOB = Path("pipeline/acceptance/job.py")
 BEFORE_ROOMS = Path(__file__).with_name("before_rooms.py")
 SETTINGS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CONTRASTMASK_WORKERS": "1"}
 OF_A_TRAINING = ("checkpoint.pth", "config.py", "log.jsonl", "progress.json")
-HEADER = "# Written by `python -m commands.accept`: digests of code and recipes that train the same as older ones.\n"
+WORDS = {"old": "commit", "new": "working copy"}
+HEADER = "# Written by commands.accept: digests of code and recipes that train the same as older ones.\n"
 
 
 def accept(old, everything=False):
@@ -111,7 +112,7 @@ def _copy(folder):
 def _git(*arguments):
     ran = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=False)
     if ran.returncode:
-        raise ExperimentError(f"`git {' '.join(arguments)}`: {ran.stderr.strip()}; give a commit of this repository")
+        raise ExperimentError(f"git {arguments[0]}: {first_line(ran.stderr)}; name a commit of this repository")
     return ran.stdout
 
 
@@ -134,7 +135,7 @@ def _python(tree, *arguments):
         )
     if ran.returncode:
         last = (tree / "output.log").read_text().strip().splitlines()[-1:]
-        raise ExperimentError(f"a job of {tree.name} failed: {' '.join(last)}; mend it, nothing was accepted")
+        raise ExperimentError(f"nothing was accepted, since a job of the {WORDS[tree.name]} failed: {' '.join(last)}")
 
 
 def _agreeing(before, after):
@@ -143,7 +144,7 @@ def _agreeing(before, after):
     common = [name for name in names if (before / name).exists()]
     for name in common:
         if where := difference(before / name, after / name):
-            raise ExperimentError(f"job {name} differs: {where}; nothing was accepted, train again what changed")
+            raise ExperimentError(f"nothing was accepted, since job {name} differs: {where}")
     for name in sorted(set(names) - set(common)):
         logger.info("%s: new, with nothing to compare it to", name)
     logger.info("%d jobs agree bit for bit: %s", len(common), ", ".join(common))
@@ -226,7 +227,7 @@ def _same_data():
     for path, digest in before:
         if not path.exists() or _digest(path) != digest:
             changed = path.relative_to(paths.ROOT)
-            raise ExperimentError(f"{changed}: became another file; nothing was adopted, train again with the new data")
+            raise ExperimentError(f"nothing was adopted, since {changed} became another file")
 
 
 def _digest(path):
