@@ -55,7 +55,7 @@ def trees(tmp_path, monkeypatch):
     """Stand-ins for the two trees: what their jobs leave is written by the test."""
     monkeypatch.setattr(paths, "accepted", lambda: tmp_path / "accepted.yaml")
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(accept, "_train", lambda tree, everything: tree / "scratch" / "jobs")
+    monkeypatch.setattr(accept, "_train", lambda tree, runs: tree / "scratch" / "jobs")
     monkeypatch.setattr(accept, "_git", lambda *arguments: "")
     monkeypatch.setattr(accept.shutil, "copy", lambda *_: None)
     jobs = {name: tmp_path / f"home/scratch/accept/{name}/scratch/jobs" for name in ("old", "new")}
@@ -91,7 +91,7 @@ def test_another_configuration_that_trains_the_same_is_accepted_for_its_run(tree
     before = recipe.identity(OLD)
     leave(trees["old"] / RUN, **described(OLD))
     leave(trees["new"] / RUN, **described(RENAMED))
-    assert list(accept.accept("HEAD", everything=True)["recipes"].values()) == [before]
+    assert list(accept.accept("HEAD", ["all"])["recipes"].values()) == [before]
     assert recipe.identity(RENAMED) == before
 
 
@@ -99,7 +99,7 @@ def test_what_the_jobs_replace_is_never_accepted(trees):
     """The length of a training, of which they see nothing."""
     leave(trees["old"] / RUN, **described(OLD))
     leave(trees["new"] / RUN, **described(RENAMED, epochs=13))
-    assert accept.accept("HEAD", everything=True)["recipes"] == {}
+    assert accept.accept("HEAD", ["all"])["recipes"] == {}
 
 
 def test_a_job_that_differs_accepts_nothing(trees):
@@ -117,19 +117,19 @@ def test_what_is_no_commit_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_finished_training_of_before_counts_as_one_of_today(workspace):
-    training = replace(tiny.job(), seed=21)
+def test_a_finished_training_of_before_counts_as_one_of_today(workspace, monkeypatch):
+    training = tiny.job()
+    monkeypatch.setattr(accept, "_resolved", lambda dataset, name, seed: replace(training, seed=seed))
     weights = {"weight": torch.ones(2)}
-    meta = {"fingerprint": "f" * 20, "CLASSES": ["cat"]}
-    checkpoint.write(paths.scratch("f" * 20) / "checkpoint.pth", weights, meta)
+    checkpoint.write(paths.scratch("f" * 20) / "checkpoint.pth", weights, {"fingerprint": "f" * 20, "CLASSES": ["cat"]})
     (paths.scratch("f" * 20) / "log.jsonl").write_text("{}\n")
-    assert accept._adopt(training, "f" * 20) and not accept._adopt(training, "f" * 20)
-    scratch = paths.scratch(recipe.fingerprint(training))
+    old = (training.dataset, training.name, 21, "f" * 20)
+    assert accept._source(*old) and not accept._source(training.dataset, training.name, 21, "e" * 20)
+    assert accept._adopt(*old) and not accept._adopt(*old)
+    scratch = paths.scratch(recipe.fingerprint(replace(training, seed=21)))
     assert loop.finished(scratch) and (scratch / "log.jsonl").read_text() == "{}\n"
     content = checkpoint.read(scratch / "checkpoint.pth")
-    assert torch.equal(content["state_dict"]["weight"], weights["weight"])
-    assert content["meta"]["CLASSES"] == ["cat"]
-    assert not accept._adopt(replace(training, seed=22), "e" * 20), "another's is left alone"
+    assert torch.equal(content["state_dict"]["weight"], weights["weight"]) and content["meta"]["CLASSES"] == ["cat"]
 
 
 @pytest.mark.slow
