@@ -22,6 +22,7 @@ from pipeline.declaration import config, experiments, recipe
 from pipeline.errors import ExperimentError, first_line
 from pipeline.launching import launchers
 from pipeline.processes import tie_to_parent
+from pipeline.training import loop
 
 logger = logging.getLogger("pipeline.acceptance")
 

@@ -46,8 +46,8 @@ def shrunk(training):
 
 
 def jobs(declared, named):
-    """{job: its training at full length}: of each method under each preset, of code that only another run has; and of the
-    named runs and pre-trainings, `all` are every one."""
+    """{job: its training at full length}: of each method under each preset, of code that only another run has; and of
+    the named runs and pre-trainings, `all` are every one."""
     found, codes = {}, set()
     for run in declared.runs.values():
         for preset in PRESETS:
