@@ -13,7 +13,7 @@ logger = logging.getLogger("pipeline.acceptance")
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("old", nargs="?", default="HEAD", help="commit that trained what is there (default: HEAD)")
-    parser.add_argument("--runs", choices=("all",), help="compare every run, not one for each method and preset")
+    parser.add_argument("--runs", nargs="+", default=(), help="compare these too (all: every run), whatever the method")
     parser.add_argument(
         "--adopt", action="store_true", help="OLD is before recipes: let its trainings count, run by run"
     )
@@ -22,7 +22,7 @@ def main():
         adopted = accept.adopt(args.old)
         logger.info("%d trainings adopted: %s", len(adopted), ", ".join(adopted) or "none")
         return
-    added = accept.accept(args.old, args.runs == "all")
+    added = accept.accept(args.old, args.runs)
     logger.info("accepted: %d codes, %d recipes (pipeline/accepted.yaml)", len(added["code"]), len(added["recipes"]))
 
 

@@ -19,25 +19,27 @@ import torch
 
 from pipeline.artifacts import checkpoint, files, locks, paths
 from pipeline.declaration import config, experiments, recipe
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, first_line
 from pipeline.launching import launchers
 from pipeline.processes import tie_to_parent
+from pipeline.training import loop
 
 logger = logging.getLogger("pipeline.acceptance")
 
 JOB = Path("pipeline/acceptance/job.py")
 BEFORE_ROOMS = Path(__file__).with_name("before_rooms.py")
 SETTINGS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CONTRASTMASK_WORKERS": "1"}
-OF_A_TRAINING = ("checkpoint.pth", "config.py", "log.jsonl", "progress.json")
-HEADER = "# Written by `python -m commands.accept`: digests of code and recipes that train the same as older ones.\n"
+INIT = "init_"  # begins the names of pre-trainings
+WORDS = {"old": "commit", "new": "working copy"}
+HEADER = "# Written by commands.accept: digests of code and recipes that train the same as older ones.\n"
 
 
-def accept(old, everything=False):
+def accept(old, runs=()):
     """Train the tiny jobs of a commit and of the working copy, and accept the newer code if they agree.
 
     Args:
         old: a commit of this repository.
-        everything: compare every declared run, and not one for each method and preset.
+        runs: names of runs to compare besides one for each method and preset; `all` is every one.
 
     Returns:
         {"code": ..., "recipes": ...}: what was added to pipeline/accepted.yaml.
@@ -45,12 +47,12 @@ def accept(old, everything=False):
     Raises:
         ExperimentError: a job differs, and where; then nothing is accepted.
     """
-    with _compared(old, everything) as (before, after, jobs):
-        return _record(before, after, jobs)
+    with _trees(old) as (before, after):
+        return _record(before, after, _compared(before, after, runs))
 
 
 def adopt(old):
-    """Let finished trainings of a commit before recipes count as those of the working copy: `accept`, run by run.
+    """Let finished trainings of a commit before recipes count as those of the working copy, where their jobs agree.
 
     Their checkpoints are copied under the fingerprints of today, weights as they are. Stages `download`, `split` and
     `pretrain` are made on the way.
@@ -61,27 +63,35 @@ def adopt(old):
     Raises:
         ExperimentError: a job differs, or the data are others than before.
     """
-    with _compared(old, everything=True) as (before, _, jobs):
-        known = _old_fingerprints(before)
+    with _trees(old) as (before, after):
+        finished = [training for training in _old_trainings(before) if _source(*training)]
+        jobs = _compared(before, after, sorted({name for _, name, _, _ in finished}))
+        known = [training for training in finished if training[1] in jobs]
         _same_data()
-        weights = _adopt_all(known, jobs, pretrained=True)
+        weights = [training for training in known if training[1].startswith(INIT)]
+        adopted = [training for training in weights if _adopt(*training)]
         if weights and launchers.dvc("pretrain", single=True, echo=True):
             raise ExperimentError("initial weights could not be made, see above; nothing else was adopted")
-        return weights + _adopt_all(known, jobs, pretrained=False)
+        adopted += [training for training in known if training not in weights and _adopt(*training)]
+    return [f"{dataset}/{name} seed {seed}" for dataset, name, seed, _ in adopted]
 
 
 @contextlib.contextmanager
-def _compared(old, everything):
-    """Trees of both versions and the jobs that agreed; yields (older folder, newer folder, names)."""
+def _trees(old):
+    """Folders with the files of a commit and of the working copy."""
     folder = paths.home() / "scratch" / "accept"
     folder.mkdir(parents=True, exist_ok=True)
     with locks.hold(folder / "lock", "the comparison"), _worktree(old, folder / "old") as before:
         after = _copy(folder / "new")
-        with ThreadPoolExecutor() as pool:
-            ran = [pool.submit(_train, tree, everything) for tree in (before, after)]
-            left = [future.result() for future in ran]
-        yield before, after, _agreeing(*left)
+        yield before, after
         shutil.rmtree(after)
+
+
+def _compared(before, after, runs):
+    """Train the jobs of both trees. Returns names of those that agree; raises ExperimentError if one does not."""
+    with ThreadPoolExecutor() as pool:
+        ran = [pool.submit(_train, tree, runs) for tree in (before, after)]
+        return _agreeing(*(future.result() for future in ran))
 
 
 @contextlib.contextmanager
@@ -111,16 +121,16 @@ def _copy(folder):
 def _git(*arguments):
     ran = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=False)
     if ran.returncode:
-        raise ExperimentError(f"`git {' '.join(arguments)}`: {ran.stderr.strip()}; give a commit of this repository")
+        raise ExperimentError(f"git {arguments[0]}: {first_line(ran.stderr)}; name a commit of this repository")
     return ran.stdout
 
 
-def _train(tree, everything):
+def _train(tree, runs):
     """Train the jobs of a tree. Returns the folder that holds what they left."""
     left = tree / "scratch" / "jobs"
     left.mkdir(parents=True)
     script = ["-m", "pipeline.acceptance.job"] if (tree / JOB).exists() else [str(BEFORE_ROOMS), "train"]
-    _python(tree, *script, str(left), *["--runs=all"] * everything)
+    _python(tree, *script, str(left), "--runs", *runs)
     return left
 
 
@@ -134,7 +144,7 @@ def _python(tree, *arguments):
         )
     if ran.returncode:
         last = (tree / "output.log").read_text().strip().splitlines()[-1:]
-        raise ExperimentError(f"a job of {tree.name} failed: {' '.join(last)}; mend it, nothing was accepted")
+        raise ExperimentError(f"nothing was accepted, since a job of the {WORDS[tree.name]} failed: {' '.join(last)}")
 
 
 def _agreeing(before, after):
@@ -143,7 +153,7 @@ def _agreeing(before, after):
     common = [name for name in names if (before / name).exists()]
     for name in common:
         if where := difference(before / name, after / name):
-            raise ExperimentError(f"job {name} differs: {where}; nothing was accepted, train again what changed")
+            raise ExperimentError(f"nothing was accepted, since job {name} differs: {where}")
     for name in sorted(set(names) - set(common)):
         logger.info("%s: new, with nothing to compare it to", name)
     logger.info("%d jobs agree bit for bit: %s", len(common), ", ".join(common))
@@ -207,14 +217,14 @@ def _write(accepted, added):
     files.write_text(paths.accepted(), "".join(lines))
 
 
-def _old_fingerprints(tree):
-    """{dataset: {run: {seed: fingerprint}}} of what a tree before recipes would train on the data that are here."""
+def _old_trainings(tree):
+    """[(dataset, run, seed, fingerprint)] of what a tree before recipes would train on the data that are here."""
     if (tree / JOB).exists():
         raise ExperimentError(
             "--adopt is for a commit before recipes; without it, accept keeps the trainings of others"
         )
     _python(tree, str(BEFORE_ROOMS), "fingerprints", str(tree), str(paths.home()))
-    return files.read_json(tree / "fingerprints.json")
+    return [tuple(training) for training in files.read_json(tree / "fingerprints.json", list)]
 
 
 def _same_data():
@@ -226,7 +236,7 @@ def _same_data():
     for path, digest in before:
         if not path.exists() or _digest(path) != digest:
             changed = path.relative_to(paths.ROOT)
-            raise ExperimentError(f"{changed}: became another file; nothing was adopted, train again with the new data")
+            raise ExperimentError(f"nothing was adopted, since {changed} became another file")
 
 
 def _digest(path):
@@ -234,47 +244,10 @@ def _digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _adopt_all(known, jobs, pretrained):
-    """Adopt finished trainings: pre-trainings, or those that start from their weights. Returns their names."""
-    adopted, declared = [], experiments.load()
-    for dataset, runs in known.items():
-        for name, seeds in runs.items():
-            if name not in jobs or name.startswith("init_") != pretrained:
-                continue
-            for seed, old in seeds.items():
-                training = (
-                    config.resolve_pretraining(name.removeprefix("init_"), dataset, declared)
-                    if pretrained
-                    else config.resolve(name, dataset, int(seed), declared)
-                )
-                if _adopt(training, old):
-                    adopted.append(f"{dataset}/{name} seed {seed}")
-    return adopted
-
-
-def _adopt(training, old):
-    """Copy a finished training under its fingerprint of today. Returns whether there is one."""
-    new = recipe.fingerprint(training)
-    source = next((path for path in _finished(training, old) if path.exists() and _is_of(path, old)), None)
-    if source is None or new == old or (paths.scratch(new) / "checkpoint.pth").exists():
-        return False
-    content = checkpoint.read(source)
-    meta = {key: value for key, value in content["meta"].items() if key != "digest"} | {"fingerprint": new}
-    others = {
-        "config.py": paths.config(training.dataset, training.name, training.seed),
-        "log.jsonl": paths.log(training.dataset, training.name, training.seed),
-    }
-    for name in OF_A_TRAINING[1:]:
-        found = [path for path in (paths.scratch(old) / name, others.get(name)) if path and path.exists()]
-        if found:
-            files.copy(found[0], paths.scratch(new) / name)
-    checkpoint.write(paths.scratch(new) / "checkpoint.pth", content["state_dict"], meta)
-    return True
-
-
-def _finished(training, old):
-    yield paths.scratch(old) / "checkpoint.pth"
-    yield paths.checkpoint(training.dataset, training.name, training.seed)
+def _source(dataset, name, seed, old):
+    """The finished checkpoint of a training, None if there is none."""
+    candidates = [paths.scratch(old) / "checkpoint.pth", paths.checkpoint(dataset, name, seed)]
+    return next((path for path in candidates if path.exists() and _is_of(path, old)), None)
 
 
 def _is_of(path, fingerprint):
@@ -282,3 +255,25 @@ def _is_of(path, fingerprint):
         return checkpoint.read(path, mmap=True)["meta"].get("fingerprint") == fingerprint
     except ValueError:
         return False
+
+
+def _adopt(dataset, name, seed, old):
+    """Copy a finished training under its fingerprint of today. Returns whether it was not there."""
+    scratch = paths.scratch(recipe.fingerprint(_resolved(dataset, name, seed)))
+    if loop.finished(scratch):
+        return False
+    content = checkpoint.read(_source(dataset, name, seed, old))
+    meta = {key: value for key, value in content["meta"].items() if key != "digest"} | {"fingerprint": scratch.name}
+    others = {"config.py": paths.config(dataset, name, seed), "log.jsonl": paths.log(dataset, name, seed)}
+    for file in ("config.py", "log.jsonl", "progress.json"):
+        found = [path for path in (paths.scratch(old) / file, others.get(file)) if path and path.exists()]
+        if found:
+            files.copy(found[0], scratch / file)
+    checkpoint.write(scratch / "checkpoint.pth", content["state_dict"], meta)
+    return True
+
+
+def _resolved(dataset, name, seed):
+    if name.startswith(INIT):
+        return config.resolve_pretraining(name.removeprefix(INIT), dataset)
+    return config.resolve(name, dataset, seed)

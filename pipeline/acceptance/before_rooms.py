@@ -1,6 +1,6 @@
 """`job` for a tree before recipes: run as a script inside of it, with that tree's modules; and its old fingerprints.
 
-python before_rooms.py train FOLDER [--runs all]
+python before_rooms.py train FOLDER [--runs RUN...]
 python before_rooms.py fingerprints FOLDER HOME
 """
 
@@ -44,17 +44,18 @@ def shrunk(work):
     )
 
 
-def jobs(declared, everything):
+def jobs(declared, named):
     found = {}
     for run in declared.runs.values():
         for preset in PRESETS:
             if run.pinned and not run.overrides:
                 found.setdefault(f"{run.method}.{preset}", resolved(declared, run, {"recipe": preset}))
     for name, run in declared.runs.items():
-        if everything or (run.overrides or {}).get("supervision") == "oracle":
+        if {name, "all"} & named or (run.overrides or {}).get("supervision") == "oracle":
             found[name] = resolved(declared, run, {})
-    for name in declared.backbones if everything else list(declared.backbones)[:1]:
-        found[f"init_{name}"] = config.resolve_pretraining(name, DATASET, declared)
+    for place, name in enumerate(declared.backbones):
+        if place == 0 or {f"init_{name}", "all"} & named:
+            found[f"init_{name}"] = config.resolve_pretraining(name, DATASET, declared)
     return found
 
 
@@ -63,10 +64,10 @@ def resolved(declared, run, overrides):
     return config.resolve(run.name, DATASET, 0, replace(declared, runs={**declared.runs, run.name: run}))
 
 
-def train(folder, everything):
+def train(folder, named):
     declared = experiments.load()
     draw_inputs(declared)
-    for name, work in jobs(declared, everything).items():
+    for name, work in jobs(declared, named).items():
         scratch = training.train(shrunk(work))
         (folder / name).mkdir(parents=True)
         for file in ("checkpoint.pth", "log.jsonl"):
@@ -75,19 +76,18 @@ def train(folder, everything):
 
 
 def fingerprints(folder, home):
-    """Write {dataset: {run: {seed: fingerprint}}} of what this tree would train on the data of a working copy."""
-    declared, code, every = experiments.load(), paths.ROOT, {}
+    """Write [(dataset, run, seed, fingerprint)] of what this tree would train on the data of a working copy."""
+    declared, code, found = experiments.load(), paths.ROOT, []
     for name in ("split_train", "manifest", "initial_weights"):
         setattr(paths, name, in_home(getattr(paths, name), code, home))
     for dataset in declared.datasets:
         if paths.manifest(dataset).exists():
-            every[dataset] = {}
             for work in trainings(declared, dataset):
                 try:
-                    every[dataset].setdefault(work.name, {})[work.seed] = config.fingerprint(work)
+                    found.append((dataset, work.name, work.seed, config.fingerprint(work)))
                 except Exception:  # its inputs are not there: nothing to adopt
                     continue
-    (folder / "fingerprints.json").write_text(json.dumps(every))
+    (folder / "fingerprints.json").write_text(json.dumps(found))
 
 
 def in_home(function, code, home):
@@ -103,6 +103,6 @@ def trainings(declared, dataset):
 
 if __name__ == "__main__":
     if sys.argv[1] == "train":
-        train(Path(sys.argv[2]), "all" in sys.argv)
+        train(Path(sys.argv[2]), set(sys.argv[4:]))
     else:
         fingerprints(Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""python -m pipeline.acceptance.job FOLDER [--runs all]: train the tiny jobs of this tree and leave them in FOLDER.
+"""python -m pipeline.acceptance.job FOLDER [--runs RUN...]: train the tiny jobs of this tree and leave them in FOLDER.
 
 A job is a run with 12 drawn images and a few steps. FOLDER/<job>/ gets checkpoint.pth, log.jsonl and job.json, which
 says what the run's own training is.
@@ -45,9 +45,9 @@ def shrunk(training):
     )
 
 
-def jobs(declared, everything):
-    """{job: its training at full length}: of each method under each preset, of code that only another run has, and if
-    `everything` of each run; and the pre-training of a backbone, or of each."""
+def jobs(declared, named):
+    """{job: its training at full length}: of each method under each preset, of code that only another run has; and of
+    the named runs and pre-trainings, `all` are every one."""
     found, codes = {}, set()
     for run in declared.runs.values():
         for preset in PRESETS:
@@ -57,11 +57,12 @@ def jobs(declared, everything):
                 codes.add(_code(found[job]))
     for name, run in declared.runs.items():
         training = _resolved(declared, run, {})
-        if everything or _code(training) not in codes:
+        if {name, "all"} & set(named) or _code(training) not in codes:
             found[name] = training
             codes.add(_code(training))
-    for name in declared.backbones if everything else list(declared.backbones)[:1]:
-        found[f"init_{name}"] = config.resolve_pretraining(name, DATASET, declared)
+    for place, name in enumerate(declared.backbones):
+        if place == 0 or {f"init_{name}", "all"} & set(named):
+            found[f"init_{name}"] = config.resolve_pretraining(name, DATASET, declared)
     return found
 
 
@@ -102,11 +103,11 @@ def train(job, training, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--runs", choices=("all",))
+    parser.add_argument("--runs", nargs="*", default=())
     args = parser.parse_args()
     declared = experiments.load()
     draw_inputs(declared)
-    for job, training in jobs(declared, args.runs == "all").items():
+    for job, training in jobs(declared, args.runs).items():
         train(job, training, args.folder)
 
 
