@@ -218,6 +218,8 @@ class AdamW(Strict):
 
 
 class TrainingSection(Strict):
+    may_be_empty = ("grad_clip",)
+
     batch_size: Count
     images_per_gpu: Count
     lr_batch_size: Count | None
@@ -438,6 +440,8 @@ class PublishedTable(Strict):
 
 
 class Statement(Strict):
+    may_be_empty = ("backbone", "schedule")
+
     id: Id
     document: Text
     claim: Text

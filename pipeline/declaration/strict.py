@@ -6,7 +6,8 @@ Strict: `true` is no number, a number is no text, unknown keys are refused.
 import difflib
 import re
 from collections.abc import Callable
-from typing import Annotated, get_args, get_origin
+from types import UnionType
+from typing import Annotated, ClassVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -28,9 +29,14 @@ NEAREST = 3
 
 
 class Strict(BaseModel):
-    """A mapping with just these keys."""
+    """A mapping with just these keys.
+
+    Attributes:
+        may_be_empty: optional keys that may stand there without a value; others are left out instead.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    may_be_empty: ClassVar[tuple[str, ...]] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -44,6 +50,8 @@ class Strict(BaseModel):
         for key, field in cls.model_fields.items():
             if key not in value and field.is_required():
                 raise refused(f"is missing; {_valid(cls, key)}", key)
+            if key in value and value[key] is None and not field.is_required() and key not in cls.may_be_empty:
+                raise refused(f"is empty; {_valid(cls, key)}, or leave it out", key)
         return value
 
 
@@ -84,9 +92,15 @@ def _valid(model, key):
         return field.description
     if values := choices(model, key):
         return f"valid: {', '.join(map(str, values))}"
-    kinds = [get_origin(kind) or kind for kind in get_args(field.annotation) or (field.annotation,)]
-    kind = get_origin(field.annotation) or kinds[0]
-    return f"valid: {WORDS.get(kind) or WORDS.get(kinds[0], 'a mapping')}"
+    return f"valid: {WORDS.get(_plain(field.annotation), 'a mapping')}"
+
+
+def _plain(annotation):
+    """The class behind an annotation; of alternatives the first."""
+    origin = get_origin(annotation)
+    if origin in (Annotated, Union, UnionType):
+        return _plain(get_args(annotation)[0])
+    return origin or annotation
 
 
 def check(kind, content, source, where=()):

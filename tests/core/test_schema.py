@@ -1,6 +1,7 @@
 """Whatever is wrong in a declaration is one line with file, field and a way out, before anything costs time."""
 
 import importlib
+import random
 import re
 import shutil
 from dataclasses import replace
@@ -238,6 +239,8 @@ MISTAKES = {
     "no label": ((*ROW, "label"), ..., r"tables.table2.rows\[0\].label: is missing; .*"),
     "row": (("tables", "table2", "rows", 1), "current", r"tables.table2.rows\[1\]: expected a mapping, found str"),
     "runs": ((*ROW, "runs"), "current", r"rows\['Baseline'\].runs: expected a list, found str"),
+    "empty runs": ((*ROW, "runs"), None, r"rows\['Baseline'\].runs: is empty; valid: a list, or leave it out"),
+    "empty note": (("figures", "strip", "note"), None, "strip.note: is empty; valid: a text, or leave it out"),
     "nothing": (ROW, {"label": "Empty"}, r"rows\['Empty'\]: has neither runs nor published; give one of them"),
     "no twin": (("tables", "table2", "published"), ..., "tables.table2.published: is missing; row 'Baseline' names .*"),
     "twin": (
@@ -396,6 +399,31 @@ def test_it_is_told_before_anything_is_drawn(repository, monkeypatch, capsys, mi
         if not (file == "machine.yaml" and module == "stages.download" or mistake == "no dataset" and arguments):
             assert run(module, monkeypatch, capsys, *arguments) == said, module
     assert sorted(repository.rglob("*")) == before
+
+
+def places(content, keys=()):
+    """Keys that lead to each value of a file."""
+    entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in entries:
+        yield (*keys, key)
+        yield from places(value, (*keys, key))
+
+
+ODD = (None, True, -1, 2.5, "x", "", [], {}, [1], {"a": 1}, ["x", "x"], float("inf"), {"1": {}}, [[]], [None])
+
+
+def test_whatever_stands_anywhere_is_right_or_one_line(repository):
+    files = {path: path.read_text() for path in sorted(paths.EXPERIMENTS.glob("*.yaml"))}
+    choices = [(path, keys) for path in files for keys in places(WRITER.load(path))]
+    draw = random.Random(0)
+    for _ in range(60):
+        path, keys = draw.choice(choices)
+        edit(path, keys, draw.choice(ODD))
+        try:
+            experiments.load()
+        except ExperimentError as error:
+            assert str(error).startswith("pipeline/experiments/") and "\n" not in str(error)
+        path.write_text(files[path])
 
 
 def test_what_is_declared_is_right():

@@ -155,6 +155,8 @@ def test_every_field_of_the_sizes_changes_the_model(field):
         other = not default
     elif isinstance(default, tuple):
         other = (*default, 2 * default[-1])
+    elif isinstance(default, float):
+        other = default / 2
     else:
         other = default - 1 if field == "roi_levels" else default + 1
     knobs = ROOM.preset("released")
@@ -170,6 +172,8 @@ def test_every_field_of_the_sizes_changes_the_model(field):
         ({"neck_channels": 2.5}, "neck_channels: is 2.5"),
         ({"box_reg_pooled": 1}, "box_reg_pooled: is 1"),
         ({"roi_levels": 9}, "valid: 1 to 5"),
+        ({"mask_channels": 0}, "mask_channels: is 0; valid: at least 1"),
+        ({"nms_iou": 1.5}, "nms_iou: is 1.5; valid: at most 1"),
     ],
 )
 def test_bad_architectures_are_refused(overrides, message):

@@ -24,7 +24,7 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_no_obstacle(tmp_path):
         (b"- jobs", "expected a mapping"),
         (b"jobs: [1", "not valid YAML"),
         (b"jobs: 0", "jobs: is 0; valid: at least 1"),
-        (b"slurm:", "slurm: expected a mapping, found nothing"),
+        (b"slurm:", "slurm: is empty; valid: a mapping, or leave it out"),
         (b"job: 1", "did you mean 'jobs'"),
         (b"runs: {x: {nodes: 1}}", "runs.x: unknown run; valid: "),
         (b"jobs: 1\njobs: 2", "jobs"),

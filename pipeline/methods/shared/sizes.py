@@ -5,10 +5,12 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from pipeline.declaration.knobs import List
-from pipeline.declaration.strict import Strict, refused
+from pipeline.declaration.strict import Count, Fraction, Natural, NonNegative, Positive, Strict, refused
 
-Whole = Annotated[tuple[int, ...], List, Field(description="a list of integers")]
-Numbers = Annotated[tuple[int | float, ...], List, Field(description="a list of numbers")]
+Whole = Annotated[tuple[Count, ...], List, Field(min_length=1, description="a list of integers")]
+Numbers = Annotated[
+    tuple[Annotated[int | float, Field(gt=0)], ...], List, Field(min_length=1, description="a list of numbers")
+]
 
 
 class Sizes(Strict):
@@ -40,41 +42,41 @@ class Sizes(Strict):
         mask_threshold: probability from which a pixel is in the mask.
     """
 
-    neck_channels: int = 256
+    neck_channels: Count = 256
     strides: Whole = (4, 8, 16, 32, 64)
-    roi_levels: int = 4
+    roi_levels: Count = 4
     anchor_scales: Numbers = (8,)
     anchor_ratios: Numbers = (0.5, 1.0, 2.0)
-    rpn_samples: int = 256
-    rpn_positive_fraction: float = 0.5
-    rpn_positive_iou: float = 0.7
-    rpn_negative_iou: float = 0.3
-    rpn_pre_nms: int = 2000
-    rpn_test_pre_nms: int = 1000
-    rpn_post_nms: int = 1000
-    rpn_nms_iou: float = 0.7
-    finest_scale: int = 56
-    sampling_ratio: int = 0
-    rcnn_samples: int = 512
-    rcnn_positive_fraction: float = 0.25
-    rcnn_positive_iou: float = 0.5
-    box_roi_size: int = 7
-    mask_roi_size: int = 14
-    contrast_roi_size: int = 28
-    box_shared_convs: int = 4
-    box_cls_convs: int = 1
-    box_reg_convs: int = 2
-    box_channels: int = 256
+    rpn_samples: Count = 256
+    rpn_positive_fraction: Fraction = 0.5
+    rpn_positive_iou: Fraction = 0.7
+    rpn_negative_iou: Fraction = 0.3
+    rpn_pre_nms: Count = 2000
+    rpn_test_pre_nms: Count = 1000
+    rpn_post_nms: Count = 1000
+    rpn_nms_iou: Fraction = 0.7
+    finest_scale: Count = 56
+    sampling_ratio: Natural = 0
+    rcnn_samples: Count = 512
+    rcnn_positive_fraction: Fraction = 0.25
+    rcnn_positive_iou: Fraction = 0.5
+    box_roi_size: Count = 7
+    mask_roi_size: Count = 14
+    contrast_roi_size: Count = 28
+    box_shared_convs: Natural = 4
+    box_cls_convs: Natural = 1
+    box_reg_convs: Natural = 2
+    box_channels: Count = 256
     box_reg_pooled: bool = True
-    box_loss_weight: float = 1.0
-    mask_convs: int = 4
-    mask_channels: int = 256
-    cam_scale: float = 1.0
-    contrast_channels: int = 256
-    score_threshold: float = 0.05
-    nms_iou: float = 0.5
-    max_detections: int = 100
-    mask_threshold: float = 0.5
+    box_loss_weight: NonNegative = 1.0
+    mask_convs: Natural = 4
+    mask_channels: Count = 256
+    cam_scale: Positive = 1.0
+    contrast_channels: Count = 256
+    score_threshold: Fraction = 0.05
+    nms_iou: Fraction = 0.5
+    max_detections: Count = 100
+    mask_threshold: Fraction = 0.5
 
     @model_validator(mode="after")
     def _levels_exist(self):
