@@ -177,7 +177,7 @@ MUTANTS = [
         ),
         (
             "row of Table 4",
-            "pipeline/experiments/profiles.yaml",
+            "pipeline/experiments/contrastmask.yaml",
             "contrastmask_sigma_0_6: {<<: *ours, overrides: {sigma: 0.6}}",
             "contrastmask_sigma_0_6: {<<: *ours, overrides: {sigma: 0.5}}",
             CONFIGURATION,
