@@ -56,11 +56,11 @@ test-slurm: setup ## run Table 2 through a real Slurm of two nodes on this machi
 test-postgres: setup ## show MLflow on PostgreSQL with eight writers and an outage; needs Debian's package postgresql
 	@$(ACTIVATE) python -m pytest -s -m postgres tests/tracking
 
-lint: setup ## check the code with ruff
-	@$(ACTIVATE) python -m ruff check .
+lint: setup ## check code and format with ruff
+	@$(ACTIVATE) python -m ruff check . && python -m ruff format --check -q .
 
-format: setup ## sort imports and mend what ruff can
-	@$(ACTIVATE) python -m ruff check --fix .
+format: setup ## format, sort imports and mend what ruff can
+	@$(ACTIVATE) python -m ruff check --fix . && python -m ruff format -q .
 
 compare: setup ## print the free run's experiments side by side: changed knobs and headline numbers
 	@$(ACTIVATE) python -m commands.compare

@@ -70,7 +70,7 @@ def adopt(old):
         _same_data()
         weights = [training for training in known if training[1].startswith(INIT)]
         adopted = [training for training in weights if _adopt(*training)]
-        if weights and launchers.dvc("pretrain", single=True, echo=True):
+        if weights and launchers.dvc("recipes", "pretrain", single=True, echo=True):
             raise ExperimentError("initial weights could not be made, see above; nothing else was adopted")
         adopted += [training for training in known if training not in weights and _adopt(*training)]
     return [f"{dataset}/{name} seed {seed}" for dataset, name, seed, _ in adopted]

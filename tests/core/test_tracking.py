@@ -81,7 +81,7 @@ def test_the_stages_leave_config_losses_and_scores(job, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.loop, "train", train)
     monkeypatch.setattr(runs.loop, "publish", lambda *_: None)
     pretended = dataclasses.replace(TASK, predict=lambda *_: None, score=lambda *_: ENTRY)
-    monkeypatch.setattr(runs.tasks, "of", lambda run: pretended)
+    monkeypatch.setattr(runs.methods, "task_of", lambda name: pretended)
     monkeypatch.setattr(paths, "results", lambda *_: results)
     monkeypatch.setattr(paths, "log", lambda *_: tmp_path / "none.jsonl")  # not that of this working copy
     connect = store.connect

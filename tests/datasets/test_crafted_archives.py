@@ -8,6 +8,7 @@ import stat
 import struct
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 
 from pipeline.datasets import archives
 from pipeline.datasets.archives import unpack
-from pipeline.datasets.coco import EXPECTED, WANTED
+from pipeline.datasets.coco import expected, wanted
 from pipeline.errors import ExperimentError
 
+SOURCE = SimpleNamespace(subsets=("train2017", "val2017"))
+WANTED, EXPECTED = wanted(SOURCE), expected(SOURCE)
 IMAGE = "train2017/1.jpg"
 
 

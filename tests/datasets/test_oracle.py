@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.declaration import config, subsets
 from pipeline.errors import ExperimentError
-from pipeline.methods.contrastmask import oracle
+from pipeline.methods.contrastmask import oracle, oracle_steps
 from pipeline.tasks.instances.packed_coco import PartialCocoDataset
 from pipeline.tasks.instances.steps import train_pipeline
 
@@ -23,9 +23,9 @@ def complete(generated_root, monkeypatch):
     name = "train2017"
     subset = subsets.Subset(name, generated_root / "annotations" / f"instances_{name}.json", generated_root / name)
     monkeypatch.setattr(subsets, "train", lambda dataset: subset)
-    oracle.complete_annotations.cache_clear()
+    oracle_steps.complete_annotations.cache_clear()
     yield
-    oracle.complete_annotations.cache_clear()
+    oracle_steps.complete_annotations.cache_clear()
 
 
 def samples(folder, images, steps):
@@ -54,14 +54,14 @@ def test_every_object_has_its_mask_in_the_frame_of_its_box(nonvoc2voc, generated
 
 
 def test_an_object_that_the_complete_annotations_lack_is_an_error(nonvoc2voc, generated_root, complete):
-    for annotations in oracle.complete_annotations("toy").imgToAnns.values():
+    for annotations in oracle_steps.complete_annotations("toy").imgToAnns.values():
         annotations.clear()
     with pytest.raises(ExperimentError, match="a box of the split is not in .*run `dvc repro split`"):
         samples(nonvoc2voc, generated_root / "train2017", oracle.with_prior_masks(STEPS["as drawn"], "toy"))
 
 
 def test_an_object_without_a_mask_is_an_error(nonvoc2voc, generated_root, complete):
-    for annotations in oracle.complete_annotations("toy").imgToAnns.values():
+    for annotations in oracle_steps.complete_annotations("toy").imgToAnns.values():
         for annotation in annotations:
             annotation.pop("segmentation", None)
     with pytest.raises(ExperimentError, match="has no mask, which oracle supervision needs of novel objects too"):

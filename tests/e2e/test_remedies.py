@@ -25,7 +25,7 @@ from pipeline.declaration import config, experiments, recipe
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError, NothingToShow
 from pipeline.launching import plan
-from pipeline.methods.contrastmask import oracle
+from pipeline.methods.contrastmask import oracle, oracle_steps
 from pipeline.reporting import figures, measured, report, roi_cells, tables
 from pipeline.tasks.instances import examples
 from pipeline.tasks.instances.packed_coco import PartialCocoDataset
@@ -54,9 +54,9 @@ def clone(made, monkeypatch):
         monkeypatch.setattr(paths, name, made.folder / getattr(paths, name).relative_to(paths.ROOT))
     monkeypatch.setattr(paths, "ROOT", made.folder)
     monkeypatch.setenv("CONTRASTMASK_HOME", str(made.folder))
-    oracle.complete_annotations.cache_clear()
+    oracle_steps.complete_annotations.cache_clear()
     yield made
-    oracle.complete_annotations.cache_clear()
+    oracle_steps.complete_annotations.cache_clear()
 
 
 def obey(clone, text):
