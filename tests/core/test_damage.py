@@ -30,6 +30,8 @@ class Job:
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
+    declared = experiments.load()
+    monkeypatch.setattr(experiments, "load", lambda: declared)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
 
