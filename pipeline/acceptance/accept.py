@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -30,6 +29,7 @@ JOB = Path("pipeline/acceptance/job.py")
 BEFORE_ROOMS = Path(__file__).with_name("before_rooms.py")
 SETTINGS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CONTRASTMASK_WORKERS": "1"}
 INIT = "init_"  # begins the names of pre-trainings
+JOBS, OUTPUT = "scratch/jobs", "output.log"  # of a tree: what its jobs leave, and what they say
 WORDS = {"old": "commit", "new": "working copy"}
 HEADER = "# Written by commands.accept: digests of code and recipes that train the same as older ones.\n"
 
@@ -89,9 +89,10 @@ def _trees(old):
 
 def _compared(before, after, runs):
     """Train the jobs of both trees. Returns names of those that agree; raises ExperimentError if one does not."""
-    with ThreadPoolExecutor() as pool:
-        ran = [pool.submit(_train, tree, runs) for tree in (before, after)]
-        return _agreeing(*(future.result() for future in ran))
+    with _job(before, runs) as old, _job(after, runs) as new:
+        _wait(old, before)
+        _wait(new, after)
+    return _agreeing(*(tree / JOBS for tree in (before, after)))
 
 
 @contextlib.contextmanager
@@ -125,25 +126,36 @@ def _git(*arguments):
     return ran.stdout
 
 
-def _train(tree, runs):
-    """Train the jobs of a tree. Returns the folder that holds what they left."""
-    left = tree / "scratch" / "jobs"
-    left.mkdir(parents=True)
+def _job(tree, runs):
+    """A process that trains the jobs of a tree."""
     script = ["-m", "pipeline.acceptance.job"] if (tree / JOB).exists() else [str(BEFORE_ROOMS), "train"]
-    _python(tree, *script, str(left), "--runs", *runs)
-    return left
+    return _python(tree, *script, str(tree / JOBS), "--runs", *runs)
 
 
+@contextlib.contextmanager
 def _python(tree, *arguments):
+    """A process with the code of a tree; it ends with the block."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("CONTRASTMASK_", "DVC_"))}
     environment = inherited | SETTINGS | {"CONTRASTMASK_HOME": str(tree)}
-    line = [sys.executable, *arguments]
-    with (tree / "output.log").open("w") as file:
-        ran = subprocess.run(
-            line, cwd=tree, env=environment, stdout=file, stderr=subprocess.STDOUT, preexec_fn=tie_to_parent
+    with (tree / OUTPUT).open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=tree,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=tie_to_parent,
         )
-    if ran.returncode:
-        last = (tree / "output.log").read_text().strip().splitlines()[-1:]
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _wait(process, tree):
+    if process.wait():
+        last = (tree / OUTPUT).read_text().strip().splitlines()[-1:]
         raise ExperimentError(f"nothing was accepted, since a job of the {WORDS[tree.name]} failed: {' '.join(last)}")
 
 
@@ -194,7 +206,7 @@ def _record(before, after, jobs):
     """Map what the jobs found equal, and write it to pipeline/accepted.yaml."""
     accepted = recipe.read_accepted()
     added = {"code": {}, "recipes": {}}
-    pairs = [[files.read_json(tree / "scratch/jobs" / job / "job.json") for tree in (before, after)] for job in jobs]
+    pairs = [[files.read_json(tree / JOBS / job / "job.json") for tree in (before, after)] for job in jobs]
     for old, new in pairs:
         if old["code"] and recipe.follow(accepted["code"], new["code"]) != recipe.follow(accepted["code"], old["code"]):
             added["code"].setdefault(new["code"], old["code"])
@@ -223,7 +235,8 @@ def _old_trainings(tree):
         raise ExperimentError(
             "--adopt is for a commit before recipes; without it, accept keeps the trainings of others"
         )
-    _python(tree, str(BEFORE_ROOMS), "fingerprints", str(tree), str(paths.home()))
+    with _python(tree, str(BEFORE_ROOMS), "fingerprints", str(tree), str(paths.home())) as process:
+        _wait(process, tree)
     return [tuple(training) for training in files.read_json(tree / "fingerprints.json", list)]
 
 
