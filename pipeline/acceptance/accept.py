@@ -82,9 +82,10 @@ def _trees(old):
     folder = paths.home() / "scratch" / "accept"
     folder.mkdir(parents=True, exist_ok=True)
     with locks.hold(folder / "lock", "the comparison"), _worktree(old, folder / "old") as before:
-        after = _copy(folder / "new")
-        yield before, after
-        shutil.rmtree(after)
+        try:
+            yield before, _copy(folder / "new")
+        finally:
+            shutil.rmtree(folder / "new", ignore_errors=True)
 
 
 def _compared(before, after, runs):
@@ -230,14 +231,21 @@ def _write(accepted, added):
 
 
 def _old_trainings(tree):
-    """[(dataset, run, seed, fingerprint)] of what a tree before recipes would train on the data that are here."""
+    """[(dataset, run, seed, fingerprint)] of what a tree before recipes would train on the data that are here.
+
+    They are kept for a repetition: by then the code of today has made data and manifest anew.
+    """
     if (tree / JOB).exists():
         raise ExperimentError(
             "--adopt is for a commit before recipes; without it, accept keeps the trainings of others"
         )
-    with _python(tree, str(BEFORE_ROOMS), "fingerprints", str(tree), str(paths.home())) as process:
-        _wait(process, tree)
-    return [tuple(training) for training in files.read_json(tree / "fingerprints.json", list)]
+    commit = _git("-C", str(tree), "rev-parse", "HEAD").strip()
+    kept = paths.home() / "scratch" / "accept" / f"{commit}.json"
+    if not kept.exists():
+        with _python(tree, str(BEFORE_ROOMS), "fingerprints", str(tree), str(paths.home())) as process:
+            _wait(process, tree)
+        files.copy(tree / "fingerprints.json", kept)
+    return [tuple(training) for training in files.read_json(kept, list)]
 
 
 def _same_data():
