@@ -144,8 +144,19 @@ class Check:
         if figure.kind != "loss_curves" and len(directions) > 1:
             told = ", ".join(directions)
             self.refuse(f"have the directions {told}; base and novel mean one thing only within one", *keys, "runs")
+        if isinstance(figure, schema.Inside):
+            self.inside(figure, *keys)
         if isinstance(figure, schema.Sensitivity):
             self.sensitivity(figure, *keys)
+
+    def inside(self, figure, *keys):
+        """Runs of methods that have something inside to show."""
+        showing = [name for name in methods.names() if methods.method(name).look_inside]
+        for run in self.shown(figure):
+            method = self.declared.runs[run].method
+            if method not in showing:
+                valid = ", ".join(showing)
+                self.refuse(f"run {run}: method {method} shows nothing of its inside; valid: {valid}", *keys, "runs")
 
     def shown(self, figure):
         """Names of the runs of a figure: its own, or those of its table."""

@@ -264,6 +264,11 @@ MISTAKES = {
         r"figures\..*\.runs\['Mask R-CNN'\].run: is missing; valid: a text",
     ),
     "one run": (("figures", "fig4_keys", "runs"), ..., "a figure of kind keys shows one run, not 3; name one .*"),
+    "nothing inside": (
+        ("figures", "fig4_keys", "runs", 0, "run"),
+        "cam_r50_1x_nonvoc2voc",
+        "figures.fig4_keys.runs: run cam_r50_1x_nonvoc2voc: method cam shows nothing of .*; valid: contrastmask",
+    ),
     "two directions": (
         ("figures", "fig6_cl_head", "runs", 0, "run"),
         "contrastmask_r50_1x_voc2nonvoc",

@@ -45,6 +45,10 @@ def root(tmp_path_factory):
     params = (paths.ROOT / "params.yaml").read_text()
     assert "dataset: generated" in params
     (root / "params.yaml").write_text(params.replace("dataset: generated", "dataset: toy_images"))
+    profiles = root / "pipeline" / "experiments" / "profiles.yaml"
+    profiles.write_text(
+        profiles.read_text().replace("1x: {iterations: 20,", "1x: {iterations: 6,")
+    )  # so that it is short
     shutil.copytree(TOY / "methods", root / "pipeline" / "methods", dirs_exist_ok=True)
     shutil.copy(TOY / "declaration.yaml", root / "pipeline" / "experiments" / "toy.yaml")
     with (root / "pipeline" / "experiments" / "datasets.yaml").open("a") as file:
