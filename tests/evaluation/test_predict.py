@@ -15,7 +15,7 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 import mmcv
 from mmdet.models import build_detector
 
-from pipeline import hardware
+from pipeline import hardware, methods
 from pipeline.artifacts import detections, paths
 from pipeline.datasets.prepare import prepare
 from pipeline.declaration import config, experiments
@@ -42,6 +42,7 @@ def job(tmp_path_factory):
         narrow(1, 3)
         training = config.resolve(RUN, DATASET, 0)
         training.model["test_cfg"]["rcnn"]["score_thr"] = 0.0  # or random weights detect nothing
+        methods.register(training.method, training.knobs)
         torch.manual_seed(0)
         checkpoint = paths.checkpoint(DATASET, RUN, 0)
         checkpoint.parent.mkdir(parents=True)
