@@ -334,7 +334,7 @@ def test_recipes_are_made_before_it_is_asked_what_changed(dvc, monkeypatch, capl
     """A comment changes the recipes' input and, once they are made, nothing."""
     monkeypatch.setattr(launchers, "changed_stages", lambda: set() if dvc.calls else {"recipes"})
     with caplog.at_level("INFO", "pipeline"):
-        launch.launch(2, "generated")
+        launch.launch(2)
     assert dvc.calls == [(("recipes",), True, False)] and "up to date" in caplog.text
 
 
@@ -342,5 +342,5 @@ def test_recipes_that_cannot_be_made_start_nothing(dvc, monkeypatch):
     monkeypatch.setattr(launchers, "changed_stages", lambda: {"recipes"})
     dvc.failing = {"recipes"}
     with pytest.raises(ExperimentError, match="recipes could not be made"):
-        launch.launch(2, "generated")
+        launch.launch(2)
     assert len(dvc.calls) == 1
