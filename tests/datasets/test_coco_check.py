@@ -77,6 +77,7 @@ def check(path, masks=None):
     checker, got = coco_check.Checker(path, COCO_SET, masks), {"images": [], "annotations": []}
     read_instances(
         path,
+        COCO_SET,
         lambda entries, _: got["images"].extend(entries),
         lambda entries, _: got["annotations"].extend(entries),
         checker,
