@@ -142,7 +142,7 @@ def test_a_run_with_a_dataset_of_its_own_is_made_there_whatever_is_chosen(own):
     assert OWN not in selection["runs"] and list(elsewhere["runs"]) == [OWN] and "current" in selection["runs"]
     assert list(elsewhere["datasets"]) == ["generated_study1"] and selection["look_inside"] == {}
     assert set(elsewhere["directions"]) == {"generated_study1_boxes", "generated_study1_nonvoc2voc"}
-    assert elsewhere["backbones"]["generated_study1_r50"]["direction"] == "boxes"
+    assert elsewhere["weights"]["generated_study1_r50"]["direction"] == "boxes"
     assert list(elsewhere["look_inside"]) == [OWN]
     for chosen in ("generated", "coco2017"):
         own(chosen)
