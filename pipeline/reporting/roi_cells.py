@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError, NothingToShow
 from pipeline.reporting import measured, panels, style
 from pipeline.reporting.style import plt
@@ -29,7 +30,7 @@ PER_CELL = {"cams": (), "sides": (2,), "candidates": (4,), "keys": (4,)}  # axes
 
 def look_inside_command(*runs):
     """The command that makes what `read` reads."""
-    return f"dvc repro {' '.join(f'look_inside@{run}' for run in runs)}"
+    return experiments.repro("look_inside", *runs)
 
 
 def read(dataset, run):

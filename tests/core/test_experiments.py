@@ -3,11 +3,13 @@
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError, Refused
 
 
@@ -114,6 +116,72 @@ def test_priors_are_made_of_runs_that_chosen_figures_look_into(selection_file):
     looked_into = {"contrastmask_r50_1x_nonvoc2voc": {"direction": "nonvoc2voc"}}
     assert experiments.select(["table2"])["look_inside"] == looked_into
     assert experiments.select(["table6"])["look_inside"] == {}  # the run is chosen, the figures that need it are not
+
+
+OWN = "contrastmask_r50_1x_nonvoc2voc"  # a run of table2 that gets a dataset of its own
+
+
+@pytest.fixture
+def own(selection_file, tmp_path, monkeypatch):
+    """The declaration with a run on `generated_study1`, and a function that chooses the dataset of all others."""
+    declared = experiments.load()
+    declared.runs[OWN] = replace(declared.runs[OWN], dataset="generated_study1")
+    monkeypatch.setattr(experiments, "load", lambda: declared)
+    monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
+
+    def choose(dataset):
+        paths.PARAMS.write_text(f"dataset: {dataset}\n")
+
+    choose("generated")
+    return choose
+
+
+def test_a_run_with_a_dataset_of_its_own_is_made_there_whatever_is_chosen(own):
+    selection = experiments.select(["table2"])
+    elsewhere = selection["elsewhere"]
+    assert OWN not in selection["runs"] and list(elsewhere["runs"]) == [OWN] and "current" in selection["runs"]
+    assert list(elsewhere["datasets"]) == ["generated_study1"] and selection["look_inside"] == {}
+    assert set(elsewhere["directions"]) == {"generated_study1_boxes", "generated_study1_nonvoc2voc"}
+    assert elsewhere["weights"]["generated_study1_r50"]["direction"] == "boxes"
+    assert list(elsewhere["look_inside"]) == [OWN]
+    for chosen in ("generated", "coco2017"):
+        own(chosen)
+        assert experiments.selected() == selection, "the choice of another dataset leaves dvc.yaml as it is"
+        assert experiments.dataset_of(OWN) == "generated_study1" and experiments.dataset_of("current") == chosen
+        assert experiments.made_on(selection, chosen)[0] == tuple(selection["runs"])
+    assert experiments.made_on(selection, "generated_study1") == ((OWN,), ("r50",))
+    assert experiments.repro("train", OWN, "current") == f"dvc repro train_elsewhere@{OWN} train@current"
+
+
+def test_a_run_on_the_chosen_dataset_is_none_elsewhere(own):
+    own("generated_study1")
+    selection = experiments.select(["table2"])
+    assert OWN in selection["runs"] and not any(selection["elsewhere"].values())
+    assert experiments.dataset_of(OWN) == "generated_study1"
+
+
+@pytest.mark.parametrize("before, now", [("generated", "generated_study1"), ("generated_study1", "generated")])
+def test_a_run_that_dvc_would_make_elsewhere_than_it_is_declared_is_refused(own, before, now):
+    own(before)
+    experiments.select(["table2"])
+    own(now)
+    for ask in (experiments.selected, lambda: experiments.dataset_of(OWN)):
+        with pytest.raises(ExperimentError, match="run `python -m commands.select`$"):
+            ask()
+    experiments.select(["table2"])
+    assert experiments.selected() and experiments.dataset_of(OWN) == "generated_study1"
+
+
+def test_what_the_label_set_of_the_chosen_dataset_does_not_have_is_left_out(own, monkeypatch):
+    labels = replace(label_set("coco"), directions={"voc2nonvoc": {"base": "voc", "novel": "nonvoc"}})
+    monkeypatch.setattr(experiments, "label_set", lambda name: labels)
+    selection = experiments.load().selection(["table1", "table2"], "generated")
+    assert selection["chosen"] == ["table1", "table2"] and list(selection["directions"]) == ["voc2nonvoc"]
+    assert {run["direction"] for run in selection["runs"].values()} == {"voc2nonvoc"} and selection["free"] == {}
+    assert list(selection["tables"]) == ["table1", "table2"], "table2 still has its run elsewhere"
+    experiments.load().runs[OWN] = replace(experiments.load().runs[OWN], dataset=None)
+    selection = experiments.load().selection(["table1", "table2"], "generated")
+    assert list(selection["tables"]) == ["table1"] and selection["figures"] == {}
 
 
 def test_a_stale_selection_is_refused(selection_file):

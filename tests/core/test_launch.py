@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -69,6 +70,20 @@ def test_every_run_once_after_its_weights_and_long_ones_first(dvc):
     assert dvc.most == 2
     priors = tuple(f"look_inside@{name}" for name in selection["look_inside"])
     assert priors and dvc.report == (("headline@current", *priors, "tables", "figures", "report"), False)
+
+
+def test_a_run_with_a_dataset_of_its_own_is_made_after_its_data_and_weights(dvc, monkeypatch):
+    own = "contrastmask_r50_1x_nonvoc2voc"
+    declared = experiments.load()
+    declared.runs[own] = replace(declared.runs[own], dataset="generated_study1")
+    monkeypatch.setattr(experiments, "load", lambda: declared)
+    experiments.select(["table2"])
+    launch.launch(2)
+    assert dvc.calls[0] == (("download", "split", "download_elsewhere", "split_elsewhere"), False, False)
+    train = f"train_elsewhere@{own}"
+    assert dvc.calls[dvc.position(train)][0] == (train, f"evaluate_elsewhere@{own}")
+    assert dvc.position("pretrain_elsewhere@generated_study1_r50") < dvc.position(train)
+    assert dvc.report[0][:2] == ("headline@current", f"look_inside_elsewhere@{own}")
 
 
 def test_a_failed_run_stops_no_other_and_is_named_after_the_report(dvc):
@@ -319,7 +334,7 @@ def test_recipes_are_made_before_it_is_asked_what_changed(dvc, monkeypatch, capl
     """A comment changes the recipes' input and, once they are made, nothing."""
     monkeypatch.setattr(launchers, "changed_stages", lambda: set() if dvc.calls else {"recipes"})
     with caplog.at_level("INFO", "pipeline"):
-        launch.launch(2, "generated")
+        launch.launch(2)
     assert dvc.calls == [(("recipes",), True, False)] and "up to date" in caplog.text
 
 
@@ -327,5 +342,5 @@ def test_recipes_that_cannot_be_made_start_nothing(dvc, monkeypatch):
     monkeypatch.setattr(launchers, "changed_stages", lambda: {"recipes"})
     dvc.failing = {"recipes"}
     with pytest.raises(ExperimentError, match="recipes could not be made"):
-        launch.launch(2, "generated")
+        launch.launch(2)
     assert len(dvc.calls) == 1

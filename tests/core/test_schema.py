@@ -263,6 +263,11 @@ MISTAKES = {
         ...,
         r"figures\..*\.runs\['Mask R-CNN'\].run: is missing; valid: a text",
     ),
+    "several data sets": (
+        ("runs", RUN, "dataset"),
+        "coco2017",
+        r"figures.*: its runs are on several data sets \(coco2017, the chosen one\); make it a figure for each",
+    ),
     "one run": (("figures", "fig4_keys", "runs"), ..., "a figure of kind keys shows one run, not 3; name one .*"),
     "nothing inside": (
         ("figures", "fig4_keys", "runs", 0, "run"),

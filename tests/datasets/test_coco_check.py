@@ -20,7 +20,7 @@ from pipeline.errors import ExperimentError
 from pipeline.tasks.instances.packed_coco import PartialCocoDataset
 from pipeline.tasks.instances.split import split
 
-from .conftest import COCO_SET, NONVOC2VOC, SUBSETS
+from .conftest import COCO_SET, LABELS, NONVOC2VOC, SUBSETS
 
 WIDTH, HEIGHT = 60, 40
 ZEBRA, CAT = 24, 17  # base and novel of NONVOC2VOC
@@ -77,6 +77,7 @@ def check(path, masks=None):
     checker, got = coco_check.Checker(path, COCO_SET, masks), {"images": [], "annotations": []}
     read_instances(
         path,
+        COCO_SET,
         lambda entries, _: got["images"].extend(entries),
         lambda entries, _: got["annotations"].extend(entries),
         checker,
@@ -588,7 +589,7 @@ def folder(tmp_path, monkeypatch):
         for number in (1, 2):
             picture(tmp_path / "coco" / subset / f"{number}.jpg", (WIDTH, HEIGHT), 1)
     (tmp_path / "coco" / "annotations").mkdir()
-    in_place = prepare.Kind(lambda *_: {}, lambda _name, _entry, root, *_: Filled({}, root, lambda: None))
+    in_place = prepare.Kind(lambda *_: {}, lambda _source, root, *_: Filled({}, root, lambda: None))
     monkeypatch.setitem(prepare.KINDS, "coco", in_place)
 
     def download(change):
@@ -596,7 +597,7 @@ def folder(tmp_path, monkeypatch):
             content = small()
             change(content)
             (tmp_path / "coco" / "annotations" / f"instances_{subset}.json").write_text(json.dumps(content))
-        prepare.prepare("mine", {"kind": "coco"}, images_root=tmp_path / "coco", out_dir=tmp_path / "data")
+        prepare.prepare("mine", {"kind": "coco", **LABELS}, images_root=tmp_path / "coco", out_dir=tmp_path / "data")
         return tmp_path / "data"
 
     return download
@@ -638,7 +639,7 @@ def test_a_file_of_nothing_is_refused_before_anything_is_trained(folder, section
 
 def test_a_folder_without_an_annotation_file_is_told_what_it_has_to_hold(folder, tmp_path):
     with pytest.raises(ExperimentError, match="instances_train2017.json: no such file; .* has to hold it too$"):
-        prepare.prepare("mine", {"kind": "coco"}, images_root=tmp_path / "coco", out_dir=tmp_path / "data")
+        prepare.prepare("mine", {"kind": "coco", **LABELS}, images_root=tmp_path / "coco", out_dir=tmp_path / "data")
 
 
 def everything_tiny(content):

@@ -15,7 +15,7 @@ from pipeline.errors import ExperimentError
 from pipeline.tasks.instances.packed_coco import LoadWholeImage
 from tests.e2e.clone import Clone
 
-from .conftest import LABELS, SPEC
+from .conftest import COCO_SET, LABELS, SPEC
 from .test_prepare import cut, edited, flip, remove, tree
 
 DRAWN = {"kind": "generated", "profile": "embedded", **LABELS, **SPEC, "train_images": 3, "val_images": 2}
@@ -203,11 +203,11 @@ def test_an_entry_of_the_annotations_is_taken_out_or_corrected(tmp_path, generat
 
     def failing(said):
         with pytest.raises(ExperimentError, match=said):
-            _check_subset(root, "train2017")
+            _check_subset(root, "train2017", COCO_SET)
 
     def passing(content):
         file.write_text(json.dumps(content))
-        _check_subset(root, "train2017")
+        _check_subset(root, "train2017", COCO_SET)
 
     whole = image.read_bytes()
     image.write_bytes(whole[:100])

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -413,3 +414,19 @@ def test_csv_survives_a_round_trip(workspace):
     workspace.result("plain", novel=(1 / 3,))
     build_table("table2")
     assert pd.read_csv(paths.table("toy", "table2", "csv"))["mAP"][0] == 1 / 3
+
+
+def test_a_run_with_a_dataset_of_its_own_stands_beside_the_others(workspace):
+    experiments.load().runs["ours"] = replace(experiments.load().runs["ours"], dataset="coco2017")
+    workspace.result("plain", novel=(10.0, 10.2))
+    workspace.result("ours", novel=(20.0, 20.2), on="coco2017")
+    rows = built()
+    assert [(row["run"], row["dataset"], row["state"]) for row in rows] == [
+        ("plain", "toy", "done"),
+        ("ours", "coco2017", "done"),
+    ]
+    assert rows[0]["agrees"] == "" and rows[1]["agrees"] == "False", "only one is on the data of the paper"
+    markdown = paths.table("toy", "table2", "md").read_text()
+    assert "| Dataset" in markdown and "**" not in markdown, "rows of different data are not ranked"
+    assert "categories of toy and coco2017" in markdown and "Measured numbers are on the dataset toy" in markdown
+    assert "coco2017" in paths.table("toy", "table2", "tex").read_text()
