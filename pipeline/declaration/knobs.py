@@ -144,4 +144,4 @@ def differences(recipes: Path) -> tuple[dict, ...]:
 
     A value that depends on the schedule is a dictionary by schedule.
     """
-    return tuple(YAML(typ="safe", pure=True).load(recipes))
+    return tuple(YAML(typ="safe").load(recipes))

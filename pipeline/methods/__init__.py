@@ -81,8 +81,9 @@ class Method:
         Raises:
             ExperimentError: a knob is unknown to every method, or one of its own is missing or has a bad value.
         """
-        known = all_knobs()
-        for name in mapping:
+        others = [name for name in mapping if name not in self.knobs.model_fields]
+        known = all_knobs() if others else ()
+        for name in others:
             if name not in known:
                 raise ExperimentError(f"{source}: unknown knob {name!r}{knob_sets.nearest(name, known)}")
         return knob_sets.load(self.knobs, mapping, source, schedule, self.recipes)
