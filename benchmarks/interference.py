@@ -325,7 +325,10 @@ def serve():
 
     A line is the JSON list of a stage's name and arguments; the answer is one of exit status and output.
     """
-    stages = {name: importlib.import_module(f"stages.{words[0]}") for name, words in Disk.STAGES.items()}
+    stages = {
+        name: importlib.import_module(f"{'commands' if name in Disk.COMMANDS else 'stages'}.{name}")
+        for name in Disk.STAGES
+    }
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         with tempfile.TemporaryFile(dir="/tmp") as output:
@@ -357,11 +360,12 @@ class Disk:
     STAGES = {
         "download": ["download"],
         "split": ["split", "nonvoc2voc"],
+        "recipes": ["recipes"],
         "pretrain": ["pretrain", "r50"],
         "train": ["train", KILLED],
         "evaluate": ["evaluate", KILLED],
         "look_inside": ["look_inside", KILLED],
-        "headline": ["headline"],
+        "headline": ["headline", "current"],
         "tables": ["tables", "table2"],
         "figures": ["figures", "loss_curves"],
         "report": ["report"],
@@ -369,6 +373,7 @@ class Disk:
         "plan": ["plan"],
         "launch": ["launch"],
     }
+    COMMANDS = ("select", "plan", "launch")
     GONE = {  # of each stage: outputs and saved work that are removed before, so that it has something to write
         "download": ["data/generated"],
         "pretrain": ["runs/generated/init", "scratch/pretrain"],
