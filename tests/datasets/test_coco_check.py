@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 from pipeline.datasets import coco_check, contents, prepare
 from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.contents import Filled
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, Refused
 from pipeline.tasks.instances.packed_coco import PartialCocoDataset
 from pipeline.tasks.instances.split import split
 
@@ -698,6 +698,6 @@ def test_a_record_that_a_full_disk_cuts_short_leaves_nothing(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(Refused, match="No space"):
         contents.write_json(tmp_path / "contents.json", {})
     assert not list(tmp_path.iterdir())
