@@ -1,8 +1,9 @@
 """Which code a training or a prediction runs: the modules that it imports, found without importing one, and a digest of
 each one's syntax tree.
 
-A digest ignores what cannot change a number: comments, docstrings, positions, the words of a raised error and of a
-logged line. The packages of the environment are not looked into.
+A digest ignores what cannot change a number: comments, docstrings, positions, type hints of functions, the order of
+imports that stand together, the words of a raised error, of an assertion and of a logged line. The packages of the
+environment are not looked into.
 """
 
 import ast
@@ -36,19 +37,24 @@ EXCLUDED = {
     "pipeline.declaration.label_sets": "its effect is in the configuration, the manifest and the split, which agree",
     "pipeline.declaration.subsets": "its effect is in the manifest",
     "pipeline.methods": "finds rooms",
-    "pipeline.methods.*.model": "its effect is the resolved configuration",
     "pipeline.methods.shared.sizes": "its effect is the resolved configuration",
     "pipeline.methods.shared.two_stage": "its effect is the resolved configuration",
     "pipeline.tasks": "finds rooms",
-    "pipeline.tasks.*.steps": "its effect is the resolved configuration",
 }
-ROOMS = ("pipeline.methods", "pipeline.tasks")  # the `__init__` of a room declares: names, labels, configurations
+# The `__init__` of a room declares names, labels and configurations: it counts only where code imports something else.
+ROOMS = ("pipeline.methods", "pipeline.tasks")
+DECLARES = ("METHOD", "TASK")
+ROOM = "__init__"  # ends the name under which that file counts
 
 
 def is_excluded(module):
     """Whether a module has no part in an identity unless it is named as a root."""
-    package, _, room = module.rpartition(".")
-    return package in ROOMS and "." not in room or any(fnmatchcase(module, pattern) for pattern in EXCLUDED)
+    return _is_room(module) or any(fnmatchcase(module, pattern) for pattern in EXCLUDED)
+
+
+def _is_room(module):
+    path = source(module) if module.rpartition(".")[0] in ROOMS else None
+    return path is not None and path.name == "__init__.py"
 
 
 def closure(roots, without=()):
@@ -100,54 +106,123 @@ def _read(path: Path, module, time, size):
         tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
         raise ExperimentError(f"{path}: line {error.lineno}: {error.msg}; mend it") from None
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    return digest(canonical(tree)), tuple(_imported(tree, package, module))
+    package = ".".join(path.parent.relative_to(paths.ROOT).parts)
+    imported = tuple(_imported(tree, package, module))
+    return digest(canonical(tree)), imported
 
 
 def _imported(tree, package, module):
     """Names of what a module imports, and of the packages on the way, which run as well; some are no modules."""
-    names = [module]
+    names, used = [module], []  # `used`: what is not only on the way
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names += (alias.name for alias in node.names)
+            used += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package.rsplit(".", node.level - 1)[0] if node.level else ""
             base = ".".join(filter(None, (base, node.module)))
-            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            for alias in node.names:
+                if source(f"{base}.{alias.name}"):
+                    used.append(f"{base}.{alias.name}")
+                else:
+                    (names if alias.name in DECLARES else used).append(base)
+    names += [*used, *(f"{name}.{ROOM}" for name in used if _is_room(name))]
     for name in names:
         parts = name.split(".")
         if parts[0] == PACKAGE:
             yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
 
 
-def canonical(node):
-    """A syntax tree as text that is the same for the same meaning, whichever version of Python parsed it."""
+def canonical(tree):
+    """A syntax tree as text that is the same for the same meaning, whichever version of Python parsed it.
+
+    The tree is changed on the way.
+    """
+    return _text(_Meaning().visit(tree))
+
+
+def _text(node):
     if isinstance(node, ast.AST):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            return f"(Raise {canonical(node.exc.func)})"
-        fields = [f"{name}={canonical(value)}" for name, value in _fields(node) if value not in (None, [])]
+        fields = [
+            f"{name}={_text(value)}"
+            for name, value in ast.iter_fields(node)
+            if value not in (None, []) and name not in ("ctx", "kind", "type_comment")
+        ]
         return f"({type(node).__name__} {' '.join(fields)})"
     if isinstance(node, list):
-        return f"[{' '.join(canonical(item) for item in node if not _is_said(item))}]"
+        return f"[{' '.join(map(_text, node))}]"
     return f"{type(node).__name__}:{node!r}"
 
 
-def _fields(node):
-    for name, value in ast.iter_fields(node):
-        if name in ("ctx", "kind", "type_comment"):
+class _Meaning(ast.NodeTransformer):
+    """Takes out of a tree what cannot change a number."""
+
+    def __init__(self):
+        self.in_function = False
+
+    def generic_visit(self, node):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+        super().generic_visit(node)
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list) and any(isinstance(item, (ast.Import, ast.ImportFrom)) for item in value):
+                setattr(node, name, _in_order(value))
+        return node
+
+    def visit_FunctionDef(self, node):
+        outside, self.in_function = self.in_function, True
+        if not node.decorator_list:  # which may read hints, as that of functools.singledispatch does
+            node.returns = None
+            arguments = node.args
+            optional = [each for each in (arguments.vararg, arguments.kwarg) if each]
+            for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *optional):
+                argument.annotation = None
+        self.generic_visit(node)
+        self.in_function = outside
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_ClassDef(self, node):
+        outside, self.in_function = self.in_function, False  # the fields of a dataclass are hints
+        self.generic_visit(node)
+        self.in_function = outside
+        return node
+
+    def visit_AnnAssign(self, node):
+        self.generic_visit(node)
+        if not self.in_function:
+            return node
+        return ast.Assign(targets=[node.target], value=node.value) if node.value else None
+
+    def visit_Raise(self, node):
+        return ast.Raise(exc=self.visit(node.exc.func)) if isinstance(node.exc, ast.Call) else self.generic_visit(node)
+
+    def visit_Assert(self, node):
+        return ast.Assert(test=self.visit(node.test))
+
+    def visit_Expr(self, node):
+        call = node.value.func if isinstance(node.value, ast.Call) else None
+        logs = isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id == "logger"
+        return None if logs else self.generic_visit(node)
+
+    def visit_ImportFrom(self, node):
+        return None if node.module == "__future__" else node
+
+
+def _in_order(statements):
+    """Statements whose imports that stand together bind one name each, in the order of the alphabet."""
+    ordered, together = [], []
+    for statement in [*statements, None]:
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            together += _one_by_one(statement)
             continue
-        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        if name == "body" and documented and ast.get_docstring(node, clean=False) is not None:
-            value = value[1:]
-        yield name, value
+        ordered += sorted(together, key=_text)
+        ordered, together = [*ordered, statement], []
+    return ordered[:-1]
 
 
-def _is_said(statement):
-    """Whether a statement only logs."""
-    call = statement.value if isinstance(statement, ast.Expr) else None
-    return (
-        isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and isinstance(call.func.value, ast.Name)
-        and call.func.value.id == "logger"
-    )
+def _one_by_one(statement):
+    if isinstance(statement, ast.Import):
+        return [ast.Import(names=[alias]) for alias in statement.names]
+    return [ast.ImportFrom(module=statement.module, names=[alias], level=statement.level) for alias in statement.names]

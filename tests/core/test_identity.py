@@ -24,6 +24,10 @@ SAME = {
     "docstring of a class": ("class A:\n    x = 1", 'class A:\n    """One."""\n\n    x = 1'),
     "layout": ("f(1, 2)", "f(\n    1,\n    2,\n)"),
     "words of an error": ("raise ValueError('a')", "raise ValueError(f'b {x}')"),
+    "words of an assertion": ("assert x, 'a'", "assert x, f'b {x}'"),
+    "hints of a function": ("def f(x, *, y=1):\n    z = x", "def f(x: int, *, y: float = 1) -> None:\n    z: int = x"),
+    "hints that are read later": ("import a", "from __future__ import annotations\nimport a"),
+    "order of imports": ("import a\nfrom b import c, d\nx = 1", "from b import d, c\nimport a\nx = 1"),
     "words of a log": ("if x:\n    logger.info('a')\n    f()", "if x:\n    logger.warning('b %s', x)\n    f()"),
 }
 OTHER = {
@@ -32,6 +36,12 @@ OTHER = {
     "name": ("f(x)", "f(y)"),
     "order": ("f()\ng()", "g()\nf()"),
     "kind of an error": ("raise ValueError('a')", "raise KeyError('a')"),
+    "hints of fields": ("class A:\n    x: int = 1", "class A:\n    x: float = 1"),
+    "hints that a decorator reads": ("@f.register\ndef _(x: int): f()", "@f.register\ndef _(x: float): f()"),
+    "what is asserted": ("assert x, 'a'", "assert y, 'a'"),
+    "what is imported": ("from a import f", "from b import f"),
+    "under which name": ("import a as b, c as d", "import c as b, a as d"),
+    "imports around a statement": ("import a\nf()\nimport b", "import b\nf()\nimport a"),
     "a text that is no docstring": ("x = 1\n'a'", "x = 1\n'b'"),
     "default": ("def f(x=1):\n    pass", "def f(x=2):\n    pass"),
 }
@@ -81,6 +91,26 @@ def test_a_closure_follows_every_form_of_import(package):
     )
     names = ("a", "a.near", "a.root", "b", "b.member", "c", "c.own", "d", "d.inside")
     assert list(closure.closure(["pipeline.a.root"])) == [f"pipeline.{name}" for name in names]
+
+
+def test_a_room_counts_where_code_imports_something_of_it(package):
+    package(
+        methods__opmask__model="",
+        methods__opmask__head="from pipeline.methods.opmask.model import Head\nfrom pipeline.methods import flat\n",
+        methods__opmask__loss="from . import THRESHOLD\n",
+        methods__opmask__also="from pipeline.methods import opmask\n",
+        methods__opmask__declared="from pipeline.methods.opmask import METHOD\n",
+        methods__flat="",
+    )
+    room = paths.ROOT / "pipeline/methods/opmask/__init__.py"
+    room.write_text("from .model import model\nTHRESHOLD = 0.5\nMETHOD = 1\n")
+    names = ("head", "loss", "also", "declared")
+    head, loss, also, declared = (closure.closure([f"pipeline.methods.opmask.{name}"]) for name in names)
+    assert list(head) == ["pipeline.methods.flat", "pipeline.methods.opmask.head", "pipeline.methods.opmask.model"]
+    room = ["pipeline.methods.opmask.__init__", "pipeline.methods.opmask.model"]
+    assert sorted({*loss} - {"pipeline.methods.opmask.loss"}) == room
+    assert sorted({*also} - {"pipeline.methods.opmask.also"}) == room
+    assert list(declared) == ["pipeline.methods.opmask.declared"]
 
 
 def test_a_root_that_is_no_module_is_named(package):
