@@ -18,7 +18,7 @@ def main():
         metavar="TABLE",
         help=f"{', '.join(declared.tables)} or all; none keeps the choice and writes it anew",
     )
-    tables = parser.parse_args().tables or experiments.read_yaml(experiments.paths.SELECTION)["selected"]["chosen"]
+    tables = parser.parse_args().tables or experiments.chosen_tables(declared)
     selection = experiments.select(list(declared.tables) if "all" in tables else tables)
     runs = len(selection["runs"]) + len(selection["elsewhere"]["runs"])
     print(f"tables: {', '.join(selection['tables'])}; {runs} runs, {len(selection['figures'])} figures")

@@ -6,7 +6,9 @@ resolved. So whatever is wrong is found when the declaration is read, before any
 
 import copy
 import io
+import re
 import shlex
+import subprocess
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -50,17 +52,17 @@ def _parse(path, content, pure=False):
     except (YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", error)
-        hint = "; inside of braces or brackets a value with a colon needs quotes" if "':'" in str(problem) else ""
-        raise ExperimentError(f"{path.name}{line}: not valid YAML: {problem}{hint}") from None
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        hint = "; inside of braces or brackets a value with a colon needs quotes" if "':'" in problem else ""
+        raise ExperimentError(f"{_shown(path)}{line}: not valid YAML: {problem}{hint}") from None
     if not isinstance(content, dict):
-        raise ExperimentError(f"{path.name}: expected a mapping at the top, found {type(content).__name__}")
+        raise ExperimentError(f"{_shown(path)}: expected a mapping at the top, found {type(content).__name__}")
     return content
 
 
 def lookup(section, name, what):
     """Return `section[name]`, or raise an ExperimentError that lists the valid names."""
-    if name not in section:
+    if not isinstance(name, str) or name not in section:
         raise ExperimentError(
             f"unknown {what} {name!r}{strict.options(name, section)} (declared in pipeline/experiments)"
         )
@@ -264,7 +266,8 @@ def _merged(declarations):
                     raise ExperimentError(f"{_shown(path)}: {section}.{name}: declared in {other} too; rename one")
                 origins[section, name] = _shown(path)
                 content[section][name] = entry
-    if missing := [name for name in SECTIONS if (name,) not in origins]:
+    missing = [name for name in SECTIONS if (name,) not in origins]
+    if missing and not set(content) - set(schema.Declaration.model_fields):  # a misspelt one says more
         raise ExperimentError(f"pipeline/experiments: section {missing[0]!r} is missing")
 
     def origin(keys):
@@ -303,13 +306,47 @@ def selected(declared=None):
     Raises ExperimentError if the file is not what `commands.select` would write for its tables now.
     """
     content = read_yaml(paths.SELECTION).get("selected")
-    known = isinstance(content, dict) and "chosen" in content
-    if not known or content != (declared or load()).selection(content["chosen"], chosen_dataset()):
+    if _chosen_in(content) is None or content != (declared or load()).selection(content["chosen"], chosen_dataset()):
         raise ExperimentError(
             "pipeline/selection.yaml is not what pipeline/experiments and `dataset` in params.yaml say now; "
             f"{SELECT_AGAIN}"
         )
     return content
+
+
+def _chosen_in(content):
+    """The tables that the content of selection.yaml chooses; None if it is not of that form."""
+    chosen = content.get("chosen") if isinstance(content, dict) else None
+    texts = isinstance(chosen, list) and all(isinstance(name, str) for name in chosen)
+    return chosen if texts else None
+
+
+def chosen_tables(declared):
+    """The tables that selection.yaml chooses and that are declared, also where it is damaged (or a merge's conflict):
+    those that it lists; where it lists none, those of the last commit.
+
+    Raises ExperimentError if that names none either.
+    """
+    try:
+        text = paths.SELECTION.read_bytes()
+    except FileNotFoundError:
+        text = b""
+    ran = subprocess.run(
+        ["git", "show", f"HEAD:./{paths.SELECTION.name}"], cwd=paths.SELECTION.parent, capture_output=True
+    )
+    for content in (text, ran.stdout):
+        try:
+            listed = _chosen_in(_parse(paths.SELECTION, content).get("selected"))
+        except ExperimentError:
+            listed = None
+        if listed is None:
+            listed = re.findall(r"^\s*- ([a-z0-9_]+)\s*$", content.decode(errors="replace"), re.MULTILINE)
+        if tables := [name for name in declared.tables if name in listed]:
+            return tables
+    raise ExperimentError(
+        f"pipeline/selection.yaml chooses no table; run `python -m commands.select {next(iter(declared.tables))}` with "
+        f"one of {', '.join(declared.tables)}"
+    )
 
 
 def repro(stage, *names, again=False):

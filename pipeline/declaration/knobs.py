@@ -13,8 +13,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from pipeline.declaration.strict import Strict
+from pipeline.declaration.strict import Seed, Strict
 from pipeline.errors import ExperimentError
 
 RECIPE = "recipe"  # the knob that chooses a preset, and the value that refers to it
@@ -33,9 +34,9 @@ def _different(numbers):
 
 List = BeforeValidator(_as_tuple)
 Seeds = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...],
+    tuple[Seed, ...],
     List,
-    Field(min_length=1, description="a list of different integers at least 0"),
+    Field(min_length=1, description="a list of different integers from 0 to 2**32 - 1"),
     AfterValidator(_different),
 ]
 
@@ -82,7 +83,7 @@ def load(kind, mapping: dict, source: str, schedule: str = "1x", recipes: Path |
 def _refused(kind, name, values, source, preset=()):
     valid = valid_values(kind, name) + (", or `recipe`" if name in preset else "")
     choices = [choice for choice in typing.get_args(kind.model_fields[name].annotation) if isinstance(choice, str)]
-    near = nearest(values[name], choices, cutoff=0.5) if isinstance(values[name], str) else ""
+    near = nearest(values[name], choices) if isinstance(values[name], str) else ""
     return ExperimentError(f"{source}: knob {name} is {values[name]!r}; valid: {valid}{near}")
 
 
@@ -111,7 +112,7 @@ def _bound(metadata, name):
     return next((getattr(item, name) for item in metadata if hasattr(item, name)), None)
 
 
-def nearest(name, names, cutoff=0) -> str:
+def nearest(name, names, cutoff=0.5) -> str:
     """`; did you mean ...?` with the most similar of some names, at least as similar as `cutoff` (0 to 1)."""
     near = difflib.get_close_matches(str(name), list(map(str, names)), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""
@@ -144,4 +145,10 @@ def differences(recipes: Path) -> tuple[dict, ...]:
 
     A value that depends on the schedule is a dictionary by schedule.
     """
-    return tuple(YAML(typ="safe").load(recipes))
+    try:
+        return tuple(YAML(typ="safe").load(recipes))
+    except (YAMLError, UnicodeDecodeError, TypeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise ExperimentError(f"{recipes.parent.name}/{recipes.name}{line}: not valid YAML: {problem}") from None

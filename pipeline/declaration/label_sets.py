@@ -139,8 +139,9 @@ def _read(path):
     where = _relative(path.stem)
     try:
         content = YAML(typ="safe").load(path)
-    except YAMLError as error:
-        raise ExperimentError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise ExperimentError(f"{where}: not valid YAML: {problem}") from None
     declared = strict.check(schema.LabelSet, content, where)
     categories = tuple(Category(entry.id, entry.name, entry.supercategory) for entry in declared.classes)
     try:

@@ -146,8 +146,12 @@ class _Stages(Strict):
     @model_validator(mode="after")
     def _as_many_as_stages(self):
         for key in ("strides", "dilations"):
-            if key in self.model_fields_set and len(getattr(self, key)) != self.num_stages:
+            if len(getattr(self, key)) != self.num_stages:
                 raise refused(f"has {len(getattr(self, key))} items; valid: {self.num_stages}, as num_stages", key)
+        taken = self.out_indices
+        if not taken or taken != sorted(set(taken)) or taken[-1] >= self.num_stages:
+            valid = f"different numbers of stages in ascending order, below num_stages ({self.num_stages})"
+            raise refused(f"is {shown(taken)}; valid: {valid}", "out_indices")
         return self
 
 

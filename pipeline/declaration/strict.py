@@ -127,7 +127,8 @@ def check(kind, content, source, where=()):
         found = _follow(content, keys)
         text = _wording(first, found)
         file = source((*where, *keys)) if isinstance(source, Callable) else source
-    raise ExperimentError(f"{file}: {dotted((*where, *_named(content, keys)))}: {text}")
+    field = dotted((*where, *_named(content, keys)))
+    raise ExperimentError(f"{file}: {field}: {text}" if field else f"{file}: {text}")
 
 
 def dotted(keys):
@@ -203,8 +204,9 @@ def _wording(error, found):
     if kind in TYPES:
         return f"is {shown(found)}; valid: {TYPES[kind]}"
     if kind == "literal_error":
-        expected = re.findall(r"'([^']*)'|(-?\d+)", context["expected"])
-        return f"is {shown(found)}{options(found, [text or number for text, number in expected])}"
+        expected = [text or int(number) for text, number in re.findall(r"'([^']*)'|(-?\d+)", context["expected"])]
+        near = found if found not in map(str, expected) else None  # a number in quotes is no misspelling
+        return f"is {shown(found)}{options(near, expected)}"
     for bound, words in BOUNDS.items():
         if bound in context:
             limit = f"{context[bound]:g}" if isinstance(context[bound], float) else context[bound]

@@ -85,7 +85,7 @@ class Method:
         known = all_knobs() if others else ()
         for name in others:
             if name not in known:
-                raise ExperimentError(f"{source}: unknown knob {name!r}{knob_sets.nearest(name, known)}")
+                raise ExperimentError(f"{source}: unknown knob {name!r}{knob_sets.nearest(name, [*known, 'dataset'])}")
         return knob_sets.load(self.knobs, mapping, source, schedule, self.recipes)
 
     def require_own(self, names, source: str):
