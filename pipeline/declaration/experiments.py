@@ -56,7 +56,8 @@ def _parse(path, content, pure=False):
         hint = "; inside of braces or brackets a value with a colon needs quotes" if "':'" in problem else ""
         raise ExperimentError(f"{_shown(path)}{line}: not valid YAML: {problem}{hint}") from None
     if not isinstance(content, dict):
-        raise ExperimentError(f"{_shown(path)}: expected a mapping at the top, found {type(content).__name__}")
+        found = "nothing" if content is None else type(content).__name__
+        raise ExperimentError(f"{_shown(path)}: expected a mapping at the top, found {found}")
     return content
 
 

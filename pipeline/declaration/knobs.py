@@ -77,7 +77,10 @@ def load(kind, mapping: dict, source: str, schedule: str = "1x", recipes: Path |
     try:
         return kind(**values)
     except ValidationError as error:
-        raise _refused(kind, error.errors()[0]["loc"][0], values, source, preset) from None
+        name = error.errors()[0]["loc"][0]
+        if mapping.get(name) == RECIPE and name in preset:
+            source = f"{source}: `{RECIPE}`, {recipes.parent.name}/{recipes.name}"
+        raise _refused(kind, name, values, source, preset) from None
 
 
 def _refused(kind, name, values, source, preset=()):

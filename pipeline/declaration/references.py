@@ -2,6 +2,7 @@
 
 from pipeline import methods
 from pipeline.declaration import schema, strict
+from pipeline.declaration.knobs import RECIPE, differences
 from pipeline.declaration.label_sets import known as label_sets
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
@@ -19,8 +20,17 @@ class Published:
     """
 
     def __init__(self, files):
-        self.tables = {table["id"]: table for content in files.values() for table in content["tables"]}
-        self.statements = {entry["id"]: entry for content in files.values() for entry in content["statements"]}
+        self.tables, self.statements = (self._by_id(files, section) for section in ("tables", "statements"))
+
+    @staticmethod
+    def _by_id(files, section):
+        found, origins = {}, {}
+        for file, content in files.items():
+            for entry in content[section]:
+                if (name := entry["id"]) in found:
+                    raise ExperimentError(f"{file}: {section}: id {name!r} is taken in {origins[name]}; ids are unique")
+                found[name], origins[name] = entry, file
+        return found
 
     def rows(self, table):
         return {row["id"]: row for row in self.tables[table]["rows"]}
@@ -37,6 +47,28 @@ def check(declared, published, origin):
     Check(declared, published, origin).everything()
 
 
+def presets():
+    """Refuse what no row of a method's recipes file may be (ExperimentError, one line)."""
+    for method in map(methods.method, methods.names()):
+        if method.recipes is None:
+            continue
+        file, columns = f"{method.recipes.parent.name}/{method.recipes.name}", strict.choices(method.knobs, RECIPE)
+        rows = list(differences(method.recipes))
+        strict.check(list[schema.Difference], rows, file)
+        known = [*schema.Difference.model_fields, *columns]
+        for row in rows:
+            for key in row:
+                if key not in known:
+                    raise ExperimentError(f"{file}: [{row['id']!r}].{key}: unknown key{strict.options(key, known)}")
+            if lacking := [column for column in columns if column not in row]:
+                raise ExperimentError(
+                    f"{file}: [{row['id']!r}].{lacking[0]}: is missing; give the value of this preset"
+                )
+            if (knob := row["knob"]) is not None and knob not in methods.all_knobs():
+                hint = strict.options(knob, methods.all_knobs())
+                raise ExperimentError(f"{file}: [{row['id']!r}].knob: unknown knob {knob!r}{hint}")
+
+
 class Check:
     """The checks of `check`; keys lead to the value that is looked up."""
 
@@ -44,6 +76,7 @@ class Check:
         self.declared, self.published, self.origin = declared, published, origin
 
     def everything(self):
+        presets()
         for section in ("profiles", "datasets", "runs", "tables", "figures"):
             for name, entry in getattr(self.declared, section).items():
                 getattr(self, section)(entry, section, name)

@@ -382,9 +382,9 @@ Figure = one_of("kind", Chart, Qualitative, NovelResults, Inside, Sensitivity)
 class Declaration(Strict):
     """The sections of the files of pipeline/experiments/, merged."""
 
-    datasets: dict[Name, Dataset]
-    backbones: dict[Name, Backbone]
-    profiles: dict[Name, Profile]
+    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    backbones: Annotated[dict[Name, Backbone], Field(min_length=1)]
+    profiles: Annotated[dict[Name, Profile], Field(min_length=1)]
     presets: dict[Name, Preset] = {}
     runs: dict[Name, Run]
     tables: dict[Name, Table]
@@ -467,6 +467,34 @@ class Published(Strict):
     tolerances: list[Tolerance]
     tables: Annotated[list[PublishedTable], Field(min_length=1)]
     statements: list[Statement]
+
+    @model_validator(mode="after")
+    def _of_its_documents_and_rows(self):
+        rows = [row.id for table in self.tables for row in table.rows]
+        for section in ("tolerances", "tables", "statements"):
+            for at, entry in enumerate(getattr(self, section)):
+                if entry.document not in self.documents:
+                    text = f"unknown document {entry.document!r}{options(entry.document, self.documents)}"
+                    raise refused(text, section, at, "document")
+        for at, statement in enumerate(self.statements):
+            for key in ("minuend", "subtrahend", "row"):
+                if (name := getattr(statement, key)) is not None and name not in rows:
+                    raise refused(f"unknown row {name!r}{options(name, rows)}", "statements", at, key)
+        return self
+
+
+# Differences between the presets of a method's knobs
+
+
+class Difference(Strict):
+    """A row of a recipes file; it has a column more for each preset."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: Text
+    knob: Text | None
+    description: Text
+    note: str = ""
 
 
 # The machine

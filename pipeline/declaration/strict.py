@@ -214,6 +214,8 @@ def _wording(error, found):
     if kind in ("too_short", "too_long"):
         words, length = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
         return f"has {context['actual_length']} items; valid: {words} {context[length]}"
+    if kind == "string_pattern_mismatch":
+        return f"is {shown(found)}; names consist of a-z, 0-9 and _"
     if kind == "string_too_short":
         return "is empty; give a text"
     return f"is {shown(found)}; {error['msg'].lower()}"
