@@ -1,4 +1,4 @@
-"""The numbers printed in the paper, from `pipeline/experiments/published/contrastmask.yaml`."""
+"""The numbers that papers print, from the files of `pipeline/experiments/published/`."""
 
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,9 @@ PAPER_TABLES = Path(__file__).resolve().parents[1] / "experiments" / "published"
 
 @cache
 def _content():
-    return read_yaml(PAPER_TABLES)
+    files = [read_yaml(path) for path in sorted(PAPER_TABLES.parent.glob("*.yaml"))]
+    sections = ("tables", "statements", "tolerances")
+    return {section: [entry for content in files for entry in content[section]] for section in sections}
 
 
 def comparable(dataset, declared=None):

@@ -4,12 +4,13 @@ import importlib
 import random
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import doctor
+from pipeline import doctor, methods
 from pipeline.artifacts import paths
 from pipeline.datasets.generated import scenes
 from pipeline.declaration import experiments, references, schema, strict
@@ -79,6 +80,23 @@ GOOD = {"bytes": 5, "md5": "0" * 32}
 # In the declaration: keys, the value written there (`...` removes it), and the end of the line after its file.
 MISTAKES = {
     # sections
+    "no data sets": (("datasets",), {}, "datasets: has 0 items; valid: at least 1"),
+    "name of a data set": (("runs", "current", "dataset"), "a-b", "dataset: is 'a-b'; names consist of a-z, 0-9 and _"),
+    "stages": (
+        ("profiles", "embedded", "backbones", "r50", "out_indices"),
+        [0, 1, 3],
+        r".out_indices: is \[0, 1, 3\]; valid: different numbers of stages in .*, below num_stages \(3\)",
+    ),
+    "fewer stages": (
+        ("profiles", "full", "backbones", "r50", "num_stages"),
+        3,
+        "r50.strides: has 4 items; valid: 3, as num_stages",
+    ),
+    "depth in quotes": (
+        ("profiles", "full", "backbones", "r50", "depth"),
+        "50",
+        ".depth: is '50'; valid: 18, 34, 50, 101, 152",
+    ),
     "section": (("runns",), {}, "runns: unknown key; valid: .* did you mean 'runs'?"),
     # datasets
     "dataset kind": (("datasets", "generated", "kind"), "genrated", ".kind: is 'genrated'; .* mean 'generated'?"),
@@ -338,6 +356,21 @@ ELSEWHERE = {
         "generatd",
         "unknown dataset .*'generatd'; .* did you mean 'generated'?.*",
     ),
+    "misspelt data set": ("params.yaml", ("datset",), "coco2017", ".* knob 'datset'; did you mean 'dataset'?"),
+    "far from any": ("params.yaml", (3,), 0.2, "params.yaml: unknown knob 3"),
+    "large seed": ("params.yaml", ("seeds",), [2**32], r".*: knob seeds is .*; valid: .* from 0 to 2\*\*32 - 1"),
+    "document": (
+        NUMBERS,
+        ("tables", 1, "document"),
+        "contrastmask_papr",
+        r".*\['contrastmask_table_2'\].document: unknown document 'contrastmask_papr'; .* mean 'contrastmask_paper'?",
+    ),
+    "stated row": (
+        NUMBERS,
+        ("statements", 2, "minuend"),
+        "t1_r50_1x_contrastmusk",
+        ".*minuend: unknown row 't1_r50_1x_contrastmusk'; .* mean 't1_r50_1x_contrastmask'?",
+    ),
     "pinned": (KNOBS, ("delta",), 0.5, f"{KNOBS}: knob delta is 0.5; valid: .*"),
     "metric": (NUMBERS, (*BASELINE, "mAp"), 1.0, r".*\['t2_baseline'\].*.mAp: unknown metric; .* did you mean 'mAP'?"),
     "percent": (
@@ -434,6 +467,83 @@ def test_whatever_stands_anywhere_is_right_or_one_line(repository):
         except ExperimentError as error:
             assert str(error).startswith("pipeline/experiments/") and "\n" not in str(error)
         path.write_text(files[path])
+
+
+@pytest.mark.parametrize("value", [["generated"], {"a": 1}, None, 3])
+def test_a_data_set_is_a_name(repository, value):
+    edit(paths.PARAMS, ("dataset",), value)
+    assert refused().startswith(f"unknown dataset (params.yaml: dataset): {value!r}; valid: generated, ")
+
+
+def test_a_misspelt_section_is_named_and_not_the_one_that_lacks(repository):
+    file = paths.EXPERIMENTS / "datasets.yaml"
+    file.write_text(file.read_text().replace("datasets:\n", "dataset:\n"))
+    assert refused().startswith("pipeline/experiments/datasets.yaml: dataset: unknown key; ")
+    assert refused().endswith("did you mean 'datasets'?")
+
+
+def test_ids_of_published_numbers_are_unique_over_all_papers(repository):
+    shutil.copy(paths.PUBLISHED / "contrastmask.yaml", paths.PUBLISHED / "other.yaml")
+    assert refused().startswith("pipeline/experiments/published/other.yaml: tables: id 'contrastmask_table_1' is taken")
+
+
+RECIPES = {
+    "nothing": ("", "not valid YAML: .*"),
+    "no YAML": ("[{id: 1", "recipes.yaml line 1: not valid YAML: .*"),
+    "no row": ("[a]", r"\[0\]: expected a mapping, found str"),
+    "no knob": ("[{id: D1, paper: 1, released: 1, description: x}]", r"\['D1'\].knob: is missing; .*"),
+    "knob": ("[{id: D1, knob: cl_jion, paper: 1, released: 1, description: x}]", ".*'cl_jion'; .* 'cl_join'?"),
+    "column": (
+        "[{id: D1, knob: cl_join, paper: 1, relesed: 1, description: x}]",
+        ".*relesed: unknown key; .* 'released'?",
+    ),
+    "lacking": ("[{id: D1, knob: cl_join, paper: 1, description: x}]", r".*\['D1'\].released: is missing; .*"),
+}
+
+
+@pytest.mark.parametrize("mistake", RECIPES)
+def test_a_mistake_in_a_file_of_presets(tmp_path, monkeypatch, mistake):
+    text, message = RECIPES[mistake]
+    file = tmp_path / "mine" / "recipes.yaml"
+    file.parent.mkdir()
+    file.write_text(text)
+    room = replace(methods.method("contrastmask"), recipes=file)
+    monkeypatch.setattr(methods, "method", lambda name: room)
+    with pytest.raises(ExperimentError) as error:
+        references.presets()
+    assert str(error.value).startswith("mine/recipes.yaml")
+    assert re.search(f"{message.replace('?', '[?]')}$", str(error.value)), error.value
+
+
+DAMAGED = {
+    "empty": "",
+    "no mapping": "a",
+    "broken": "{",
+    "binary": "\x00\x01",
+    "no choice": "selected: {chosen: }",
+    "a number": "selected: {chosen: 3}",
+    "nested": "selected: {chosen: [[1]]}",
+    "a text": "selected: {chosen: table4}",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_selection_is_one_line_and_select_mends_it(repository, monkeypatch, damage):
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "a"]):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+    chosen = experiments.selected()["chosen"]
+    paths.SELECTION.write_text(DAMAGED[damage])
+    with pytest.raises(ExperimentError) as error:
+        experiments.selected()
+    assert "selection.yaml" in str(error.value) and "\n" not in str(error.value)
+    monkeypatch.setattr("sys.argv", ["select"])
+    importlib.import_module("commands.select").main()
+    assert experiments.selected()["chosen"] == chosen
+
+
+def test_of_a_merge_conflict_in_the_selection_the_tables_of_both_sides_stay(repository):
+    paths.SELECTION.write_text("selected:\n  chosen:\n<<<<<<< HEAD\n  - table4\n=======\n  - table2\n>>>>>>> x\n")
+    assert experiments.chosen_tables(experiments.load()) == ["table2", "table4"]
 
 
 def test_what_is_declared_is_right():

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from pipeline.declaration.experiments import read_yaml
+from pipeline.reporting import published
 from pipeline.reporting.published import PAPER_TABLES
 from pipeline.tasks.instances import TASK
 
@@ -56,3 +57,14 @@ def test_the_numbers_are_those_that_were_transcribed():
     ]
     digest = hashlib.sha256("\n".join(numbers).encode()).hexdigest()
     assert (len(numbers), digest) == (340, "b559d727b5e1814550f17cab07043b481b5d5590be4cb50a36abb666dd979813")
+
+
+def test_every_paper_has_a_file(tmp_path, monkeypatch):
+    for name, table in (("contrastmask", "a"), ("other", "b")):
+        (tmp_path / f"{name}.yaml").write_text(f"tables: [{{id: {table}}}]\nstatements: []\ntolerances: []\n")
+    monkeypatch.setattr(published, "PAPER_TABLES", tmp_path / "contrastmask.yaml")
+    published._content.cache_clear()
+    try:
+        assert list(published.tables()) == ["a", "b"]
+    finally:
+        published._content.cache_clear()
