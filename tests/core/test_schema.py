@@ -489,7 +489,7 @@ def test_ids_of_published_numbers_are_unique_over_all_papers(repository):
 
 RECIPES = {
     "nothing": ("", "not valid YAML: .*"),
-    "no YAML": ("[{id: 1", "recipes.yaml line 1: not valid YAML: .*"),
+    "no YAML": ("[{id: 1", "recipes.yaml line [12]: not valid YAML: .*"),
     "no row": ("[a]", r"\[0\]: expected a mapping, found str"),
     "no knob": ("[{id: D1, paper: 1, released: 1, description: x}]", r"\['D1'\].knob: is missing; .*"),
     "knob": ("[{id: D1, knob: cl_jion, paper: 1, released: 1, description: x}]", ".*'cl_jion'; .* 'cl_join'?"),
