@@ -541,6 +541,16 @@ def test_a_damaged_selection_is_one_line_and_select_mends_it(repository, monkeyp
     assert experiments.selected()["chosen"] == chosen
 
 
+def test_a_selection_that_nothing_remembers_is_chosen_anew(repository, monkeypatch, capsys):
+    paths.SELECTION.write_text("")
+    monkeypatch.setenv("GIT_DIR", str(repository / "none"))
+    said = run("commands.select", monkeypatch, capsys)
+    command = re.search(r"`python -m (commands.select) (\w+)`", said)
+    monkeypatch.setattr("sys.argv", list(command.groups()))
+    importlib.import_module("commands.select").main()
+    assert experiments.selected()["chosen"] == [command[2]]
+
+
 def test_of_a_merge_conflict_in_the_selection_the_tables_of_both_sides_stay(repository):
     paths.SELECTION.write_text("selected:\n  chosen:\n<<<<<<< HEAD\n  - table4\n=======\n  - table2\n>>>>>>> x\n")
     assert experiments.chosen_tables(experiments.load()) == ["table2", "table4"]
