@@ -71,7 +71,7 @@ def _evaluate(run_name, dataset, working_on):
     declared = experiments.load()
     run = declared.run(run_name)
     task = methods.task_of(run.method)
-    groups = dict(zip(("base", "novel"), declared.label_set(dataset).base_and_novel(run.direction), strict=True))
+    groups = task.named(*declared.label_set(dataset).base_and_novel(run.direction))
     per_seed = []
     jobs = resolve_seeds(run_name, dataset)
     for job in jobs:
