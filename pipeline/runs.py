@@ -80,6 +80,7 @@ def _evaluate(run_name, dataset, working_on):
         with track(job, fingerprint, "evaluate", "FINISHED", tags(run_name)) as tracker:
             tracker.log_history(_published_log(job))  # of a training whose folder is elsewhere or gone
             predictions = paths.predictions(dataset, run_name, job.seed)
+            methods.register(job.method, job.knobs)
             task.predict(job, predictions)
             scores = task.score(dataset, predictions, groups)
             digest = results.predictions_digest(dataset, run_name, job.seed)
