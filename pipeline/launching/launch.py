@@ -40,14 +40,19 @@ def launch(jobs=None, launcher=None):
         launcher: 'local' or 'slurm'; None: as machine.yaml says, 'local' without it.
 
     Raises:
-        ExperimentError: a bad machine.yaml, data or splits could not be made, or (after the report) runs failed;
-            names them.
+        ExperimentError: a bad machine.yaml, no chosen table has a run on the dataset, data or splits could not be made, or
+            (after the report) runs failed; names them.
     """
     if jobs is not None and jobs < 1:
         raise ExperimentError(f"--jobs {jobs}; valid: 1 or more")
     machine = settings.load()
     dataset = experiments.chosen_dataset()
     selection = experiments.selected()
+    if not selection["tables"]:
+        raise ExperimentError(
+            f"no run of {', '.join(selection['chosen'])} has a direction of dataset {dataset!r} "
+            f"({', '.join(selection['directions'])}); choose other tables or declare such runs"
+        )
     targets = _targets(selection, dataset, machine)
     kind = LAUNCHERS[launcher or machine.launcher]
     chosen = kind(machine, jobs or machine.jobs, dataset, targets)

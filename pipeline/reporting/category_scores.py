@@ -47,7 +47,7 @@ def draw(request):
     for axis in axes[:, 0]:
         axis.set_ylabel(f"{task.words(name=metric.name)} ({metric.unit})")
     axes[0, 0].set_ylim(0, None if np.nanmax([0, *by_run.to_numpy().flat]) > 0 else 1)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=series.colour, label=series.label) for series, _ in results]
+    handles = [plt.Rectangle((0, 0), 1, 1, label=series.label, **_look(series)) for series, _ in results]
     style.legend(figure, handles, style.PAGE_WIDTH, handlelength=1, handleheight=0.8)
     apart = ""
     if len(task.supervision) == 2:
@@ -57,6 +57,12 @@ def draw(request):
         f"{initial(task.words(name=metric.name))} of every category of the validation set{apart}, ordered by the last "
         f"method; n: {task.counted}." + undefined_sentence(results) + note
     )
+
+
+def _look(series, edge=None):
+    """A bar of a run: the colour of its method, hatched where another run of the figure has the same."""
+    hatch = style.SAME_METHOD_HATCHES[series.line]
+    return {"facecolor": series.colour, "edgecolor": "white" if hatch else edge or series.colour, "hatch": hatch}
 
 
 def undefined_sentence(results):
@@ -75,7 +81,7 @@ def _bars(axis, group, called, values, series, counts):
     for k, one in enumerate(series):
         at = np.arange(len(values)) + (k - (len(series) - 1) / 2) * width
         heights = values[one.run.name].to_numpy(dtype=float)
-        axis.bar(at, np.nan_to_num(heights), width, color=one.colour, edgecolor="white", linewidth=0.3)
+        axis.bar(at, np.nan_to_num(heights), width, linewidth=0.3, **_look(one, "white"))
         for x, height in zip(at, heights, strict=True):
             if height < 0.01 * top:  # else it would look like no bar
                 axis.annotate(
