@@ -71,7 +71,7 @@ def _evaluate(run_name, dataset, working_on):
     declared = experiments.load()
     run = declared.run(run_name)
     task = methods.task_of(run.method)
-    groups = dict(zip(("base", "novel"), declared.label_set(dataset).base_and_novel(run.direction), strict=True))
+    groups = task.named(*declared.label_set(dataset).base_and_novel(run.direction))
     per_seed = []
     jobs = resolve_seeds(run_name, dataset)
     for job in jobs:
@@ -80,6 +80,7 @@ def _evaluate(run_name, dataset, working_on):
         with track(job, fingerprint, "evaluate", "FINISHED", tags(run_name)) as tracker:
             tracker.log_history(_published_log(job))  # of a training whose folder is elsewhere or gone
             predictions = paths.predictions(dataset, run_name, job.seed)
+            methods.register(job.method, job.knobs)
             task.predict(job, predictions)
             scores = task.score(dataset, predictions, groups)
             digest = results.predictions_digest(dataset, run_name, job.seed)

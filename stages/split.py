@@ -20,9 +20,10 @@ def main():
     labels = experiments.load().label_set(dataset)
     if name not in labels.directions:
         experiments.selected()  # says if dvc.yaml is of another label set
-    table = paths.statistics(dataset, name, "csv").with_suffix("")
-    hide = tasks.task(arguments.task).hide
-    hide(subsets.train(dataset).annotations, labels, name, paths.split(dataset, name), table, (dataset, name))
+    first = arguments.task == tasks.FIRST
+    table = paths.statistics(dataset, name, "csv").with_suffix("") if first else None
+    hide, folder = tasks.task(arguments.task).hide, paths.split(dataset, tasks.split_of(arguments.task, name))
+    hide(subsets.train(dataset).annotations, labels, name, folder, table, (dataset, name))
 
 
 if __name__ == "__main__":

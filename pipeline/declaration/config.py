@@ -7,7 +7,7 @@ Nothing that changes numbers is decided elsewhere.
 import json
 from dataclasses import asdict, dataclass, replace
 
-from pipeline import methods
+from pipeline import methods, tasks
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.declaration.knobs import KnobSet
@@ -20,7 +20,7 @@ class Training:
 
     Attributes:
         name: run name, or `init_<key of the weights>` for a pre-training.
-        dataset: name of the dataset; `split` is the direction whose annotations are read.
+        dataset: name of the dataset; `split` names the training annotations, `tasks.split_of`.
         seed: of initialisation, sampling and augmentation.
         method: name of its folder in pipeline/methods.
         knobs: of the method, resolved.
@@ -45,6 +45,10 @@ class Training:
     schedule: dict
     optimisation: dict
     initial_weights: str | None
+
+    @property
+    def direction(self):
+        return self.split.partition(".")[0]
 
     def to_json(self):
         """The training as text; plain data, so that reading it can run nothing."""
@@ -118,7 +122,7 @@ def resolve(run_name, dataset, seed, declared=None):
     return Training(
         name=run.name,
         dataset=dataset,
-        split=run.direction,
+        split=run.split,
         backbone=run.backbone,
         seed=seed,
         method=run.method,
@@ -149,7 +153,7 @@ def resolve_pretraining(key, dataset, declared=None):
     return Training(
         name=f"init_{key}",
         dataset=dataset,
-        split=recipe["direction"],
+        split=tasks.split_of(methods.task_of(detector).name, recipe["direction"]),
         backbone=backbone,
         seed=recipe["seed"],
         method=detector,

@@ -15,7 +15,7 @@ from functools import lru_cache
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import methods
+from pipeline import methods, tasks
 from pipeline.artifacts import files, paths
 from pipeline.declaration import references, schema, strict
 from pipeline.declaration.label_sets import label_set
@@ -96,6 +96,11 @@ class Run:
         return methods.weights_key(methods.method(self.method).detector, self.backbone)
 
     @property
+    def split(self):
+        """Name of the training annotations that it reads."""
+        return tasks.split_of(methods.task_of(self.method).name, self.direction)
+
+    @property
     def pinned(self):
         return self.knobs != "params.yaml"
 
@@ -134,12 +139,12 @@ class Experiments:
             dataset: the chosen one, which runs without a dataset of their own are made on.
 
         Returns:
-            {chosen, label_set, directions, tables, figures, weights, runs, free, look_inside, elsewhere}: the first
-            is `tables` in the order of the declaration, the second the label set of `dataset`. The others are
-            dictionaries with just the values that stage descriptions and commands need. `free` are the runs that follow
-            params.yaml, `look_inside` those that chosen figures need this stage of. `elsewhere` holds {datasets,
-            directions, weights, runs, look_inside} of the runs with another dataset than `dataset`, as dvc.yaml
-            cannot look up the dataset of a run.
+            {chosen, label_set, directions, splits, tables, figures, weights, runs, free, look_inside, elsewhere}: the
+            first is `tables` in the order of the declaration, the second the label set of `dataset`. The others are
+            dictionaries with just the values that stage descriptions and commands need. `splits` are the annotations
+            of other tasks than the first, `free` the runs that follow params.yaml, `look_inside` those that chosen
+            figures need this stage of. `elsewhere` holds {datasets, directions, splits, weights, runs, look_inside} of
+            the runs with another dataset than `dataset`, as dvc.yaml cannot look up the dataset of a run.
         """
         for name in tables:
             lookup(self.tables, name, "table")
@@ -159,14 +164,16 @@ class Experiments:
         looked_into = {
             row["run"] for figure in figures.values() if figure["kind"] in INSIDE_FIGURES for row in figure["runs"]
         }
-        columns = ("method", "backbone", "schedule", "direction", "knobs", "weights")
+        columns = ("method", "backbone", "schedule", "direction", "split", "knobs", "weights")
+        weights = self._weights(here.values(), labels)
         return {
             "chosen": [name for name in self.tables if name in tables],
             "label_set": labels.name,
             "directions": {name: dict(sides) for name, sides in labels.directions.items()},
+            "splits": _named_splits(_splits(here.values(), weights)),
             "tables": {name: {"title": table["title"]} for name, table in kept.items()},
             "figures": {name: {"title": figure["title"]} for name, figure in figures.items()},
-            "weights": self._weights(here.values(), labels),
+            "weights": weights,
             "runs": {name: {column: getattr(run, column) for column in columns} for name, run in here.items()},
             "free": {name: {"direction": run.direction} for name, run in here.items() if not run.pinned},
             "look_inside": {name: {"direction": run.direction} for name, run in here.items() if name in looked_into},
@@ -176,6 +183,8 @@ class Experiments:
     def _elsewhere(self, runs, columns, looked_into):
         """The part of a selection that is made on other datasets than the chosen one."""
         datasets = {run.dataset: self.label_set(run.dataset) for run in runs.values()}
+        on = {name: [run for run in runs.values() if run.dataset == name] for name in datasets}
+        weights = {name: self._weights(on[name], labels) for name, labels in datasets.items()}
         directions = {(run.dataset, run.direction) for run in runs.values()}
         directions |= {(name, self._weights_direction(labels)) for name, labels in datasets.items()}
         return {
@@ -184,10 +193,15 @@ class Experiments:
                 f"{dataset}_{name}": {"dataset": dataset, "direction": name, "label_set": datasets[dataset].name}
                 for dataset, name in sorted(directions)
             },
+            "splits": {
+                f"{dataset}_{name}": {"dataset": dataset, **row, "label_set": datasets[dataset].name}
+                for dataset in sorted(datasets)
+                for name, row in _named_splits(_splits(on[dataset], weights[dataset])).items()
+            },
             "weights": {
                 f"{dataset}_{key}": {"dataset": dataset, "key": key, **row}
-                for dataset, labels in sorted(datasets.items())
-                for key, row in self._weights([run for run in runs.values() if run.dataset == dataset], labels).items()
+                for dataset in sorted(datasets)
+                for key, row in weights[dataset].items()
             },
             "runs": {name: {column: getattr(run, column) for column in columns} for name, run in runs.items()},
             "look_inside": {
@@ -198,11 +212,15 @@ class Experiments:
         }
 
     def _weights(self, runs, labels):
-        """The initial weights that runs start from: {key: {label, direction}}, in the order of the backbones."""
+        """The initial weights that runs start from: {key: {label, direction, split}}, in the order of the backbones."""
         direction, started = self._weights_direction(labels), {run.weights: run for run in runs}
         order = list(self.backbones)
         return {
-            key: {"label": _weights_label(run, self.backbones[run.backbone]["label"]), "direction": direction}
+            key: {
+                "label": _weights_label(run, self.backbones[run.backbone]["label"]),
+                "direction": direction,
+                "split": tasks.split_of(methods.task_of(methods.method(run.method).detector).name, direction),
+            }
             for key, run in sorted(started.items(), key=lambda item: (order.index(item[1].backbone), item[0]))
         }
 
@@ -211,6 +229,21 @@ class Experiments:
         profiles = (profile["initial_weights"] for profile in self.profiles.values())
         names = [weights["direction"] for weights in profiles if weights["kind"] == "pretrain"]
         return next((name for name in names if name in labels.directions), next(iter(labels.directions)))
+
+
+def _splits(runs, weights):
+    """{(direction, task)} that runs and their initial weights are trained with."""
+    found = {(run.direction, methods.task_of(run.method).name) for run in runs}
+    return found | {(row["direction"], row["split"].partition(".")[2] or tasks.FIRST) for row in weights.values()}
+
+
+def _named_splits(splits):
+    """Those of other tasks than the first, which has a stage for every direction."""
+    return {
+        f"{direction}_{task}": {"direction": direction, "task": task, "split": tasks.split_of(task, direction)}
+        for direction, task in sorted(splits)
+        if task != tasks.FIRST
+    }
 
 
 def _weights_label(run, backbone):

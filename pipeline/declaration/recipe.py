@@ -184,6 +184,7 @@ def write(dataset):
         seed = declared.profile(dataset)["initial_weights"].get("seed")
         written[paths.recipe(dataset, name, "init")] = _depended(content, "training") | {"seed": seed}
         written[paths.recipe_content(dataset, name, "init")] = content
+    paths.recipes(dataset).mkdir(parents=True, exist_ok=True)  # DVC wants it without a run, too
     for path, content in written.items():
         files.write_json(path, content)
     for path in paths.recipes(dataset).rglob("*.json"):

@@ -1,6 +1,6 @@
 """Look up the names by which sections of the declaration refer to each other, to knobs and to published numbers."""
 
-from pipeline import methods
+from pipeline import methods, tasks
 from pipeline.declaration import schema, strict
 from pipeline.declaration.knobs import RECIPE, differences
 from pipeline.declaration.label_sets import known as label_sets
@@ -10,6 +10,7 @@ from pipeline.errors import ExperimentError
 REPORT_FOLDERS = ("snapshot", "seed_study")  # beside those of the datasets in reports/, tracked by git
 DATASETS = "pipeline/experiments/datasets.yaml"
 OF_ONE_RUN = (schema.NovelResults, schema.Inside)
+OF_OBJECTS = (schema.Qualitative, *OF_ONE_RUN)
 
 
 class Published:
@@ -17,19 +18,27 @@ class Published:
 
     Args:
         files: name of a file -> its content.
+
+    Raises:
+        ExperimentError: two entries have one id, or an entry is of a document that its file does not declare.
     """
 
     def __init__(self, files):
-        self.tables, self.statements = (self._by_id(files, section) for section in ("tables", "statements"))
+        self.files = {}
+        self.tables, self.statements = self._by_id(files, "tables"), self._by_id(files, "statements")
 
-    @staticmethod
-    def _by_id(files, section):
-        found, origins = {}, {}
+    def _by_id(self, files, section):
+        found = {}
         for file, content in files.items():
             for entry in content[section]:
-                if (name := entry["id"]) in found:
-                    raise ExperimentError(f"{file}: {section}: id {name!r} is taken in {origins[name]}; ids are unique")
-                found[name], origins[name] = entry, file
+                where = f"{file}: {section}[{entry['id']!r}]"
+                if entry["id"] in found:
+                    other = self.files[section, entry["id"]]
+                    raise ExperimentError(f"{where}: declared in {other} too; rename one")
+                if entry["document"] not in content["documents"]:
+                    options = strict.options(entry["document"], content["documents"])
+                    raise ExperimentError(f"{where}.document: unknown document {entry['document']!r}{options}")
+                found[entry["id"]], self.files[section, entry["id"]] = entry, file
         return found
 
     def rows(self, table):
@@ -80,6 +89,8 @@ class Check:
         for section in ("profiles", "datasets", "runs", "tables", "figures"):
             for name, entry in getattr(self.declared, section).items():
                 getattr(self, section)(entry, section, name)
+        for name, table in self.published.tables.items():
+            self.numbers(name, table)
 
     def refuse(self, text, *keys):
         raise ExperimentError(f"{self.origin(keys)}: {strict.dotted(map(str, keys))}: {text}")
@@ -158,9 +169,31 @@ class Check:
                 self.known(f"row of {table.published}:", printed, row.published, *where, "published")
             for name in row.runs or []:
                 self.known("run", self.declared.runs, name, *where, "runs")
+        several = self.tasks(run for row in table.rows for run in row.runs or [])
+        if len(set(several.values())) > 1:
+            told = ", ".join(f"{run} ({task})" for run, task in several.items())
+            self.refuse(f"its runs are of several tasks, {told}; make a table for each task", *keys)
+        for row in table.rows:
+            where = (*keys, "rows", f"[{row.label!r}]")
             directions = [self.declared.runs[name].direction for name in row.runs or []]
             if len(set(directions)) < len(directions):
                 self.refuse("has two runs of one direction; make it two rows", *where)
+
+    def numbers(self, name, table):
+        """The printed numbers of a published table are in the range of their metric, by the tasks that show them."""
+        shown = [entry for entry in self.declared.tables.values() if entry.published == name]
+        of_runs = {self.declared.runs[run].method for entry in shown for row in entry.rows for run in row.runs or []}
+        for task in {methods.task_of(method).name for method in of_runs} or {tasks.FIRST}:
+            known = {metric.key: metric for metric in tasks.task(task).metrics}
+            for row in table["rows"]:
+                for setting, printed in row["results"].items():
+                    for key, value in printed.items():
+                        if key in known and not known[key].valid(value):
+                            where = f"tables[{name!r}].rows[{row['id']!r}].results.{setting}.{key}"
+                            low, high = known[key].lowest, known[key].highest
+                            valid = f"at least {low:g}" if value < low else f"at most {high:g}"
+                            file = self.published.files["tables", name]
+                            raise ExperimentError(f"{file}: {where}: is {value}; valid: {valid}")
 
     def figures(self, figure, *keys):
         for name in figure.tables:
@@ -177,10 +210,25 @@ class Check:
         if figure.kind != "loss_curves" and len(directions) > 1:
             told = ", ".join(directions)
             self.refuse(f"have the directions {told}; base and novel mean one thing only within one", *keys, "runs")
+        self.of_one_task(figure, *keys)
         if isinstance(figure, schema.Inside):
             self.inside(figure, *keys)
         if isinstance(figure, schema.Sensitivity):
             self.sensitivity(figure, *keys)
+
+    def tasks(self, runs):
+        """{run: name of its task}."""
+        return {name: methods.task_of(self.declared.runs[name].method).name for name in runs}
+
+    def of_one_task(self, figure, *keys):
+        """A figure compares numbers of one task; what shows masks of objects, that of the first alone."""
+        found = self.tasks(self.shown(figure))
+        told = ", ".join(f"{run} ({task})" for run, task in found.items())
+        if isinstance(figure, OF_OBJECTS) and set(found.values()) - {tasks.FIRST}:
+            text = f"a figure of kind {figure.kind} shows objects of the task {tasks.FIRST}, not {told}"
+            self.refuse(text, *keys, "kind")
+        if figure.kind != "loss_curves" and len(set(found.values())) > 1:
+            self.refuse(f"its runs are of several tasks, {told}; make it a figure for each", *keys)
 
     def inside(self, figure, *keys):
         """Runs of methods that have something inside to show."""
@@ -189,7 +237,7 @@ class Check:
             method = self.declared.runs[run].method
             if method not in showing:
                 valid = ", ".join(showing)
-                self.refuse(f"run {run}: method {method} shows nothing of its inside; valid: {valid}", *keys, "runs")
+                self.refuse(f"method {method} of run {run} shows nothing of its inside; valid: {valid}", *keys, "runs")
 
     def shown(self, figure):
         """Names of the runs of a figure: its own, or those of its table."""

@@ -394,8 +394,8 @@ class Declaration(Strict):
 # Published numbers
 
 Id = matching("[A-Za-z0-9_]+", "letters, digits and _")
-Percent = Annotated[float, Field(ge=0, le=100)]
-Results = dict[str, dict[str, Percent | None]]
+Number = Annotated[float, Field(allow_inf_nan=False)]  # in the unit of its metric; `references.py` has its range
+Results = dict[str, dict[str, Number | None]]
 
 
 class Document(Strict):
@@ -406,7 +406,7 @@ class Tolerance(Strict):
     document: Text
     quantity: Text
     plus_minus: NonNegative
-    unit: Literal["percentage_points"]
+    unit: Text = Field(description="percentage_points, or the unit of the quantity such as px")
 
 
 class PublishedRow(Strict):
@@ -451,7 +451,7 @@ class Statement(Strict):
     claim: Text
     setting: Text | None
     delta: dict[str, float] | None = None
-    value: dict[str, Percent] | None = None
+    value: dict[str, Number] | None = None
     minuend: Text | None = None
     subtrahend: Text | None = None
     row: Text | None = None

@@ -40,14 +40,19 @@ def launch(jobs=None, launcher=None):
         launcher: 'local' or 'slurm'; None: as machine.yaml says, 'local' without it.
 
     Raises:
-        ExperimentError: a bad machine.yaml, data or splits could not be made, or (after the report) runs failed;
-            names them.
+        ExperimentError: a bad machine.yaml, no chosen table has a run on the dataset, data or splits could not be made, or
+            (after the report) runs failed; names them.
     """
     if jobs is not None and jobs < 1:
         raise ExperimentError(f"--jobs {jobs}; valid: 1 or more")
     machine = settings.load()
     dataset = experiments.chosen_dataset()
     selection = experiments.selected()
+    if not selection["tables"]:
+        raise ExperimentError(
+            f"no run of {', '.join(selection['chosen'])} has a direction of dataset {dataset!r} "
+            f"({', '.join(selection['directions'])}); choose other tables or declare such runs"
+        )
     targets = _targets(selection, dataset, machine)
     kind = LAUNCHERS[launcher or machine.launcher]
     chosen = kind(machine, jobs or machine.jobs, dataset, targets)
@@ -177,10 +182,13 @@ def _group(stage):
 
 def _first(changed, here, selection):
     """Stages to make before targets; none if they are as they should be, for a training that runs has them open."""
-    needed = any(_group(stage) in ("download", "split") for stage in changed)
+    needed = any(_group(stage) in ("download", "split", "split_task") for stage in changed)
     data = ["download", "split"] if needed else []
+    if needed and selection["splits"]:
+        data.append("split_task")
     if needed and selection["elsewhere"]["datasets"]:
         data += ["download_elsewhere", "split_elsewhere"]
+        data += ["split_task_elsewhere"] if selection["elsewhere"]["splits"] else []
     return data + [stage for stage in here if data or stage in changed]
 
 

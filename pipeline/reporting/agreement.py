@@ -96,13 +96,14 @@ def agreement(frames, labels, dataset):
                     agrees, numbers, names = line
                     lines.append((labels[table], "yes" if agrees else "no", *numbers, direction, *names))
     compared = dict.fromkeys(tables.task_of(frame).main_metric for frame in frames.values())
+    stated = dict.fromkeys(tables.tolerance(frame) for frame in frames.values())
     compared = list(compared) or [tasks.task(tasks.FIRST).main_metric]
     return Agreement(
         by_value,
         pd.DataFrame(lines, columns=columns),
         missing,
         tuple(metric.label for metric in compared),
-        tuple(filter(None, (published.tolerance(metric.key) for metric in compared))),
+        tuple(filter(None, stated)),
     )
 
 

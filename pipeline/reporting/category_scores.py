@@ -16,7 +16,7 @@ def draw(request):
     """Bars of the first category metric for every category of the validation set, groups apart, one bar a run."""
     results, note = request.available(measured.result)
     task = request.task
-    metric = task.category_metrics[0]
+    metric, called = task.category_metrics[0], dict(zip(("base", "novel"), task.supervision, strict=False))
     groups, counts = request.groups(), task.counts(request.dataset)
     by_run = pd.DataFrame({series.run.name: result.category_values() for series, result in results})
     # What is not in the validation set has no score and is no category to show.
@@ -43,19 +43,26 @@ def draw(request):
         layout="constrained",
     )
     for axis, (group, names) in zip(axes.flat, chunks, strict=True):
-        _bars(axis, group, by_run.loc[names], [series for series, _ in results], counts)
+        _bars(axis, group, called.get(group, group), by_run.loc[names], [series for series, _ in results], counts)
     for axis in axes[:, 0]:
         axis.set_ylabel(f"{task.words(name=metric.name)} ({metric.unit})")
     axes[0, 0].set_ylim(0, None if np.nanmax([0, *by_run.to_numpy().flat]) > 0 else 1)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=series.colour, label=series.label) for series, _ in results]
+    handles = [plt.Rectangle((0, 0), 1, 1, label=series.label, **_look(series)) for series, _ in results]
     style.legend(figure, handles, style.PAGE_WIDTH, handlelength=1, handleheight=0.8)
-    base, novel = task.supervision["base"], task.supervision["novel"]
+    apart = ""
+    if len(task.supervision) == 2:
+        (base, full), (novel, weak) = task.supervision.items()
+        apart = f", {base} categories (trained with {full}) and {novel} ones ({weak} only) apart"
     return figure, (
-        f"{initial(task.words(name=metric.name))} of every category of the validation set, base categories (trained "
-        f"with {base}) and novel ones ({novel} only) apart, ordered by the last method; n: {task.counted}."
-        + undefined_sentence(results)
-        + note
+        f"{initial(task.words(name=metric.name))} of every category of the validation set{apart}, ordered by the last "
+        f"method; n: {task.counted}." + undefined_sentence(results) + note
     )
+
+
+def _look(series, edge=None):
+    """A bar of a run: the colour of its method, hatched where another run of the figure has the same."""
+    hatch = style.SAME_METHOD_HATCHES[series.line]
+    return {"facecolor": series.colour, "edgecolor": "white" if hatch else edge or series.colour, "hatch": hatch}
 
 
 def undefined_sentence(results):
@@ -68,13 +75,13 @@ def undefined_sentence(results):
     return f" Undefined: {'; '.join(reasons)}." if reasons else ""
 
 
-def _bars(axis, group, values, series, counts):
+def _bars(axis, group, called, values, series, counts):
     width = 0.8 / len(series)
     top = np.nanmax([1, *values.to_numpy().flat])
     for k, one in enumerate(series):
         at = np.arange(len(values)) + (k - (len(series) - 1) / 2) * width
         heights = values[one.run.name].to_numpy(dtype=float)
-        axis.bar(at, np.nan_to_num(heights), width, color=one.colour, edgecolor="white", linewidth=0.3)
+        axis.bar(at, np.nan_to_num(heights), width, linewidth=0.3, **_look(one, "white"))
         for x, height in zip(at, heights, strict=True):
             if height < 0.01 * top:  # else it would look like no bar
                 axis.annotate(
@@ -105,7 +112,7 @@ def _bars(axis, group, values, series, counts):
             style="italic",
             color="#555555",
         )
-    axis.set_title(f"{group} categories", color=style.GROUP_COLOURS[group], fontweight="bold")
+    axis.set_title(f"{called} categories", color=style.GROUP_COLOURS[group], fontweight="bold")
     # Short rows of a tall stack keep the bar width of the full ones, and one category is no broad bar.
     in_row = axis.get_subplotspec().get_gridspec().ncols > 1
     axis.set_xlim(-0.6, max(2, len(values) if in_row else CATEGORIES_A_ROW) - 0.4)

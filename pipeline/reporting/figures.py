@@ -271,6 +271,7 @@ def knob_sensitivity(request):
         request.entry,
         task,
         request.series[0].colour,
+        published.tolerance(task.main[2], table.get("published")),
     )
     return figure, text + note
 

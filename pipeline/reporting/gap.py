@@ -6,6 +6,7 @@ import textwrap
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.errors import NothingToShow
 from pipeline.reporting import measured, style
 from pipeline.reporting.category_scores import undefined_sentence
 from pipeline.reporting.style import plt
@@ -14,17 +15,24 @@ from pipeline.reporting.tables import initial
 LABEL_WIDTH = 28  # letters in a line of a label beside the axis
 
 
+def _unit(metric):
+    return "points" if metric.unit == "%" else metric.unit
+
+
 def draw(request):
     """One line a run from its main metric on base to that on novel categories, with the gap in points."""
     results, note = request.available(measured.result)
     request.groups()
     words, metric = request.task.words(), request.task.main_metric
+    if len(request.task.supervision) < 2:
+        raise NothingToShow(f"the task {request.task.name} tells no base and novel categories apart")
+    called = dict(zip(("base", "novel"), request.task.supervision, strict=True))
     labels = [textwrap.fill(series.label, LABEL_WIDTH) for series, _ in results]
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
     figure, axis = plt.subplots(figsize=(style.COLUMN_WIDTH, 0.6 + 0.17 * lines), layout="constrained")
     right = 0
     for y, (_, result) in enumerate(results):
-        ends = {group: result.value(group=group) for group in ("base", "novel")}
+        ends = {group: result.value(group=called[group]) for group in ("base", "novel")}
         known = {group: end for group, end in ends.items() if not math.isnan(end[0])}
         right = max([right, *(value + np.nan_to_num(deviation) for value, deviation in known.values())])
         if len(known) == 2:
@@ -41,7 +49,7 @@ def draw(request):
             )
         for group in [group for group in ends if group not in known]:
             axis.annotate(
-                f"{group} undefined",
+                f"{called[group]} undefined",
                 (1, y),
                 (-2, 2.5),
                 xycoords=("axes fraction", "data"),
@@ -79,14 +87,15 @@ def draw(request):
     axis.spines["left"].set_visible(False)
     axis.grid(axis="x")
     handles = [
-        plt.Line2D([], [], color=style.GROUP_COLOURS[group], marker=marker, linestyle="", markersize=5, label=group)
+        plt.Line2D(
+            [], [], color=style.GROUP_COLOURS[group], marker=marker, linestyle="", markersize=5, label=called[group]
+        )
         for group, marker in (("novel", "D"), ("base", "o"))
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, handletextpad=0.2)
     several = any(len(result.seeds) > 1 for _, result in results)
     bars = "bars are one standard deviation over the seeds where there are several" if several else "of one seed each"
     return figure, (
-        f"{initial(words)} on base and on novel categories; the number is the gap in points, {bars}."
-        + undefined_sentence(results)
-        + note
+        f"{initial(words)} on {called['base']} and on {called['novel']} categories; the number is the gap in "
+        f"{_unit(metric)}, {bars}." + undefined_sentence(results) + note
     )

@@ -1,19 +1,18 @@
-"""The numbers that papers print, from the files of `pipeline/experiments/published/`."""
+"""The numbers that papers print, from the files of `pipeline/experiments/published/`, one a paper."""
 
 from functools import cache
-from pathlib import Path
 
+from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.declaration.experiments import read_yaml
 
-PAPER_TABLES = Path(__file__).resolve().parents[1] / "experiments" / "published" / "contrastmask.yaml"
+PAPER_TABLES = paths.PUBLISHED / "contrastmask.yaml"
 
 
 @cache
-def _content():
-    files = [read_yaml(path) for path in sorted(PAPER_TABLES.parent.glob("*.yaml"))]
-    sections = ("tables", "statements", "tolerances")
-    return {section: [entry for content in files for entry in content[section]] for section in sections}
+def _papers():
+    """The content of every file; `pipeline.declaration.references` refuses ids that two of them have."""
+    return tuple(read_yaml(path) for path in sorted(PAPER_TABLES.parent.glob("*.yaml")))
 
 
 def comparable(dataset, declared=None):
@@ -27,20 +26,27 @@ def comparable(dataset, declared=None):
 
 def tables():
     """The published tables by id; the schema stands at the head of the file."""
-    return {table["id"]: table for table in _content()["tables"]}
+    return {table["id"]: table for paper in _papers() for table in paper["tables"]}
 
 
 def row(table_id, row_id):
-    """One published row; its `results` map a direction to {metric: percent or None}."""
+    """One published row; its `results` map a direction to {metric: number or None}."""
     return {row["id"]: row for row in tables()[table_id]["rows"]}[row_id]
 
 
 def statement(statement_id):
     """A number stated in the text, {claim, setting, delta: {metric: points}}."""
-    return {entry["id"]: entry for entry in _content()["statements"]}[statement_id]
+    return {entry["id"]: entry for paper in _papers() for entry in paper["statements"]}[statement_id]
 
 
-def tolerance(quantity):
-    """By how many points the authors say a metric wanders between repetitions, either way; None if they do not."""
-    stated = {entry["quantity"]: entry["plus_minus"] for entry in _content()["tolerances"]}
-    return stated.get(quantity)
+def tolerance(quantity, table_id):
+    """How far the authors of a published table say a metric wanders between repetitions, either way.
+
+    None if they do not, or without a published table.
+    """
+    papers = (paper for paper in _papers() if any(table["id"] == table_id for table in paper["tables"]))
+    return next((_tolerances(paper).get(quantity) for paper in papers), None)
+
+
+def _tolerances(paper):
+    return {entry["quantity"]: entry["plus_minus"] for entry in paper["tolerances"]}

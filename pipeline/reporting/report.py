@@ -247,10 +247,7 @@ def group_section(task, results):
         "label": label,
         "frame": frame,
         "undefined": undefined_reasons(task, results),
-        "training": (
-            f"Base categories are trained with {task.supervision['base']}, novel ones with "
-            f"{task.supervision['novel']} alone."
-        ),
+        "training": task.trained_with,
     }
 
 
@@ -307,9 +304,10 @@ def headline(declared, built, results):
         return None
     frame = built[name]["frame"]
     task, metric = tables.task_of(frame), tables.task_of(frame).main_metric
+    groups = task.parts or task.groups
     frame = frame[~tables.is_cited(frame)]
     telling = tables.varying(frame)
-    columns = [*(f"{group.capitalize()} {metric.name}" for group in task.parts)]
+    columns = [*(f"{group.capitalize()} {metric.name}" for group in groups)]
     published = f"{columns[0]}, published (COCO val2017)"
     columns = ["Method", *map(str.capitalize, telling), *columns]
     printed = frame[f"{metric.key}_published"].notna().any()
@@ -317,9 +315,9 @@ def headline(declared, built, results):
     for _, line in frame.iterrows():
         row = [line["row"], *(line[column] for column in telling)]
         if (result := results.get(line["run"])) is None:
-            row += [line["state"].partition(":")[0], *["–"] * (len(task.parts) - 1)]
+            row += [line["state"].partition(":")[0], *["–"] * (len(groups) - 1)]
         else:
-            row += [_defined(*result.value(group=group)) for group in task.parts]
+            row += [_defined(*result.value(group=group)) for group in groups]
         rows.append([*row, *([tables.number(line[f"{metric.key}_published"])] if printed else [])])
     counts = sorted({len(results[run].seeds) for run in frame["run"] if run in results})
     return {
@@ -327,15 +325,20 @@ def headline(declared, built, results):
         "heading": built[name]["heading"],
         "columns": [*columns, published] if printed else columns,
         "rows": rows,
-        "measured": list(range(len(columns) - len(task.parts) + 1, len(columns) + 1)),
+        "measured": list(range(len(columns) - len(groups) + 1, len(columns) + 1)),
         "seeds": "" if not counts else ", one seed each" if counts == [1] else ", mean ± standard deviation over seeds",
         "metric": f"{tables.initial(task.words())} ({metric.label}, {metric.unit})",
-        "training": (
-            f"Novel categories are trained with {task.supervision['novel']} alone,\nbase ones with "
-            f"{task.supervision['base']}."
-        ),
+        "training": _novel_first(task),
         "undefined": undefined_reasons(task, results),
     }
+
+
+def _novel_first(task):
+    """What the groups are trained with, the one that runs are compared by first."""
+    if not task.supervision:
+        return ""
+    (base, full), (novel, weak) = task.supervision.items()
+    return f"{novel.capitalize()} categories are trained with {weak} alone,\n{base} ones with {full}."
 
 
 def undefined_reasons(task, results):

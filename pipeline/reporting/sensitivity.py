@@ -76,12 +76,12 @@ def published_points(knob, table, direction, metric):
         printed = published.row(table["published"], row["published"])
         score = printed["results"].get(direction, {}).get(metric)
         if score is not None:
-            tolerance = published.tolerance(metric)
+            tolerance = published.tolerance(metric, table["published"])
             points.append(Point(printed["factors"][knob], score, math.nan if tolerance is None else tolerance))
     return sorted(points, key=lambda point: point.value)
 
 
-def draw(dataset, measured, printed, entry, task, colour):
+def draw(dataset, measured, printed, entry, task, colour, tolerance=None):
     """Draw both: in one panel on the dataset of the paper, else in a panel each with a scale of its own.
 
     Measured points of one seed are not joined: without a known spread, ups and downs between them are no curve.
@@ -92,6 +92,7 @@ def draw(dataset, measured, printed, entry, task, colour):
         entry: the figure's `axis` (label of the knob).
         task: `pipeline.tasks.Task` of the points.
         colour: of the measured ones.
+        tolerance: how far the authors say that a repetition may differ, None if they do not.
 
     Returns:
         (matplotlib Figure, caption).
@@ -144,7 +145,6 @@ def draw(dataset, measured, printed, entry, task, colour):
     bars = "one standard deviation over the seeds" if known else "none, one seed each"
     if not several:
         bars += " (how far another seed would move a point is not known, so none are joined)"
-    tolerance = published.tolerance(metric.key)
     stated = f"; published: the ±{tolerance} that the authors state" if printed and tolerance is not None else ""
     return figure, (
         f"{initial(number)} on {task.main_group} categories against {entry['axis']}. Error bars, measured: "

@@ -25,6 +25,7 @@ GROUP_SHADES = {
 }
 GROUP_LINES = {"base": "-", "novel": (0, (2.2, 1.0))}
 SAME_METHOD_LINES = ("-", "--", ":", "-.")  # runs of one method in one figure
+SAME_METHOD_HATCHES = dict(zip(SAME_METHOD_LINES, (None, "////", "....", "xxxx"), strict=True))  # where they are bars
 CYCLE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
 CYCLE_NOVEL = ("#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#8F3B00")  # without the blue of base
 # The supplement's Fig. 1: yellow foreground, dark purple background; they are the ends of the colour map of the CAM.

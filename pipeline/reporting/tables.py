@@ -37,7 +37,7 @@ def table_frame(table_id, declared, dataset):
     lines = [line for row in table["rows"] for line in _lines(row, table, declared, dataset)]
     frame = pd.DataFrame(lines, columns=columns(task))
     frame = frame.astype({name: float for name in columns(task) if name not in KEYS})
-    frame.attrs["task"] = task.name
+    frame.attrs |= {"task": task.name, "published": table.get("published")}
     return frame
 
 
@@ -49,6 +49,11 @@ def columns(task):
 def task_of(frame):
     """The `pipeline.tasks.Task` whose metrics a table holds."""
     return tasks.task(frame.attrs["task"])
+
+
+def tolerance(frame):
+    """How far the authors of the published numbers of a table say its main metric wanders; None if they do not."""
+    return published.tolerance(main(frame), frame.attrs["published"])
 
 
 def _task(table_id, table, declared):
@@ -82,7 +87,11 @@ def _lines(row, table, declared, dataset):
                 line[metric], line[f"{metric}_std"] = result.value(metric)
             line["undefined"] = undefined_text(result)
             key = result.task.main[2]
-            value, beside, tolerance = line[key], line.get(f"{key}_published"), published.tolerance(key)
+            value, beside, tolerance = (
+                line[key],
+                line.get(f"{key}_published"),
+                published.tolerance(key, table.get("published")),
+            )
             known = pd.notna(value) and beside is not None and tolerance is not None
             if known and published.comparable(run.on(dataset), declared):
                 # both are printed to 0.1, and so is the tolerance
@@ -174,11 +183,13 @@ def best(frame, metric):
     """Mark the best measured value of a metric in each direction of a dataset where it is beyond the seeds' spread.
 
     That is where its mean less its standard deviation is above mean plus standard deviation of every other row, and the
-    two differ as printed. A value of a single seed has no known spread: nothing is best beside it.
+    two differ as printed; where lower is better, the other way round. A value of a single seed has no known spread:
+    nothing is best beside it.
     """
+    sign = -1 if task_of(frame).metric(metric).lower_is_better else 1
     marks = pd.Series(False, index=frame.index)
     for _, rows in frame[is_run(frame)].groupby(["dataset", "direction"]):
-        values, spread = rows[metric].dropna(), rows[f"{metric}_std"]
+        values, spread = sign * rows[metric].dropna(), rows[f"{metric}_std"]
         if len(values) > 1:
             top, others = values.idxmax(), values.index.drop(values.idxmax())
             beyond = values[top] - spread[top] > (values + spread)[others].max(skipna=False)
@@ -207,6 +218,8 @@ def notes(frame):
             "No value is marked as the best: "
             + ("one seed tells no spread." if single.any() else "none lies beyond the spread of the seeds.")
         )
+    if lower := [metric.label for metric in shown_metrics(frame) if metric.lower_is_better]:
+        found.append(f"Lower is better: {', '.join(lower)}.")
     if hidden := [metric.label for metric in task.metrics if metric not in shown_metrics(frame)]:
         found.append(f"Not shown, as undefined for every row: {', '.join(hidden)}.")
     reasons = {}
@@ -282,7 +295,7 @@ def legend(frame):
     if any(best(frame, key).any() for key in task_of(frame).keys):
         text += "; bold: the best of a column, by more than the standard deviations of it and of the next"
     if frame["agrees"].notna().any():
-        stated = published.tolerance(metric.key)
+        stated = tolerance(frame)
         text += f"; within tolerance: {metric.label} differs by at most the ±{stated} that the authors state"
     return f"{text}."
 

@@ -28,6 +28,7 @@ class Metric:
         name: in sentences and MLflow, such as `AP` for the mean `mAP`; the label if left out.
         unit: as axes and captions show it.
         lowest, highest: the range of its values.
+        lower_is_better: as of a distance or an error.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Metric:
     unit: str = "%"
     lowest: float = 0
     highest: float = 100
+    lower_is_better: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "name", self.name or self.label)
@@ -66,13 +68,14 @@ class Task:
         groups: groups of categories that are scored; `WHOLE` is every category.
         main: (group, kind, metric key), the number that tables and figures compare runs by.
         headline: (group, kind, metric key, name) of the numbers that `dvc metrics show` prints.
-        supervision: {group: what its objects are trained with}.
+        supervision: {group: what its objects are trained with} of the two groups of a direction, as the task calls
+            them: first base, then novel. Empty for a task that tells none apart.
         counted: what `counts` counts, in words.
         training_modules: dotted names of what a training imports of it, so that MMDetection's registries know its data
             set and the types of its steps: roots of the import closure that identifies a training.
         prediction_modules, scoring_modules: the same of a prediction, and of its scores.
         hide: (annotations, label set, direction, folder, statistics, caption): write the training annotations of a
-            direction.
+            direction, `train.json` among them; `training.split` names them. `statistics` is None but for `FIRST`.
         training_set: (training) -> the training set, as MMDetection's trainer takes it.
         validation_set: (dataset, steps) -> the validation set.
         steps: (images of a profile) -> {"train": steps, "test": steps}.
@@ -120,6 +123,18 @@ class Task:
         """The groups that a direction tells apart."""
         return tuple(group for group in self.groups if group != WHOLE)
 
+    def named(self, base, novel):
+        """{group, as the task calls it: its categories} of the base and the novel categories of a direction."""
+        return dict(zip(self.supervision, (base, novel), strict=False))
+
+    @property
+    def trained_with(self):
+        """A sentence on what groups are trained with; empty for a task that tells none apart."""
+        if not self.supervision:
+            return ""
+        (base, full), (novel, weak) = self.supervision.items()
+        return f"{base.capitalize()} categories are trained with {full}, {novel} ones with {weak} alone."
+
     @property
     def keys(self):
         """Keys of the metrics, in the order of columns."""
@@ -140,6 +155,11 @@ class Task:
     def tracked(self, group, kind, key):
         """The name of a number in MLflow, such as `novel/mask/AP`."""
         return "/".join(filter(None, (group, self.kinds[kind], self.metric(key).name)))
+
+
+def split_of(name, direction):
+    """How the training annotations of a task and a direction are called; tasks share none."""
+    return direction if name == FIRST else f"{direction}.{name}"
 
 
 def lazily(module, function):

@@ -78,7 +78,9 @@ def _dataset_inputs(content):
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     name, data = content["dataset"], content["data"]
-    source = json.dumps({"uri": f"data/{name}/splits/{data['direction']}/train.json"})
+    source = json.dumps(
+        {"uri": f"data/{name}/splits/{data['split'] if 'split' in data else data['direction']}/train.json"}
+    )
     dataset = Dataset(name, data["digest"], "local", source)
     return [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
 

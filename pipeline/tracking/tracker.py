@@ -23,6 +23,7 @@ from importlib import metadata
 
 from pipeline import methods
 from pipeline.artifacts import paths, working_copy
+from pipeline.declaration import experiments
 from pipeline.errors import Interrupted
 from pipeline.redaction import redact
 from pipeline.tracking import store, sync
@@ -56,12 +57,12 @@ class Tracker:
             store=store.label(),
             status="RUNNING",
             parameters=_redacted(_parameters(training)),
-            data={"digest": _digest(training.dataset), "direction": training.split},
+            data={"digest": _digest(training.dataset), "split": training.split},
             tags=_redacted(
                 (tags or {})
                 | {
                     "dataset": training.dataset,
-                    "direction": training.split,
+                    "direction": training.direction,
                     "stage": stage,
                     "mlflow.note.content": description(training),
                     "mlflow.source.name": f"stages/{stage}.py",
@@ -166,11 +167,16 @@ def _digest(dataset):
 
 def description(training):
     """What a run is, in words."""
-    base, _, novel = training.split.partition("2")
+    sides = experiments.load().label_set(training.dataset).direction(training.direction)
+    base, novel = (side if isinstance(side, str) else ", ".join(side) for side in (sides["base"], sides["novel"]))
+    given = methods.task_of(training.method).supervision.items()
+    what = " and ".join(
+        f"{what}{only} of the {names} categories ({group})"
+        for (group, what), names, only in zip(given, (base, novel), ("", " alone"), strict=False)
+    )
     return (
-        f"{methods.method(training.method).about}. Trained on {training.dataset} with masks of the {base} categories "
-        f"(base) and boxes alone of the {novel} categories (novel), backbone {training.backbone}, "
-        f"seed {training.seed}; then scored on its validation images."
+        f"{methods.method(training.method).about}. Trained on {training.dataset} with {what or 'all labels'}, backbone "
+        f"{training.backbone}, seed {training.seed}; then scored on its validation images."
     )
 
 
@@ -179,7 +185,7 @@ def _parameters(training):
     parameters |= {
         "method": training.method,
         "dataset": training.dataset,
-        "direction": training.split,
+        "direction": training.direction,
         "backbone": training.backbone,
         "seed": training.seed,
         "batch_size": training.data["batch_size"],

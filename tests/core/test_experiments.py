@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline import methods, tasks
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.declaration.label_sets import label_set
@@ -200,3 +201,22 @@ def test_an_unknown_table_leaves_the_selection_alone(selection_file):
 
 def test_the_committed_selection_is_up_to_date():
     assert "table2" in experiments.selected()["tables"]
+
+
+def test_a_task_has_training_annotations_of_its_own(own, monkeypatch):
+    """Else DVC would write those of one task where another reads its own."""
+    other = replace(methods.method("cam"), task="maps", detector="cam")
+    real = methods.task_of
+    maps = replace(tasks.task(tasks.FIRST), name="maps")
+    monkeypatch.setattr(methods, "task_of", lambda name: maps if name == "cam" else real(name))
+    monkeypatch.setattr(methods, "method", lambda name, real=methods.method: other if name == "cam" else real(name))
+    declared = experiments.load()
+    declared.runs[OWN] = replace(declared.runs[OWN], method="cam")
+    selection = declared.selection(["table2"], "generated")
+    named = {"nonvoc2voc_maps": {"direction": "nonvoc2voc", "task": "maps", "split": "nonvoc2voc.maps"}}
+    assert selection["splits"].items() >= named.items() and "boxes_maps" in selection["splits"]
+    assert selection["runs"]["cam_r50_1x_nonvoc2voc"]["split"] == "nonvoc2voc.maps"
+    assert selection["runs"]["mask_rcnn_r50_1x_nonvoc2voc"]["split"] == "nonvoc2voc"
+    assert selection["weights"]["cam_r50"]["split"] == "boxes.maps" and selection["weights"]["r50"]["split"] == "boxes"
+    study = {"dataset": "generated_study1", "label_set": "coco", **named["nonvoc2voc_maps"]}
+    assert selection["elsewhere"]["splits"]["generated_study1_nonvoc2voc_maps"] == study

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 from pipeline.launching import launch, launchers, settings
 from pipeline.launching.launchers import local
@@ -344,3 +345,13 @@ def test_recipes_that_cannot_be_made_start_nothing(dvc, monkeypatch):
     with pytest.raises(ExperimentError, match="recipes could not be made"):
         launch.launch(2)
     assert len(dvc.calls) == 1
+
+
+def test_nothing_is_made_where_no_table_has_a_run(dvc, monkeypatch):
+    """As on a dataset of a label set with other directions."""
+    labels = replace(label_set("coco"), directions={"mine": {"base": "voc", "novel": "nonvoc"}})
+    monkeypatch.setattr(experiments, "label_set", lambda name: labels)
+    experiments.select(["table2"])
+    with pytest.raises(ExperimentError, match=r"no run of table2 has a direction of dataset 'generated' \(mine\); .*"):
+        launch.launch(1)
+    assert not dvc.calls

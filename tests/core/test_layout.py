@@ -131,7 +131,7 @@ def test_methods_are_strangers():
 
 def test_a_stage_group_for_every_stage_file():
     files = {path.stem for path in (paths.ROOT / "stages").glob("*.py")} - {"__init__", "pipeline"}
-    assert files == {name.removesuffix(ELSEWHERE) for name in STAGES}
+    assert files == {name.removesuffix(ELSEWHERE).removesuffix("_task") for name in STAGES}
 
 
 def test_stages_and_commands_are_thin():
@@ -189,6 +189,8 @@ def test_a_stage_is_the_same_for_runs_with_a_dataset_of_their_own(stage):
         "item.dataset": "D",
         "key": "K",
         "item.direction": "direction",
+        "item.split": "split",
+        "item.task": "task",
         "item.key": "weights",
         "item.weights": "weights",
     }

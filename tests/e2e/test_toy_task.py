@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.artifacts import paths
 
@@ -88,3 +89,19 @@ def test_the_page_and_mlflow_call_it_by_its_name(root):
     assert "## mIoU by category group" in page and "| mIoU, novel" in page
     (record,) = (json.loads(path.read_text()) for path in (root / "scratch/tracking").rglob("*.json"))
     assert set(record["scores"]["metrics"]) >= {"novel/mIoU", "base/accuracy", "all/mIoU"}
+
+
+def test_it_is_evaluated_in_a_process_of_its_own(root):
+    """As DVC does it, where no training has told MMDetection of the method's types."""
+    environment = os.environ | {"CONTRASTMASK_HOME": str(root), "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "stages.evaluate", "pixels"]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_dvc_splits_for_it(root):
+    selection = YAML(typ="safe").load(root / "pipeline/selection.yaml")["selected"]
+    assert selection["splits"]["nonvoc2voc_label_maps"]["split"] == "nonvoc2voc.label_maps"
+    assert selection["runs"]["pixels"]["split"] == "nonvoc2voc.label_maps"
+    assert (root / "data/toy_images/splits/nonvoc2voc.label_maps/train.json").is_file()
+    assert not (root / "data/toy_images/splits/nonvoc2voc").exists()

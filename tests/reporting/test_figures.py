@@ -17,7 +17,7 @@ from pipeline.datasets.generated import looks
 from pipeline.declaration import experiments
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
-from pipeline.reporting import figures, panels, qualitative, style
+from pipeline.reporting import category_scores, figures, panels, qualitative, style
 from pipeline.reporting.figures import build_figure, saved_caption
 from pipeline.tasks.instances import examples
 from tests.scores import change, long_tables
@@ -563,3 +563,12 @@ def test_pixels_are_shown_as_they_are_stored(workspace):
     assert panels.read_image("toy", {"file_name": "1.png", "width": 20, "height": 10}).shape == (10, 20, 3)
     with pytest.raises(ExperimentError, match="1.png: 20 x 10 pixels, 10 x 20 in instances_val2017.json"):
         panels.read_image("toy", {"file_name": "1.png", "width": 10, "height": 20})
+
+
+def test_bars_of_two_runs_of_one_method_are_told_apart(workspace):
+    declared = experiments.load()
+    runs = [{"label": name, "run": "ours"} for name in ("One", "Another")] + [{"label": "Plain", "run": "plain"}]
+    first, second, third = figures.series_of({"runs": runs}, declared)
+    looks_of = [category_scores._look(series) for series in (first, second, third)]
+    assert looks_of[0]["facecolor"] == looks_of[1]["facecolor"] != looks_of[2]["facecolor"]
+    assert [look["hatch"] for look in looks_of] == [None, "////", None]
