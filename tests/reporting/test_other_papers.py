@@ -64,15 +64,10 @@ def test_every_paper_has_rows_and_a_tolerance_of_its_own(two_papers):
     assert published.tolerance("AP50", "other_1") is None and published.tolerance("mAP", None) is None
 
 
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"id": "contrastmask_table_2"}, "declared in contrastmask.yaml too; rename one"),
-        ({"document": "othr"}, "unknown document 'othr'; valid: other; did you mean 'other'?"),
-    ],
-)
-def test_an_id_or_a_document_of_another_paper_is_refused(changes, message):
+def test_an_id_of_another_paper_is_refused():
     first = YAML(typ="safe").load(paths.PUBLISHED / "contrastmask.yaml")
     with pytest.raises(ExperimentError) as error:
-        references.Published({"contrastmask.yaml": first, "second.yaml": paper(**changes)})
-    assert str(error.value).startswith("second.yaml: tables[") and str(error.value).endswith(message)
+        references.Published({"contrastmask.yaml": first, "second.yaml": paper(id="contrastmask_table_2")})
+    assert str(error.value) == (
+        "second.yaml: tables['contrastmask_table_2']: declared in contrastmask.yaml too; rename one"
+    )
