@@ -61,8 +61,8 @@ def closure(roots, without=()):
     """{module: digest} of all code that importing some modules runs.
 
     Args:
-        roots: names of modules below `pipeline`; what they import is followed, inside of functions too, except into
-            excluded modules.
+        roots: names of modules below `pipeline`; what they import is followed, inside of functions and by a text that
+            names it too, except into excluded modules.
         without: further modules that are not followed.
 
     Raises:
@@ -106,6 +106,8 @@ def _read(path: Path, module, time, size):
         tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
         raise ExperimentError(f"{path}: line {error.lineno}: {error.msg}; mend it") from None
+    except ValueError as error:  # a zero byte
+        raise ExperimentError(f"{path}: {error}; mend it") from None
     package = ".".join(path.parent.relative_to(paths.ROOT).parts)
     imported = tuple(_imported(tree, package, module))
     return digest(canonical(tree)), imported
@@ -117,6 +119,8 @@ def _imported(tree, package, module):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             used += (alias.name for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and source(node.value):
+            used.append(node.value)  # for importlib
         elif isinstance(node, ast.ImportFrom):
             base = package.rsplit(".", node.level - 1)[0] if node.level else ""
             base = ".".join(filter(None, (base, node.module)))

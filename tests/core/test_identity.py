@@ -80,16 +80,17 @@ def package(tmp_path, monkeypatch):
 def test_a_closure_follows_every_form_of_import(package):
     package(
         a__root="import torch\nfrom . import near\nfrom ..b import member\nfrom pipeline.c.own import thing\n"
-        "def later():\n    import pipeline.d.inside\n",
+        "def later():\n    import pipeline.d.inside\n    importlib.import_module('pipeline.e.named')\n",
         a__near="",
         b__member="",
         b__stranger="",
         c__own="from pipeline import errors\nfrom pipeline.artifacts.files import write",
         d__inside="",
+        e__named="",
         errors="from pipeline.b import stranger",
         artifacts__files="from pipeline.b import stranger",
     )
-    names = ("a", "a.near", "a.root", "b", "b.member", "c", "c.own", "d", "d.inside")
+    names = ("a", "a.near", "a.root", "b", "b.member", "c", "c.own", "d", "d.inside", "e", "e.named")
     assert list(closure.closure(["pipeline.a.root"])) == [f"pipeline.{name}" for name in names]
 
 
@@ -124,6 +125,13 @@ def test_every_exclusion_is_of_a_module_and_has_a_reason():
         path = pattern.replace(".", "/")
         found = [*paths.ROOT.glob(f"{path}.py"), *paths.ROOT.glob(f"{path}/__init__.py")]
         assert found and reason, pattern
+
+
+@pytest.mark.parametrize("text", ["def f(:", "x = 1\0"])
+def test_a_module_that_is_no_python_is_named(package, text):
+    package(a=text)
+    with pytest.raises(ExperimentError, match=r"a\.py: .*; mend it"):
+        closure.closure(["pipeline.a"])
 
 
 @pytest.mark.slow
