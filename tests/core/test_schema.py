@@ -290,7 +290,7 @@ MISTAKES = {
     "nothing inside": (
         ("figures", "fig4_keys", "runs", 0, "run"),
         "cam_r50_1x_nonvoc2voc",
-        "figures.fig4_keys.runs: run cam_r50_1x_nonvoc2voc: method cam shows nothing of .*; valid: contrastmask",
+        "figures.fig4_keys.runs: method cam of run cam_r50_1x_nonvoc2voc shows nothing of .*; valid: contrastmask",
     ),
     "two directions": (
         ("figures", "fig6_cl_head", "runs", 0, "run"),
@@ -484,7 +484,9 @@ def test_a_misspelt_section_is_named_and_not_the_one_that_lacks(repository):
 
 def test_ids_of_published_numbers_are_unique_over_all_papers(repository):
     shutil.copy(paths.PUBLISHED / "contrastmask.yaml", paths.PUBLISHED / "other.yaml")
-    assert refused().startswith("pipeline/experiments/published/other.yaml: tables: id 'contrastmask_table_1' is taken")
+    assert refused().startswith(
+        "pipeline/experiments/published/other.yaml: tables['contrastmask_table_1']: declared in "
+    )
 
 
 RECIPES = {

@@ -63,8 +63,8 @@ def test_every_paper_has_a_file(tmp_path, monkeypatch):
     for name, table in (("contrastmask", "a"), ("other", "b")):
         (tmp_path / f"{name}.yaml").write_text(f"tables: [{{id: {table}}}]\nstatements: []\ntolerances: []\n")
     monkeypatch.setattr(published, "PAPER_TABLES", tmp_path / "contrastmask.yaml")
-    published._content.cache_clear()
+    published._papers.cache_clear()
     try:
         assert list(published.tables()) == ["a", "b"]
     finally:
-        published._content.cache_clear()
+        published._papers.cache_clear()
