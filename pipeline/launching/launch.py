@@ -40,8 +40,8 @@ def launch(jobs=None, launcher=None):
         launcher: 'local' or 'slurm'; None: as machine.yaml says, 'local' without it.
 
     Raises:
-        ExperimentError: a bad machine.yaml, no chosen table has a run on the dataset, data or splits could not be made, or
-            (after the report) runs failed; names them.
+        ExperimentError: a bad machine.yaml, no chosen table has a run on the dataset, data or splits could not be made,
+            or (after the report) runs failed; names them.
     """
     if jobs is not None and jobs < 1:
         raise ExperimentError(f"--jobs {jobs}; valid: 1 or more")
