@@ -14,7 +14,7 @@ from pipeline.artifacts.results import Scores
 from pipeline.declaration import config, recipe
 from pipeline.tasks.instances import TASK
 from pipeline.tracking import page, report, store
-from pipeline.tracking.tracker import track
+from pipeline.tracking.tracker import description, track
 from tests.scores import long_tables
 
 ENTRY = long_tables({group: {"mAP": 12.5} for group in ("novel", "base", "all")}, {"person": 12.5})
@@ -194,3 +194,13 @@ def test_an_outage_that_remains_is_one_line_that_says_what_to_do(job, monkeypatc
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: MLflow store http://127.0.0.1:9") and "python -m commands.track" in line
     assert "secret" not in line
+
+
+def test_a_run_says_what_its_groups_are_trained_with_whatever_its_direction_is_called():
+    training = config.resolve("contrastmask_r50_1x_nonvoc2voc", "generated", 0)
+    assert "with masks of the nonvoc categories (base) and boxes alone of the voc categories (novel)" in description(
+        training
+    )
+    boxes = description(dataclasses.replace(training, split="boxes"))
+    assert "with masks of the none categories (base) and boxes alone of the all categories (novel)" in boxes
+    assert dataclasses.replace(training, split="boxes.maps").direction == "boxes"
