@@ -21,6 +21,7 @@ from tools.pins import SetupError
 # The largest translation unit of mmcv-full peaks at 2.4 GiB in g++ 12.
 COMPILE_JOB_GIB = 2.5
 REPORT_SECONDS = 15
+UNITY = Path(__file__).with_name("mmcv_unity.py")
 
 PROBE = """
 import json, pathlib, platform, sys, sysconfig, torch
@@ -203,8 +204,19 @@ def compile_jobs():
     return str(max(1, min(len(os.sched_getaffinity(0)), by_memory)))
 
 
-def build_wheel(venv, version, target, folder):
-    """Compile mmcv-full into `folder`, which appears only when complete. Returns the wheel's path."""
+def build_wheel(venv, version, target, folder, unity=True):
+    """Compile mmcv-full into `folder`, which appears only when complete. Returns the wheel's path.
+
+    Args:
+        venv: pathlib.Path of the environment, whose torch it is compiled against; it keeps the log.
+        version: the version of mmcv-full.
+        target: the Target.
+        folder: pathlib.Path of the wheel's folder.
+        unity: compile the CPU operators in a few files that include the sources, and one by one only where that fails.
+
+    Raises:
+        SetupError: the sources do not compile one by one.
+    """
     jobs = compile_jobs()
     environment = {**os.environ, **target.cuda, "MMCV_WITH_OPS": "1", "MAX_JOBS": jobs}
     if not target.cuda:
@@ -217,23 +229,29 @@ def build_wheel(venv, version, target, folder):
     print(f"compiling mmcv-full {version} with {jobs} jobs, output in {log}", flush=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as temporary:
         wheels = Path(temporary) / "wheels"
-        command = [
-            venv / "bin" / "python",
-            "-m",
-            "pip",
-            "wheel",
-            "-v",
-            f"mmcv-full=={version}",
-            "--wheel-dir",
-            wheels,
-        ]
-        command += ["--no-deps", "--no-build-isolation", "--no-cache-dir", "--no-binary", "mmcv-full"]
-        if run_with_progress(command, environment, log) != 0:
-            print(*failure(log.read_text(errors="replace").splitlines()), sep="\n", file=sys.stderr)
-            raise SetupError(f"compiling mmcv-full failed, see above and {log}; then repeat")
+        # For CUDA this is not shown to be safe.
+        if target.cuda or not unity or not built_in_unity_files(venv, version, wheels, environment):
+            command = [venv / "bin" / "python", "-m", "pip", "wheel", "-v", f"mmcv-full=={version}"]
+            command += ["--wheel-dir", wheels, "--no-deps", "--no-build-isolation", "--no-cache-dir"]
+            command += ["--no-binary", "mmcv-full"]
+            if run_with_progress(command, environment, log) != 0:
+                print(*failure(log.read_text(errors="replace").splitlines()), sep="\n", file=sys.stderr)
+                raise SetupError(f"compiling mmcv-full failed, see above and {log}; then repeat")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(wheels, folder)
     return cached_wheel(folder)
+
+
+def built_in_unity_files(venv, version, wheels, environment):
+    """Compile the CPU operators into `wheels` in a few files. Returns whether there is a wheel; says so if not."""
+    command = [venv / "bin" / "python", "-P", UNITY, version, wheels]
+    log = venv / "mmcv_full_build.log"
+    if run_with_progress(command, environment, log) == 0 and cached_wheel(wheels):
+        return True
+    shutil.rmtree(wheels, ignore_errors=True)
+    kept = log.replace(log.with_name("mmcv_full_unity.log"))
+    print(f"mmcv-full does not compile in unity files (see {kept}): compiling its files one by one", flush=True)
+    return False
 
 
 def cached_wheel(folder):

@@ -2,10 +2,11 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 
-from tools import mmcv_wheel, setup_env
+from tools import mmcv_unity, mmcv_wheel, setup_env
 from tools.mmcv_wheel import BuildProgress, Target, Torch
 from tools.pins import SetupError
 
@@ -111,13 +112,92 @@ def test_progress_from_the_output_of_ninja():
     assert progress.text(now=500) == "mmcv-full: 100 %, 73 of 73 files, linking, 400 s"
 
 
-def fake_pip(tmp_path, body):
-    """An environment whose python runs `body` for `pip wheel`; the wheel folder is its seventh argument."""
+def fake_pip(tmp_path, body, unity="exit 1"):
+    """An environment whose python runs `body` for `pip wheel` and `unity` for the build in unity files.
+
+    The wheel folder is the seventh argument of the first, the fourth of the second.
+    """
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f"#!/bin/sh\n{body}\n")
+    python.write_text(f'#!/bin/sh\nif [ "$1" = -P ]; then\n{unity}\nelse\n{body}\nfi\n')
     python.chmod(0o755)
     return tmp_path / ".venv"
+
+
+def test_unity_files_come_first(tmp_path, capsys):
+    venv = fake_pip(tmp_path, "exit 1", 'mkdir "$4"; echo "$3|$FORCE_CUDA" > "$4/mmcv_full-1.7.2.whl"')
+    wheel = mmcv_wheel.build_wheel(venv, "1.7.2", Target({}, ""), tmp_path / "cache" / "key")
+    assert wheel.read_text() == "1.7.2|0\n"
+    assert "one by one" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "unity", ['echo "unity_3.cpp:1: error: min"; mkdir "$4"; touch "$4/mmcv_full-1.whl"; exit 1', "true"]
+)
+def test_files_are_compiled_one_by_one_where_unity_files_do_not_compile(tmp_path, capsys, unity):
+    venv = fake_pip(tmp_path, 'mkdir "$7"; echo plain > "$7/mmcv_full-1.whl"', unity)
+    wheel = mmcv_wheel.build_wheel(venv, "1.7.2", Target({}, ""), tmp_path / "cache" / "key")
+    assert wheel.read_text() == "plain\n"
+    told = [line for line in capsys.readouterr().out.splitlines() if "one by one" in line]
+    assert told == [
+        f"mmcv-full does not compile in unity files (see {venv}/mmcv_full_unity.log): compiling its files one by one"
+    ]
+    assert (venv / "mmcv_full_unity.log").read_text() == ("unity_3.cpp:1: error: min\n" if "error" in unity else "")
+
+
+def test_a_cuda_build_compiles_files_one_by_one(tmp_path):
+    venv = fake_pip(tmp_path, 'mkdir "$7"; echo plain > "$7/mmcv_full-1.whl"', 'mkdir "$4"; touch "$4/mmcv_full-1.whl"')
+    wheel = mmcv_wheel.build_wheel(venv, "1.7.2", Target({"FORCE_CUDA": "1"}, ""), tmp_path / "key")
+    assert wheel.read_text() == "plain\n"
+
+
+@pytest.fixture
+def sources():
+    """The files that mmcv-full's setup.py lists for the CPU; the wheel brings them along."""
+    import mmcv
+
+    folder = Path(mmcv.__file__).parent / "ops" / "csrc" / "pytorch"
+    return sorted(map(str, [*folder.glob("*.cpp"), *folder.glob("cpu/*.cpp")]))
+
+
+def test_every_source_is_in_one_unity_file(sources, tmp_path):
+    assert len(sources) > 70
+    files = mmcv_unity.write_unity_files(sources[::-1], tmp_path / "unity")
+    included = [line.split('"')[1] for file in files for line in Path(file).read_text().splitlines()]
+    assert sorted(included) == sources
+    assert mmcv_unity.grouped(sources) == mmcv_unity.grouped(sources[::-1])
+
+
+def test_sources_that_collide_are_kept_apart(sources):
+    groups = [[source.partition("csrc/pytorch/")[2] for source in group] for group in mmcv_unity.grouped(sources)]
+    assert groups[0] == ["pybind.cpp"]
+    assert not any({"cpu/roi_align.cpp", "cpu/roi_align_rotated.cpp"} <= set(group) for group in groups)
+    for leaking in ("cpu/psamask.cpp", "contour_expand.cpp"):
+        assert [group[-1] for group in groups if leaking in group] == [leaking]
+
+
+def test_only_files_and_debugging_symbols_of_the_extension_change(tmp_path, monkeypatch):
+    from torch.utils import cpp_extension
+
+    made = []
+    (tmp_path / "a.cpp").touch()
+    (tmp_path / "setup.py").write_text(
+        "import sys\nfrom torch.utils.cpp_extension import CppExtension\n"
+        "CppExtension(name='mmcv._ext', sources=['./a.cpp'], include_dirs=['x'], extra_compile_args={'cxx': ['-O9']})\n"
+        "assert sys.argv[1:] == ['bdist_wheel', '--dist-dir', 'wheels']\n"
+    )
+    monkeypatch.setattr(cpp_extension, "CppExtension", lambda name, files, **rest: made.append((name, files, rest)))
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.chdir(tmp_path)
+    mmcv_unity.build(tmp_path, "wheels")
+    assert made == [
+        (
+            "mmcv._ext",
+            ["build/unity/unity_0.cpp"],
+            {"include_dirs": ["x"], "extra_compile_args": {"cxx": ["-O9", "-g0"]}},
+        )
+    ]
+    assert (tmp_path / "build/unity/unity_0.cpp").read_text() == f'#include "{tmp_path}/a.cpp"\n'
 
 
 def test_a_finished_build_appears_whole(tmp_path):
