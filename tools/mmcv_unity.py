@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -63,8 +63,7 @@ def main(version, wheels):
     with tempfile.TemporaryDirectory(dir=Path(wheels).parent) as temporary:
         pip = [sys.executable, "-m", "pip", "download", f"mmcv-full=={version}", "--dest", temporary]
         subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--no-binary", "mmcv-full"], check=True)
-        with tarfile.open(next(Path(temporary).glob("*.tar.gz"))) as archive:
-            archive.extractall(temporary, filter="data")
+        shutil.unpack_archive(next(Path(temporary).glob("*.tar.gz")), temporary)
         build(next(Path(temporary).glob("*/setup.py")).parent, wheels)
 
 
