@@ -200,8 +200,9 @@ def test_a_package_is_missing_in_an_environment_that_is_set_up(checkout, monkeyp
 
 def problem(folder, change):
     """What the check of the environment says in a copy of it."""
-    (folder / "stages").mkdir()
-    shutil.copy(ROOT / "stages" / "__init__.py", folder / "stages")
+    for name in ("stages/__init__.py", "pipeline/__init__.py", "pipeline/environment.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
     before = "import importlib.util, sys\nsys.orig_argv = ['python']\nfind = importlib.util.find_spec"
     return shell(f'{sys.executable} -c "{before}\n{change}\nimport stages"', folder).stderr
 

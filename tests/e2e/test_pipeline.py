@@ -74,7 +74,7 @@ def test_repro_ends_in_table_2(clone):
 def test_logs_and_config_stand_beside_the_checkpoint(clone):
     for run in RUNS:
         folder = clone.folder / "runs/generated" / run / "seed0"
-        assert (folder / "checkpoint.pth").exists() and "contrast" in (folder / "config.py").read_text().lower()
+        assert (folder / "checkpoint.pth").exists() and "maskrcnn" in (folder / "config.py").read_text().lower()
         records = [json.loads(line) for line in (clone.folder / f"logs/generated/{run}/seed0.jsonl").open()]
         assert [record["iter"] for record in records] == [2, 4, 6]
         assert {"loss", "loss_mask", "loss_cls", "lr"} <= set(records[0])
@@ -198,14 +198,14 @@ def make(clone):
 def test_what_is_not_built_or_evaluated_is_made_as_printed(clone, make):
     clone.run("git", "checkout", "-q", ".")
     for missing, step, command in (
-        ("reports/generated/tables/table2.md", "show", "make reproduce"),
-        ("results/generated/current.json", "headline", "dvc repro evaluate@current"),
+        ("reports/generated/tables/table2.md", "commands.show", "make reproduce"),
+        ("results/generated/current.json", "stages.headline", "dvc repro evaluate@current"),
     ):
         (clone.folder / missing).unlink()
-        failed = clone.run("python", "-m", f"stages.{step}", check=False)
+        failed = clone.run("python", "-m", step, check=False)
         assert failed.returncode == 1 and re.findall("`(.*)`", failed.stderr) == [command]
         make(command)
-        clone.run("python", "-m", f"stages.{step}")
+        clone.run("python", "-m", step)
 
 
 def test_the_page_of_mlflow_opens_on_the_port_that_is_printed(clone, make):
