@@ -314,8 +314,8 @@ def test_a_disk_that_is_full_or_read_only_is_left_with_contrastmask_home(monkeyp
 
 
 def test_a_dataset_that_is_not_declared(monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
+    monkeypatch.setattr(paths, "manifest", lambda dataset: tmp_path / "manifest.json")
     monkeypatch.setattr(doctor, "CHECKS", {"dataset": doctor.check_dataset})
     paths.PARAMS.write_text("dataset: coco2071\n")
     assert doctor.examine()[0].remedy == "choose a declared dataset in params.yaml"

@@ -141,7 +141,11 @@ def test_bad_input_is_refused_and_leaves_nothing(clone, case):
 
 
 def stages_to_run(clone):
-    """Names of the stages that `dvc repro` would execute now, up to the first whose inputs do not exist yet."""
+    """Names of the stages that `dvc repro` would execute now, up to the first whose inputs do not exist yet.
+
+    Recipes are made before, as `launch` does: what trains depends on them.
+    """
+    clone.run("dvc", "repro", "recipes")
     output = clone.run("dvc", "repro", "--dry", check=False).stdout
     return set(re.findall(r"^Running stage '(.*)'", output, re.MULTILINE))
 

@@ -68,8 +68,8 @@ def test_unreachable_server(monkeypatch):
 )
 def test_dataset(monkeypatch, tmp_path, params, status, found):
     (tmp_path / "params.yaml").write_text(params)
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
+    monkeypatch.setattr(paths, "manifest", lambda dataset: tmp_path / "manifest.json")
     (finding,) = examine(monkeypatch, "dataset")
     assert finding.status == status and found in finding.found
 
