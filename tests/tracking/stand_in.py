@@ -35,6 +35,7 @@ def training(name, seed=0):
         seed=seed,
         dataset="generated",
         split="nonvoc2voc",
+        direction="nonvoc2voc",
         backbone="r50",
         knobs=methods.method("contrastmask").preset("released"),
         data={"batch_size": 4},
