@@ -75,6 +75,11 @@ def recipe_content(dataset, name, kind):
     return recipes(dataset) / "content" / kind / f"{name}.json"
 
 
+def looks(dataset):
+    """What rooms say of methods and tasks to those who read: what tables, figures and report depend on."""
+    return recipes(dataset) / "looks.json"
+
+
 def run(dataset, run_name):
     return ROOT / "runs" / dataset / run_name
 

@@ -6,12 +6,14 @@ version rounds otherwise, which is not worth weeks of GPUs. They are kept with t
 of saved predictions.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from importlib import metadata
 
-from pipeline import artifacts, methods
+from pipeline import artifacts, methods, tasks
 from pipeline.artifacts import files, paths
 from pipeline.declaration import closure, config, experiments
 from pipeline.errors import ExperimentError
@@ -167,11 +169,11 @@ def write(dataset):
 
     recipes/<dataset>/ holds what stages depend on: <run>.json, evaluation/<run>.json and init/<weights>.json, each
     {"recipe": digest, "format": of what the stage writes} and, of runs, the seeds. content/ holds what was digested,
-    in words, which no stage depends on.
+    in words, which no stage depends on; looks.json, what only reports depend on: labels, colours, metrics.
     """
     declared = experiments.load()
     runs, weights = experiments.made_on(experiments.selected(declared), dataset)
-    written = {}
+    written = {paths.looks(dataset): _looks(declared)}
     for name in runs:
         seeds = config.load_knobs(declared.run(name)).seeds
         training = config.resolve(name, dataset, seeds[0], declared)
@@ -190,6 +192,25 @@ def write(dataset):
     for path in paths.recipes(dataset).rglob("*.json"):
         if path not in written:
             path.unlink()
+
+
+def _looks(declared):
+    """Labels, colours and words of the methods of declared runs, and how their tasks show numbers, as plain data."""
+    used = {name: methods.method(name) for name in sorted({run.method for run in declared.runs.values()})}
+    shown = [field.name for field in dataclasses.fields(tasks.Task) if field.type is not Callable]
+    rooms = {name: methods.task_of(name) for name in used}
+    return {
+        "methods": {name: {"label": one.label, "colour": one.colour, "about": one.about} for name, one in used.items()},
+        "tasks": {
+            task.name: {name: _plain(getattr(task, name)) for name in shown}
+            for task in sorted(rooms.values(), key=lambda task: task.name)
+        },
+    }
+
+
+def _plain(value):
+    """Metrics are data classes, and one may reach to infinity, which JSON has no number for."""
+    return json.loads(json.dumps(value, default=lambda metric: {k: str(v) for k, v in vars(metric).items()}))
 
 
 def _depended(content, kind):

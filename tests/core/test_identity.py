@@ -268,11 +268,14 @@ class Graph:
         with path.open("a") as file:
             file.write(text)
 
+    def changed(self):
+        """The stages that DVC would make."""
+        self.clone.run("dvc", "repro", "-s", "recipes")
+        return set(json.loads(self.clone.run("dvc", "status", "--json").stdout))
+
     def again(self):
         """The trainings that DVC would make."""
-        self.clone.run("dvc", "repro", "-s", "recipes")
-        changed = json.loads(self.clone.run("dvc", "status", "--json").stdout)
-        return {name for name in changed if name.split("@")[0] in ("pretrain", "train", "evaluate")}
+        return {name for name in self.changed() if name.split("@")[0] in ("pretrain", "train", "evaluate")}
 
     def undo(self):
         self.clone.run("git", "checkout", "-q", "--", "pipeline", "params.yaml")
@@ -314,6 +317,16 @@ def test_what_looks_different_trains_nothing(graph):
     graph.edit("pipeline/methods/mask_rcnn/__init__.py", 'label="Baseline"', 'label="Another"')
     graph.edit(PROFILES, "{type: SGD, lr: 0.02, momentum", "{type: SGD, lr: 0.04, momentum")  # of profile `full`
     assert graph.again() == set()
+
+
+@pytest.mark.slow
+def test_another_colour_draws_what_shows_it(graph):
+    graph.edit("pipeline/methods/mask_rcnn/__init__.py", 'colour="#7f7f7f"', 'colour="#111111"')
+    changed = graph.changed()
+    assert {"figures@loss_curves", "tables@table2", "report"} <= changed
+    assert not {
+        name for name in changed if name.split("@")[0] in ("pretrain", "train", "evaluate", "split", "download")
+    }
 
 
 @pytest.mark.slow
