@@ -20,7 +20,7 @@ class Published:
         files: name of a file -> its content.
 
     Raises:
-        ExperimentError: two entries have one id, or an entry is of a document that its file does not declare.
+        ExperimentError: two entries have one id.
     """
 
     def __init__(self, files):

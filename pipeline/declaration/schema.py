@@ -471,10 +471,11 @@ class Published(Strict):
     @model_validator(mode="after")
     def _of_known_documents_and_rows(self):
         rows = [row.id for table in self.tables for row in table.rows]
-        for at, entry in enumerate(self.tolerances):
-            if entry.document not in self.documents:
-                text = f"unknown document {entry.document!r}{options(entry.document, self.documents)}"
-                raise refused(text, "tolerances", at, "document")
+        for section in ("tolerances", "tables", "statements"):
+            for at, entry in enumerate(getattr(self, section)):
+                if entry.document not in self.documents:
+                    text = f"unknown document {entry.document!r}{options(entry.document, self.documents)}"
+                    raise refused(text, section, at, "document")
         for at, statement in enumerate(self.statements):
             for key in ("minuend", "subtrahend", "row"):
                 if (name := getattr(statement, key)) is not None and name not in rows:

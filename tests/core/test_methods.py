@@ -92,7 +92,7 @@ def test_what_a_method_trains_with_is_no_other_s_code():
     "name, knob, value", [(BASELINE, "sigma", 0.2), (BASELINE, "cam_frame", "refined"), (CAM, "sigma", 0.2)]
 )
 def test_a_knob_that_the_method_has_not_is_refused_in_a_row(name, knob, value):
-    with pytest.raises(ExperimentError, match=rf"runs\.{name}\.overrides: method \w+: unknown knob '{knob}'; did you"):
+    with pytest.raises(ExperimentError, match=rf"runs\.{name}\.overrides: method \w+: unknown knob '{knob}'"):
         overridden(name, **{knob: value})
 
 

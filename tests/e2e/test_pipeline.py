@@ -165,7 +165,7 @@ def test_more_tables_train_only_what_is_new_and_one_override_only_its_run(clone)
     trained = {name for name in stages_to_run(clone) if name.startswith(("train", "pretrain"))}
     assert trained == {"train@contrastmask_own_queries"}
     clone.run("git", "checkout", "-q", ".")
-    clone.edit_experiments({("runs", "cam_r50_1x_nonvoc2voc"): {"overrides": {"delta": 0.2}}})
+    clone.edit_experiments({("runs", "cam_r50_1x_nonvoc2voc"): {"overrides": {"cam_normalise": "before_upsample"}}})
     trained = {name for name in stages_to_run(clone) if name.startswith(("train", "pretrain"))}
     clone.run("git", "checkout", "-q", ".")
     assert trained == {"train@cam_r50_1x_nonvoc2voc"}
@@ -203,13 +203,13 @@ def test_what_is_not_built_or_evaluated_is_made_as_printed(clone, make):
     clone.run("git", "checkout", "-q", ".")
     for missing, step, command in (
         ("reports/generated/tables/table2.md", "commands.show", "make reproduce"),
-        ("results/generated/current.json", "stages.headline", "dvc repro evaluate@current"),
+        ("results/generated/current.json", "stages.headline current", "dvc repro evaluate@current"),
     ):
         (clone.folder / missing).unlink()
-        failed = clone.run("python", "-m", step, check=False)
+        failed = clone.run("python", "-m", *step.split(), check=False)
         assert failed.returncode == 1 and re.findall("`(.*)`", failed.stderr) == [command]
         make(command)
-        clone.run("python", "-m", step)
+        clone.run("python", "-m", *step.split())
 
 
 def test_the_page_of_mlflow_opens_on_the_port_that_is_printed(clone, make):

@@ -349,6 +349,7 @@ def test_initial_weights_that_are_not_what_their_name_says(clone, tmp_path):
     before = profiles.read_text()
     urls = dict.fromkeys(experiments.load().backbones, named.as_uri())
     clone.edit_experiments({("profiles", "embedded"): {"initial_weights": {"kind": "download", **urls}}})
+    clone.run("python", "-m", "commands.select")
     put = paths.home() / "data" / "weights" / named.name
     put.parent.mkdir(parents=True, exist_ok=True)
     put.write_bytes(b"something else")
@@ -362,6 +363,7 @@ def test_initial_weights_that_are_not_what_their_name_says(clone, tmp_path):
         assert checkpoint.read(paths.initial_weights(DATASET, "r50"))["state_dict"]
     finally:
         profiles.write_text(before)
+        clone.run("python", "-m", "commands.select")
         clone.run("dvc", "repro", "-q", "pretrain@r50")
 
 
