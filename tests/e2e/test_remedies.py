@@ -18,7 +18,7 @@ import pytest
 import torch
 from mmdet.models import build_backbone, build_detector
 
-from pipeline import doctor, runs
+from pipeline import doctor, methods, runs
 from pipeline.artifacts import checkpoint, paths
 from pipeline.datasets.annotations import read_instances
 from pipeline.declaration import config, experiments, recipe
@@ -140,6 +140,7 @@ def test_what_a_training_starts_from_is_missing(clone, path):
 
 
 def load_initial_weights():
+    methods.register(job().method, job().knobs)
     model = build_detector(mmcv.ConfigDict(job().model))
     starting_weights.load(model, paths.initial_weights(DATASET, "r50"))
 
