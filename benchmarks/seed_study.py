@@ -1,55 +1,51 @@
 """Does each part of the method help on the embedded default, beyond the luck of data and seed?
 
-    python -m benchmarks.seed_study [--processes 2]
-    python -m benchmarks.seed_study --redraw            # the report again, from runs.csv
+    python -m benchmarks.seed_study held_out [--processes 2]      # what reports/seed_study/protocol.yaml holds out
+    python -m benchmarks.seed_study ablation [--processes 2]      # the rows of the ablation tables, in pairs
+    python -m benchmarks.seed_study report                        # the report again, from runs.csv
 
-Trains baseline, +CM, +CM+CL and the control "+CM+CL, contrastive loss off" on two freshly drawn data sets with three
-seeds each, none of which was used to choose anything, and writes runs.csv, README.md and seed_study.png into
-reports/seed_study/.
-Finished trainings are reused. About 35 minutes on 2 cores.
+What is trained, on which data and with which seeds, what is compared and when it stops stands in protocol.yaml, which is
+committed before anything of it runs. Each finished training is a line of runs.csv; finished ones are not repeated.
 """
 
 import argparse
 import concurrent.futures
 import multiprocessing
 import os
+import time
 from dataclasses import replace
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
-from scipy import stats
 
 from pipeline.artifacts import paths
+from pipeline.declaration import experiments
 
-DATASETS = ("generated_study1", "generated_study2")
-SEEDS = (0, 1, 2)
-BACKBONE, DIRECTION = "r50", "nonvoc2voc"
-BASELINE, CM, CONTROL, FULL = (
-    "Baseline",
-    "Baseline + CM",
-    "Baseline + CM + CL, loss off",
-    "Baseline + CM + CL",
-)
-RUNS = {
-    BASELINE: "mask_rcnn_r50_1x_nonvoc2voc",
-    CM: "cam_r50_1x_nonvoc2voc",
-    CONTROL: "study_cl_loss_off",
-    FULL: "contrastmask_r50_1x_nonvoc2voc",
-}
-COMPARISONS = [(CM, BASELINE), (FULL, CM), (CONTROL, CM), (FULL, CONTROL)]
 OUT = paths.ROOT / "reports" / "seed_study"
+RUNS_CSV = OUT / "runs.csv"
+BACKBONE = "r50"
+NUMBERS = [
+    (group, kind, metric)
+    for group, kind, metrics in (
+        ("novel", "segm", ("mAP", "AP50", "AP75", "APs", "APm", "APl")),
+        ("base", "segm", ("mAP", "AP50")),
+        ("novel", "bbox", ("mAP",)),
+        ("base", "bbox", ("mAP",)),
+    )
+    for metric in metrics
+]
+# What was in effect: means over the second half of a training's log.
+EFFECTS = ("loss_mask", "loss_contrastive", "cl_lambda", "kept_base_rois", "kept_novel_rois", "dropped_novel_rois")
 
 
-def declaration():
-    """The declared experiments plus the control row, which no table of the paper has."""
-    from pipeline.declaration import experiments
+def protocol():
+    return experiments.read_yaml(OUT / "protocol.yaml")
 
+
+def declaration(plan):
+    """The declared experiments and the control rows that no table of the paper has."""
     declared = experiments.load()
-    full = declared.run(RUNS[FULL])
-    declared.runs[RUNS[CONTROL]] = replace(full, name=RUNS[CONTROL], overrides={"cl_loss_weight": 0.0})
+    for name, control in plan["controls"].items():
+        declared.runs[name] = replace(declared.run(control["of"]), name=name, overrides=control["overrides"])
     return declared
 
 
@@ -60,142 +56,92 @@ def prepare(dataset):
     from pipeline.tasks.instances.split import split
     from pipeline.training import initial_weights
 
-    declared = declaration()
+    declared = declaration(protocol())
     prepare_dataset(
-        dataset,
-        declared.dataset(dataset),
-        images_root=paths.images_root(dataset),
-        out_dir=paths.data(dataset),
+        dataset, declared.dataset(dataset), images_root=paths.images_root(dataset), out_dir=paths.data(dataset)
     )
-    for name in (DIRECTION, "boxes"):
+    directions = {run.direction for run in declared.runs.values() if run.dataset is None}
+    for name in (*sorted(directions), "boxes"):
         split(subsets.train(dataset).annotations, declared.label_set(dataset), name, paths.split(dataset, name))
     initial_weights.prepare(BACKBONE, dataset)
 
 
-def measure(dataset, label, seed):
-    """Train and evaluate one run; returns a row of percentages."""
+def measure(phase, dataset, run, seed):
+    """Train and evaluate one run.
+
+    Returns:
+        A row of runs.csv; scores in percent.
+    """
     from pipeline.artifacts import working_copy
     from pipeline.artifacts.results import Scores
+    from pipeline.artifacts.training_log import read_log
     from pipeline.declaration import config
     from pipeline.tasks.instances import TASK
     from pipeline.training import loop
 
-    declared = declaration()
-    job = config.resolve(RUNS[label], dataset, seed, declared)
-    loop.publish(loop.train(job), dataset, job.name, seed)
+    plan = protocol()
+    declared = declaration(plan)
+    began = time.process_time()
+    job = config.resolve(run, dataset, seed, declared)
+    scratch = loop.train(job)
+    seconds = time.process_time() - began
+    loop.publish(scratch, dataset, job.name, seed)
     predictions = paths.predictions(dataset, job.name, seed)
     TASK.predict(job, predictions)
-    groups = dict(zip(("base", "novel"), declared.label_set(dataset).base_and_novel(DIRECTION), strict=True))
-    scores = Scores(TASK, TASK.score(dataset, predictions, groups))
+    names = declared.label_set(dataset).base_and_novel(job.direction)
+    scores = Scores(TASK, TASK.score(dataset, predictions, dict(zip(("base", "novel"), names, strict=True))))
+    log = read_log(scratch / "log.jsonl")
+    late = pd.DataFrame(log[len(log) // 2 :])
     return {
-        "row": label,
+        "phase": phase,
+        "run": run,
+        "label": plan["labels"].get(run, run),
         "dataset": dataset,
+        "data_seed": declared.dataset(dataset)["seed"],
         "seed": seed,
         "commit": working_copy.commit(),
-        **{name: scores.value(*key) for *key, name in TASK.headline},
+        **{
+            f"{group}_{TASK.kinds[kind]}_{metric}": scores.value(group, kind, metric) for group, kind, metric in NUMBERS
+        },
+        **{name: late[name].mean() for name in EFFECTS if name in late},
+        "core_seconds": round(seconds),
     }
 
 
-def differences(rows, metric="novel_mask_mAP"):
-    """Paired differences between rows of the same data set and seed."""
-    wide = rows.pivot(index=["dataset", "seed"], columns="row", values=metric)
-    return pd.DataFrame({f"{better} − {worse}": wide[better] - wide[worse] for better, worse in COMPARISONS})
+def jobs_of(phase, plan, declared):
+    """(dataset, run, seed) of a phase, the pairs of one data set and seed together."""
+    part = plan[phase]
+    runs = list(part.get("runs", ()))
+    for table in part.get("tables", ()):
+        for row in declared.tables[table].rows:
+            runs += [run for run in row.runs if run in declared.runs and declared.run(run).schedule == "1x"]
+    runs = list(dict.fromkeys(runs))
+    return [(data, run, seed) for data in part["datasets"] for seed in part["seeds"] for run in runs]
 
 
-def summarise(rows):
-    """Markdown: mean, standard deviation and range of every row, then of every paired difference."""
-    metrics = ["novel_mask_mAP", "novel_mask_AP50", "base_mask_mAP", "novel_box_mAP"]
-    table = rows.groupby("row", sort=False)[metrics].agg(["mean", "std", "min", "max"]).loc[list(RUNS)]
-    spread = "{:.1f} ± {:.1f} ({:.1f}–{:.1f})".format
-    cells = pd.DataFrame(
-        {
-            metric: [spread(*row[metric][["mean", "std", "min", "max"]]) for _, row in table.iterrows()]
-            for metric in metrics
-        },
-        index=table.index,
-    )
-    lines = []
-    for metric in ("novel_mask_mAP", "novel_mask_AP50"):
-        paired = differences(rows, metric)
-        lines.append(f"Paired differences in {metric} (same data, same seed), {len(paired)} pairs:\n")
-        lines.append(
-            pd.DataFrame(
-                {
-                    "mean": paired.mean().map("{:+.1f}".format),
-                    "std": paired.std().map("{:.1f}".format),
-                    "range": [
-                        f"{low:+.1f} to {high:+.1f}" for low, high in zip(paired.min(), paired.max(), strict=True)
-                    ],
-                    "positive": [f"{(paired[column] > 0).sum()} of {len(paired)}" for column in paired],
-                },
-                index=paired.columns,
-            ).to_markdown()
-        )
-        lines.append("")
-    return cells.to_markdown() + "\n\n" + "\n".join(lines)
-
-
-def draw(rows, path):
-    figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-    for k, (dataset, marker) in enumerate(zip(DATASETS, "os", strict=True)):
-        for seed in SEEDS:
-            line = rows[(rows.dataset == dataset) & (rows.seed == seed)].set_index("row").loc[list(RUNS)]
-            axis.plot(
-                range(len(RUNS)),
-                line.novel_mask_mAP,
-                marker=marker,
-                color=("#0072B2", "#D55E00")[k],
-                alpha=0.8,
-                linewidth=1,
-                label=dataset if seed == SEEDS[0] else None,
-            )
-    axis.set_xticks(range(len(RUNS)), [label.replace(", ", ",\n") for label in RUNS], fontsize=8)
-    axis.set_ylabel("novel mask mAP (%)")
-    axis.set_title("One line is one data set and seed (generated data)", fontsize=9)
-    axis.grid(axis="y", alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=200, metadata={"Software": None})
-
-
-def verdicts(rows):
-    """One sentence for each comparison: the 95 % interval of the mean paired difference in novel mask mAP."""
-    paired = differences(rows)
-    for better, worse in COMPARISONS:
-        values = paired[f"{better} − {worse}"]
-        half = stats.t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
-        low, high = values.mean() - half, values.mean() + half
-        outcome = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
-        interval = f"{values.mean():+.1f}, 95 % interval {low:+.1f} to {high:+.1f}"
-        yield f"- **{better}** against **{worse}**: {outcome} ({interval})"
-
-
-def write_report(rows):
-    OUT.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(OUT / "runs.csv", index=False)
-    draw(rows, OUT / "seed_study.png")
-    summary = "\n".join(verdicts(rows)) + "\n\n" + summarise(rows)
-    (OUT / "README.md").write_text(
-        "# Seed study on generated data\n\n"
-        "Made by `python -m benchmarks.seed_study`. Two data sets and three seeds that were not used to choose "
-        "anything; mean ± standard deviation (range) in percent. Generated data: not comparable to COCO. "
-        f"Code at {', '.join(sorted(set(rows['commit'])))}.\n\n"
-        f"{summary}\n![novel mask mAP of every run](seed_study.png)\n"
-    )
-    print(summary)
+def run_phase(phase, processes):
+    plan = protocol()
+    done = pd.read_csv(RUNS_CSV) if RUNS_CSV.exists() else pd.DataFrame(columns=["dataset", "run", "seed"])
+    finished = set(zip(done["dataset"], done["run"], done["seed"], strict=True))
+    jobs = [job for job in jobs_of(phase, plan, declaration(plan)) if job not in finished]
+    print(f"{phase}: {len(jobs)} trainings to do, {len(finished)} in {RUNS_CSV.relative_to(paths.ROOT)}", flush=True)
+    with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(prepare, sorted({dataset for dataset, _, _ in jobs})))
+        waiting = [pool.submit(measure, phase, *job) for job in jobs]
+        for count, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
+            row = pd.DataFrame([future.result()])
+            done = pd.concat([done, row], ignore_index=True) if len(done) else row
+            done.to_csv(RUNS_CSV, index=False)
+            print(f"{count} of {len(jobs)}: {row.to_string(index=False, header=False)}", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("phase", choices=("held_out", "ablation", "report"))
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at a time")
-    parser.add_argument("--redraw", action="store_true", help="write the report again from runs.csv")
     arguments = parser.parse_args()
-    if arguments.redraw:
-        write_report(pd.read_csv(OUT / "runs.csv"))
-        return
-    jobs = [(dataset, label, seed) for dataset in DATASETS for seed in SEEDS for label in RUNS]
-    with concurrent.futures.ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(prepare, DATASETS))
-        write_report(pd.DataFrame(pool.map(measure, *zip(*jobs, strict=True))))
+    if arguments.phase != "report":
+        run_phase(arguments.phase, arguments.processes)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ BUFFER = 1 << 20  # bytes
 def identify_generated(source):
     """What identifies a generated dataset, for the manifest. Raises ExperimentError for looks that nothing has."""
     spec, labels = source.options, source.label_set
-    scenes.cast(labels, spec.get("looks"))
+    scenes.cast(labels, spec.get("looks"), spec["version"])
     drawn = {"spec": {key: spec[key] for key in scenes.SPEC_KEYS}}
     if "looks" in spec:
         drawn |= {"looks": spec["looks"], "categories": {category.name: category.id for category in labels.categories}}

@@ -50,7 +50,7 @@ class Generated(_Dataset):
     """Images drawn by a program."""
 
     kind: Literal["generated"]
-    version: Literal[1]
+    version: Literal[1, 2]
     seed: Seed
     train_images: Annotated[int, Field(ge=1, lt=1_000_000)]
     val_images: Annotated[int, Field(ge=1, lt=1_000_000)]
@@ -237,10 +237,15 @@ class TrainingSection(Strict):
 
 
 class Schedule(Strict):
-    """Length of a training, in one of two units, and where the learning rate falls."""
+    """Length of a training, in one of two units, and where the learning rate falls.
+
+    A scale-down in iterations `stands_for` a number of passes over the training set: what a method states in passes, as
+    the warm-up of its losses, takes the same share of it.
+    """
 
     epochs: Count | None = None
     iterations: Count | None = None
+    stands_for: Count | None = None
     milestones: list[Count]
 
     @model_validator(mode="after")
@@ -250,6 +255,8 @@ class Schedule(Strict):
             raise refused(
                 f"has {' and '.join(units) or 'no length'}; valid: milestones, and either epochs or iterations"
             )
+        if self.stands_for and self.epochs:
+            raise refused("is for a length in iterations; epochs are passes already", "stands_for")
         length = getattr(self, units[0])
         if self.milestones != sorted(set(self.milestones)) or self.milestones and self.milestones[-1] >= length:
             raise refused(
@@ -462,7 +469,7 @@ class Statement(Strict):
 class Published(Strict):
     """A file of pipeline/experiments/published/."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     documents: dict[Id, Document]
     tolerances: list[Tolerance]
     tables: Annotated[list[PublishedTable], Field(min_length=1)]

@@ -93,7 +93,7 @@ class Computation:
         self.model.to(device)
         self._parallel = data_parallel.averaged(self.model) if world_size() > 1 else self.model
         self.update = Update(self.model, training.optimisation, self.accumulate)
-        self._progress = Progress(self.model, training.seed, iterations_per_epoch, rank())
+        self._progress = Progress(self.model, training.seed, self.schedule.epoch, rank())
         if rank():  # the others draw RoIs of their own
             seed_everything(int(np.random.SeedSequence([training.seed, rank()]).generate_state(1)[0]))
 

@@ -12,7 +12,7 @@ class Progress:
     Args:
         model: not wrapped.
         seed: of the run.
-        iterations_per_epoch: iterations of one pass over the training set on this many devices.
+        iterations_per_epoch: iterations of one pass over the training set on this many devices, see `Schedule.epoch`.
         rank: of this process.
     """
 

@@ -33,12 +33,15 @@ class Schedule:
         milestones: ascending, for policy `step`.
         warmup: iterations at the beginning in which the rate grows linearly from `WARMUP_RATIO` of what it would be.
         policy: key of POLICIES.
+        epoch: iterations that a method takes for a pass over the training set: those of one, or, in a scale-down that
+            `stands_for` a number of passes, that part of the training.
     """
 
     iterations: int
     milestones: tuple[int, ...]
     warmup: int
     policy: str
+    epoch: float
 
     @classmethod
     def of(cls, training, iterations_per_epoch, accumulate):
@@ -50,11 +53,14 @@ class Schedule:
         """
         declared, optimisation = training.schedule, training.optimisation
         unit = iterations_per_epoch if "epochs" in declared else accumulate
+        iterations = declared.get("epochs", declared.get("iterations")) * unit
+        passes = declared.get("stands_for")
         return cls(
-            iterations=declared.get("epochs", declared.get("iterations")) * unit,
+            iterations=iterations,
             milestones=tuple(milestone * unit for milestone in declared["milestones"]),
             warmup=optimisation["warmup_iterations"] * accumulate,
             policy=optimisation["lr_policy"],
+            epoch=iterations / passes if passes else iterations_per_epoch,
         )
 
     def rate(self, base, iteration):
