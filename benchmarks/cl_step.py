@@ -24,6 +24,7 @@ from pipeline.methods.contrastmask.attention import enhance
 from pipeline.methods.contrastmask.cl_head import ContrastiveHead, rows_of_cells
 from pipeline.methods.contrastmask.released_checkpoint import released_config
 from pipeline.methods.shared import cam
+from pipeline.methods.shared.draws import step_generator
 
 SIZE = 28
 CHANNELS = 256
@@ -129,7 +130,7 @@ def batched_sets(masks, cams, is_novel, head):
     priors, has_prior = cam.min_max_normalise(cams)
     sets = partition.partition(masks, priors[:, 0], ~is_novel, has_prior, head.rule)
     keep = sets.keeps(head.rule.min_keys)
-    keys = sampling.sample_keys(sets, keep, head.sampling_rule, sampling.step_generator(0, 0, 0, masks.device))
+    keys = sampling.sample_keys(sets, keep, head.sampling_rule, step_generator(0, 0, 0, masks.device))
     return sets.sides, keys, keep
 
 

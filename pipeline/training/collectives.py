@@ -43,6 +43,25 @@ def any_of(value):
     return bool(found)
 
 
+def mean(values):
+    """{name: tensor []} averaged over all processes in one operation, in every process.
+
+    Raises RuntimeError if the names of another process are others.
+    """
+    if world_size() == 1:
+        return values
+    _require_same(tuple(values))
+    means = torch.stack(list(values.values())) / world_size()
+    dist.all_reduce(means)
+    return dict(zip(values, means.unbind(), strict=True))
+
+
+@functools.cache  # to ask is to wait for the GPU
+def _require_same(names):
+    if any(others != names for others in gather(names)):
+        raise RuntimeError(f"the processes of the training have different losses; this one has {', '.join(names)}")
+
+
 def barrier():
     """Wait for all processes."""
     if world_size() > 1:

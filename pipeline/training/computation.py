@@ -4,7 +4,8 @@ Everything that can change a weight, and only that: nothing here writes a file, 
 
 A loop of our own and not mmcv's runner: with our own sampler, states, log and parallel model, what was left of that
 were hooks that had to be called in the right order. The learning rates, the scaling of gradients and the values of the
-log are the runner's, bit for bit.
+log are the runner's, bit for bit. A step waits for none of its numbers: on a GPU that would cost more than to compute
+them.
 """
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader
 from pipeline.processes import tie_to_trainer
 from pipeline.training import data_parallel, starting_weights
 from pipeline.training.collectives import rank, world_size
+from pipeline.training.losses import total
 from pipeline.training.precision import use_autocast
 from pipeline.training.progress import Progress
 from pipeline.training.sampler import IterationBatchSampler, divide
@@ -41,13 +43,14 @@ class Step:
     Attributes:
         number: steps done, this one included.
         rate: learning rate of the first parameters.
-        values: (name, value, weight in a mean) of each loss and statistic of each of its iterations, of this process.
+        values: (name, value, weight in a mean) of each loss and statistic of each of its iterations, of this process; a
+            value is a number, or one in a tensor [] that nobody has waited for yet.
         waited: seconds for data.
     """
 
     number: int
     rate: float
-    values: list[tuple[str, float, int]]
+    values: list[tuple[str, float | torch.Tensor, int]]
     waited: float
 
 
@@ -131,7 +134,7 @@ class Computation:
             self._progress.tell(iteration)
             batch = data_parallel.to_device(batch, self.device)
             images = len(batch["img_metas"])
-            loss, losses = self.model._parse_losses(self._parallel(**batch))
+            loss, losses = total(self._parallel(**batch))
             values += ((name, value, images) for name, value in losses.items())
             self.update.add(loss)
             if (iteration + 1) % self.accumulate == 0 and (norm := self.update.apply()) is not None:

@@ -57,9 +57,20 @@ class Journal:
 
     def pending(self):
         """What was gathered since the last record, as text; it belongs to the next one."""
+        self._read()
         return json.dumps(self._gathered)
 
+    def _read(self):
+        """Fetch the gathered numbers that are still on the device, all at once."""
+        waiting = [value for values in self._gathered.values() for value, _ in values if torch.is_tensor(value)]
+        numbers = iter(torch.stack([value.double().reshape(()) for value in waiting]).tolist() if waiting else ())
+        self._gathered = {
+            name: [(next(numbers) if torch.is_tensor(value) else value, weight) for value, weight in values]
+            for name, values in self._gathered.items()
+        }
+
     def _record(self, step):
+        self._read()
         record = {"iter": step.number, "lr": step.rate}
         record |= {name: mean(values) for name, values in self._gathered.items()}
         for name, value in record.items():

@@ -5,6 +5,8 @@ weights are functions of that, so that a resumed training continues them without
 `statistics` after an iteration goes to the log; it is no part of the loss.
 """
 
+import torch
+
 
 class Progress:
     """The parts of a model, whatever its architecture, that want to be told or have something to tell.
@@ -27,5 +29,9 @@ class Progress:
             part.set_progress(iteration, iteration / self.iterations_per_epoch, self.seed, self.rank)
 
     def statistics(self):
-        """{name: number} that the parts counted in the last iteration."""
-        return {name: float(value) for part in self.counting for name, value in part.statistics.items()}
+        """{name: number} that the parts counted in the last iteration; tensors as such, of their own memory."""
+        return {
+            name: value.detach().clone() if torch.is_tensor(value) else float(value)
+            for part in self.counting
+            for name, value in part.statistics.items()
+        }

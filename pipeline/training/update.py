@@ -46,7 +46,7 @@ class Update:
                 for parameter in group["params"]
                 if parameter.grad is not None
             ]
-            norm = float(torch.nn.utils.clip_grad_norm_(with_gradients, self.largest))
+            norm = torch.nn.utils.clip_grad_norm_(with_gradients, self.largest)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

@@ -11,6 +11,7 @@ import torch
 from pipeline import methods
 from pipeline.declaration import strict
 from pipeline.methods.shared.sizes import Sizes
+from pipeline.training.progress import Progress
 
 METHODS = ("mask_rcnn", "cam", "contrastmask")
 
@@ -124,8 +125,8 @@ def batch(images=2, size=128, objects=4, num_classes=6, seed=0, novel=(0,)):
 def train_losses(model, data, iteration=0, epoch=0.0, seed=0, rank=0):
     """Return the losses of one training forward pass."""
     model.train()
-    if hasattr(model.roi_head, "set_progress"):
-        model.roi_head.set_progress(iteration, epoch, seed, rank)
+    for part in Progress(model, seed, 1, rank).told:
+        part.set_progress(iteration, epoch, seed, rank)
     return model(return_loss=True, **data)
 
 

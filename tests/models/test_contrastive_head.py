@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from pipeline import methods
-from pipeline.methods.contrastmask import sampling
 from pipeline.methods.contrastmask.attention import enhance
 from pipeline.methods.contrastmask.cl_head import ContrastiveHead
+from pipeline.methods.shared.draws import step_generator
 
 from .conftest import configuration
 
@@ -40,7 +40,7 @@ def rois(size=SIZE, channels=CHANNELS, seed=0):
 def run(model, inputs=None, is_novel=NOVEL, weight=1.0, iteration=0):
     features, masks, cams, has_prior = inputs or rois()
     encoded, joined = model(features)
-    generator = sampling.step_generator(0, 0, iteration, torch.device("cpu"))
+    generator = step_generator(0, 0, iteration, torch.device("cpu"))
     loss, statistics = model.loss(encoded, masks, cams, has_prior, is_novel, weight, generator)
     return loss, {name: int(value) for name, value in statistics.items()}, joined
 

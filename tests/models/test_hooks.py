@@ -84,7 +84,6 @@ def test_a_step_depends_on_its_iteration_and_not_on_what_ran_before():
     model, data = build(sigma=0.3, min_keys=1), batch()
 
     def contrastive(iteration):
-        torch.manual_seed(5)  # of the box samplers, which are MMDetection's
         return train_losses(model, data, iteration, epoch=9)["loss_contrastive"].item()
 
     first = contrastive(7)

@@ -16,6 +16,7 @@ from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 from pipeline.methods.contrastmask import look_inside, sampling
 from pipeline.methods.contrastmask.partition import PartitionRule, partition
+from pipeline.methods.shared.draws import step_generator
 from pipeline.reporting import roi_cells
 from pipeline.tasks.instances import examples
 
@@ -40,7 +41,7 @@ def computed(model, data, generator=None):
         data["gt_labels"][0],
         data["gt_masks"][0],
         data["gt_is_novel"][0],
-        generator or sampling.step_generator(0, 0, 0, torch.device("cpu")),
+        generator or step_generator(0, 0, 0, torch.device("cpu")),
     )
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.methods.contrastmask import edges, partition, sampling
+from pipeline.methods.shared.draws import step_generator
 
 from . import reference
 
@@ -171,7 +172,7 @@ def test_the_paper_preset_agrees_with_its_equations(seed, size, share, masked):
 
 
 def generator(iteration=0, seed=0, rank=0):
-    return sampling.step_generator(seed, rank, iteration, torch.device("cpu"))
+    return step_generator(seed, rank, iteration, torch.device("cpu"))
 
 
 def draw(sets, rule, iteration=0, kept=None):

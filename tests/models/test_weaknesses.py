@@ -18,6 +18,7 @@ from pipeline.methods.contrastmask import edges, losses, partition, sampling
 from pipeline.methods.contrastmask.attention import enhance
 from pipeline.methods.contrastmask.cl_head import rows_of_cells
 from pipeline.methods.shared import cam
+from pipeline.methods.shared.draws import step_generator
 
 from .conftest import batch, build, configuration, total, train_losses
 from .test_contrastive_head import NOVEL, head, rois, run
@@ -56,9 +57,9 @@ def test_w01_cams_belong_to_their_rois_when_images_yield_different_numbers():
     roi_head.bbox_head.activation_maps = lambda features, labels: seen.setdefault("cam", maps(features, labels))
     sample, forward = roi_head._sample, roi_head._mask_features
 
-    def few_proposals(x, proposals, *args):
+    def few_proposals(proposals, *args):
         # 3, 40 and 0 proposals: far fewer than the sampler asks for, and not the same number
-        seen["sampled"] = sample(x, [proposals[0][:3], proposals[1][:40], proposals[2][:0]], *args)
+        seen["sampled"] = sample([proposals.rows[0][:3], proposals.rows[1][:40], proposals.rows[2][:0]], *args)
         return seen["sampled"]
 
     def keep_rois(x, rois, cam):
@@ -193,7 +194,7 @@ def test_w08_the_draw_depends_on_seed_rank_and_iteration_and_on_nothing_else():
     kept = torch.tensor([True])
 
     def draw(seed, rank, iteration):
-        return sampling.sample_keys(sets, kept, rule, sampling.step_generator(seed, rank, iteration, kept.device))
+        return sampling.sample_keys(sets, kept, rule, step_generator(seed, rank, iteration, kept.device))
 
     first = draw(1, 0, 5)
     state, numpy_state, torch_state = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
@@ -497,10 +498,9 @@ def test_w26_crowd_boxes_are_left_out_as_in_the_stock_configuration_and_can_be_i
     roi_head, data = build().roi_head, batch(images=1)
     crowd = torch.tensor([[0.0, 0, 128, 128]])
     proposals = torch.cat([torch.rand(50, 2) * 60, 64 + torch.rand(50, 2) * 60, torch.rand(50, 1)], dim=1)
-    x = [torch.zeros(1, 16, 8, 8)]
     roi_head.bbox_assigner.ignore_iof_thr = 0.5
-    with_crowd = roi_head._sample(x, [proposals], data["gt_bboxes"], data["gt_labels"], [crowd])[0]
-    without = roi_head._sample(x, [proposals], data["gt_bboxes"], data["gt_labels"], None)[0]
+    with_crowd = roi_head._sample([proposals], data["gt_bboxes"], data["gt_labels"], [crowd])[0]
+    without = roi_head._sample([proposals], data["gt_bboxes"], data["gt_labels"], None)[0]
     assert len(with_crowd.neg_bboxes) == 0
     assert len(without.neg_bboxes) > 0
 

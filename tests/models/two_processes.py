@@ -10,8 +10,9 @@ import torch
 from torch import distributed as dist
 
 from pipeline import compat  # noqa: F401
-from pipeline.methods.contrastmask import losses, partition, sampling
+from pipeline.methods.contrastmask import losses, partition
 from pipeline.methods.contrastmask.cl_head import ContrastiveHead, rows_of_cells
+from pipeline.methods.shared.draws import step_generator
 from pipeline.training.collectives import gather, rank, world_size
 from pipeline.training.data_parallel import averaged
 from tests.models.conftest import batch, build
@@ -56,7 +57,7 @@ class Head(torch.nn.Module):
 
     def forward(self, features, masks, cams, has_prior, is_novel):
         encoded, _ = self.model(features)
-        generator = sampling.step_generator(0, 0, 0, torch.device("cpu"))
+        generator = step_generator(0, 0, 0, torch.device("cpu"))
         return self.model.loss(encoded, masks, cams, has_prior, is_novel, 1.0, generator)[0]
 
 

@@ -43,6 +43,7 @@ from pipeline.methods.contrastmask.released_checkpoint import (
     released_shape,
 )
 from pipeline.methods.shared import cam
+from pipeline.methods.shared.draws import step_generator
 from pipeline.methods.shared.sizes import Sizes
 
 PART = 1e-5  # of an array's largest absolute value, for one part of the model
@@ -322,7 +323,7 @@ def _draws(f, prefix, sigma, sets, keep):
         f.holds(f"{prefix}: subsets", False, f"(shape {tuple(theirs.shape)}, ours {tuple(candidates.shape)})")
         return
     rule = _sampling_rule(sigma)
-    generator = sampling.step_generator(0, 0, 0, candidates.device)
+    generator = step_generator(0, 0, 0, candidates.device)
     ours = sampling.sample_keys(sets, keep, rule, generator)
     f.holds(f"{prefix}: subsets", not (theirs & ~candidates).any() and not (ours & ~sets.candidates).any())
     f.holds(f"{prefix}: counts", torch.equal(ours[:, keep].sum(-1), theirs.sum(-1)) and not ours[:, ~keep].any())
@@ -541,9 +542,7 @@ def _clhead_train(f):
     head.form = released
     f.checks += against.checks
     # The whole path once more, through the function that training calls; every candidate is a key.
-    loss, _ = head.loss(
-        encoded, masks, cams[:, 0], has_prior, is_novel, 1.0, sampling.step_generator(0, 0, 0, x.device)
-    )
+    loss, _ = head.loss(encoded, masks, cams[:, 0], has_prior, is_novel, 1.0, step_generator(0, 0, 0, x.device))
     f.close("loss_total", loss, PART)
     parameters = _named_parameters(head, "roi_head.cl_head.", "roi_head.mask_head.contrastive_head.", skip="fusion")
     gradients = torch.autograd.grad(loss, [x, *(parameter for _, parameter in parameters.values())])

@@ -24,6 +24,7 @@ from pipeline.artifacts import checkpoint, files, paths
 from pipeline.errors import ExperimentError
 from pipeline.hardware import use_device
 from pipeline.methods.contrastmask import partition, sampling
+from pipeline.methods.shared.draws import step_generator
 from pipeline.tasks.instances import examples
 from pipeline.tasks.instances.packed_coco import validation_set
 
@@ -84,7 +85,7 @@ def write(training, base, novel):
                     torch.tensor([data.cat2label[label] for label in labels.tolist()], device=device),
                     masks,
                     torch.from_numpy(is_novel).to(device),
-                    sampling.step_generator(training.seed, 0, image_id, device),
+                    step_generator(training.seed, 0, image_id, device),
                 ),
             }
         )

@@ -2,7 +2,8 @@
 
 from mmdet.models.builder import HEADS, build_head, build_roi_extractor
 
-from pipeline.methods.contrastmask import losses, sampling
+from pipeline.methods.contrastmask import losses
+from pipeline.methods.shared.draws import step_generator
 from pipeline.methods.shared.partial_roi_head import PartialRoIHead, scalar
 
 
@@ -41,18 +42,6 @@ class ContrastMaskRoIHead(PartialRoIHead):
         self.lambda_epoch_passes = lambda_epoch_passes
         self.cl_head = build_head(cl_head)
         self.cl_roi_extractor = build_roi_extractor(cl_roi_extractor) if cl_roi_extractor else None
-        self._progress = None
-
-    def set_progress(self, iteration: int, passes: float, seed: int, rank: int):
-        """Say where the training stands; `pipeline.training.progress` does before every iteration.
-
-        Args:
-            iteration: iterations done, from 0.
-            passes: passes over the training set done, with fraction.
-            seed: seed of the run.
-            rank: rank of this process.
-        """
-        self._progress = (iteration, passes, seed, rank)
 
     def _joined(self, x, rois, features):
         if self.cl_roi_extractor is not None:
@@ -85,7 +74,7 @@ class ContrastMaskRoIHead(PartialRoIHead):
             )
         iteration, passes, seed, rank = self._progress
         weight = losses.warmup_weight(passes / self.lambda_epoch_passes, self.lambda_warmup, self.lambda_warmup_epochs)
-        generator = sampling.step_generator(seed, rank, iteration, encoded.device)
+        generator = step_generator(seed, rank, iteration, encoded.device)
         cams, has_prior = self._prior(cam.detach() if self.detach_cl_cam else cam, self.mask_roi_size, self.cl_roi_size)
         loss, statistics = self.cl_head.loss(encoded, masks, cams[:, 0], has_prior, is_novel, weight, generator)
         self.statistics.update(statistics, cl_lambda=scalar(weight, loss))

@@ -3,7 +3,6 @@
 Legend: R RoIs, P cells of a RoI; sets are ordered as in `partition`.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,18 +27,6 @@ class SamplingRule:
     sigma: float
     rounding: str
     order: str
-
-
-def step_generator(seed: int, rank: int, iteration: int, device: torch.device) -> torch.Generator:
-    """Make the random generator of one training step.
-
-    It is a function of its arguments alone, so a resumed training draws what an uninterrupted one would have drawn and
-    no state needs saving.
-    """
-    digest = hashlib.blake2b(f"{seed}/{rank}/{iteration}".encode(), digest_size=8).digest()
-    generator = torch.Generator(device=device)
-    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
-    return generator
 
 
 def sample_sizes(counts: Tensor, rule: SamplingRule) -> Tensor:

@@ -3,10 +3,12 @@
 import torch
 from mmdet.core import multiclass_nms
 from mmdet.models.builder import HEADS
+from mmdet.models.losses import accuracy
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
 from torch import Tensor, nn
 
 from pipeline.methods.shared.cam import class_activation_maps
+from pipeline.methods.shared.padded import rows_at
 
 
 @HEADS.register_module()
@@ -85,8 +87,20 @@ class CAMBoxHead(ConvFCBBoxHead):
         # NMS sees one candidate per (proposal, foreground class), in that order.
         return detections, labels, torch.div(pairs, self.num_classes, rounding_mode="floor")
 
-    def loss(self, cls_score, bbox_pred, rois, *args, **kwargs):
-        """As `BBoxHead.loss`, and 0 with a graph when there is not a single RoI."""
+    def loss(self, cls_score, bbox_pred, rois, labels, label_weights, bbox_targets, bbox_weights):
+        """As `BBoxHead.loss` without a look at a value; 0 with a graph when there is not a single RoI.
+
+        Background RoIs are in the sum of the regression loss, with weight 0, instead of being searched and left out.
+        """
         if cls_score.shape[0] == 0:
             return {"loss_cls": cls_score.sum(), "loss_bbox": bbox_pred.sum(), "acc": cls_score.new_zeros(1)}
-        return super().loss(cls_score, bbox_pred, rois, *args, **kwargs)
+        deltas = bbox_pred.unflatten(1, (-1, 4))
+        return {
+            "loss_cls": self.loss_cls(
+                cls_score, labels, label_weights, avg_factor=(label_weights > 0).sum().clamp(min=1)
+            ),
+            "acc": accuracy(cls_score, labels),
+            "loss_bbox": self.loss_bbox(
+                rows_at(deltas, labels[:, None])[:, 0], bbox_targets, bbox_weights, avg_factor=len(labels)
+            ),
+        }

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from mmdet.core import bbox2result, bbox2roi, bbox_mapping, mask_target, merge_aug_masks
+from mmdet.core import bbox2result, bbox2roi, bbox_mapping, merge_aug_masks
 from mmdet.models.builder import HEADS
-from mmdet.models.roi_heads import StandardRoIHead
 from torch import Tensor
 
+from pipeline.methods.shared import mask_targets
 from pipeline.methods.shared.cam import min_max_normalise, resize_map
+from pipeline.methods.shared.sampled_roi_head import SampledRoIHead
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Positives:
     """The positive RoIs of a batch.
 
     Attributes:
-        sampled: sampling result of each image.
+        sampled: `SampledRoIs` of each image.
         is_novel: [P] bool.
         masks: [P, H, W] bool, all False for novel RoIs.
         cam: [P, 1, h, w], not normalised; None without one.
@@ -41,7 +42,7 @@ class Positives:
 
 
 @HEADS.register_module()
-class PartialRoIHead(StandardRoIHead):
+class PartialRoIHead(SampledRoIHead):
     """Detect objects of all categories and segment them with masks of base categories only.
 
     Args:
@@ -51,7 +52,7 @@ class PartialRoIHead(StandardRoIHead):
         cam_frame: box whose CAM a detection gets: its 'proposal' or the 'refined' box (D25).
         cam_normalise: min-max 'after_upsample' to each head's size or 'before_upsample' (D24).
         detach_mask_cam: stop the mask loss at the CAM (D4).
-        kwargs: as `StandardRoIHead`.
+        kwargs: as `SampledRoIHead`.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class PartialRoIHead(StandardRoIHead):
 
         Args:
             x: feature pyramid, list of [N, C, h, w].
-            img_metas, proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore: as `StandardRoIHead`.
+            img_metas, proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore: as `SampledRoIHead`.
             gt_masks: masks per image, in the order of the boxes; those of novel objects are placeholders, never used.
             gt_is_novel: [G] bool per image, in the order of the boxes.
             targets: further ones, for `_further_losses`.
@@ -105,7 +106,7 @@ class PartialRoIHead(StandardRoIHead):
             ValueError: the novel flags are missing or do not match the boxes.
         """
         _check_flags(gt_bboxes, gt_is_novel)
-        sampled = self._sample(x, proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore)
+        sampled = self._sample(proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore)
         rois = bbox2roi([result.bboxes for result in sampled])
         box = self._bbox_forward(x, rois)
         box_targets = self.bbox_head.get_targets(sampled, gt_bboxes, gt_labels, self.train_cfg)
@@ -113,19 +114,6 @@ class PartialRoIHead(StandardRoIHead):
         positive_features = _positive_rows(box["cam_features"], sampled)
         result.update(self._mask_losses(x, sampled, positive_features, gt_masks, gt_is_novel, targets))
         return result
-
-    def _sample(self, x, proposal_list, gt_bboxes, gt_labels, gt_bboxes_ignore):
-        """Assign proposals to objects and sample RoIs, image by image."""
-        ignored = gt_bboxes_ignore or [None] * len(gt_bboxes)
-        sampled = []
-        for image, proposals in enumerate(proposal_list):
-            assigned = self.bbox_assigner.assign(proposals, gt_bboxes[image], ignored[image], gt_labels[image])
-            sampled.append(
-                self.bbox_sampler.sample(
-                    assigned, proposals, gt_bboxes[image], gt_labels[image], feats=[level[image][None] for level in x]
-                )
-            )
-        return sampled
 
     def _bbox_forward(self, x, rois):
         features = self.bbox_roi_extractor(x[: self.bbox_roi_extractor.num_inputs], rois)
@@ -159,14 +147,12 @@ class PartialRoIHead(StandardRoIHead):
 
     def _mask_targets(self, sampled, gt_masks, size):
         """Crop the objects' masks to the positive RoIs: [P, size, size] bool."""
-        cfg = self.train_cfg.copy()
-        cfg["mask_size"] = size
-        return mask_target(
+        return mask_targets.crop(
             [result.pos_bboxes for result in sampled],
             [result.pos_assigned_gt_inds for result in sampled],
             gt_masks,
-            cfg,
-        ).bool()
+            size,
+        )
 
     def _prior(self, cam, *sizes):
         """Upsample a CAM step by step through `sizes` and normalise it to [0, 1].

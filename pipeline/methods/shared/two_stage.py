@@ -15,8 +15,14 @@ BOX_AUTOCAST = (
 )
 MASK_AUTOCAST = (*BOX_AUTOCAST, ("roi_head.mask_head", "forward"))
 
-MASK_MODULES = (
+BOX_MODULES = (
     "pipeline.methods.shared.cam_box_head",
+    "pipeline.methods.shared.roi_extractor",
+    "pipeline.methods.shared.rpn_head",
+    "pipeline.methods.shared.sampled_roi_head",
+)
+MASK_MODULES = (
+    *BOX_MODULES,
     "pipeline.methods.shared.class_agnostic_mask_head",
     "pipeline.methods.shared.partial_roi_head",
 )
@@ -152,7 +158,7 @@ def _box_coder(stds):
 
 def _rpn_head(sizes):
     return {
-        "type": "RPNHead",
+        "type": "BatchedRPNHead",
         "in_channels": sizes.neck_channels,
         "feat_channels": sizes.neck_channels,
         "anchor_generator": {
@@ -170,7 +176,7 @@ def _rpn_head(sizes):
 def roi_extractor(sizes, size) -> dict:
     """Configuration of what pools RoI features of `size` cells on a side."""
     return {
-        "type": "SingleRoIExtractor",
+        "type": "SortedRoIExtractor",
         "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": sizes.sampling_ratio},
         "out_channels": sizes.neck_channels,
         "featmap_strides": list(sizes.strides[: sizes.roi_levels]),

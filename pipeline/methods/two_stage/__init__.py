@@ -8,7 +8,7 @@ from pipeline.methods.shared.sizes import Sizes
 
 def model(knobs: BoxKnobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
     """As `Method.model`."""
-    roi_head = {"type": "StandardRoIHead", **two_stage.boxes(knobs, sizes, num_classes)}
+    roi_head = {"type": "SampledRoIHead", **two_stage.boxes(knobs, sizes, num_classes)}
     return two_stage.box_detector(sizes, backbone, roi_head)
 
 
@@ -23,7 +23,7 @@ METHOD = Method(
     sizes=Sizes,
     detector="two_stage",
     model=model,
-    modules=("pipeline.methods.shared.cam_box_head",),
+    modules=two_stage.BOX_MODULES,
     steps=two_stage.steps,
     autocast=two_stage.BOX_AUTOCAST,
 )
