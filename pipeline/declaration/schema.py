@@ -363,6 +363,13 @@ class Chart(_Figure):
     kind: Literal["loss_curves", "category_ap", "base_novel_gap"]
 
 
+class Order(_Figure):
+    """Of all its `tables`, and of no run by name."""
+
+    kind: Literal["order"]
+    runs: None = None
+
+
 class Qualitative(_Figure):
     kind: Literal["qualitative"]
     images: Count
@@ -391,7 +398,7 @@ class Sensitivity(_Figure):
     axis: Text
 
 
-Figure = one_of("kind", Chart, Qualitative, NovelResults, Inside, Sensitivity)
+Figure = one_of("kind", Chart, Order, Qualitative, NovelResults, Inside, Sensitivity)
 
 
 class Declaration(Strict):

@@ -6,6 +6,7 @@ share drops out. Trainings of the phase `explore` were looked at while something
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from statistics import mean
 
@@ -188,6 +189,11 @@ def column(task, group=None, kind=None, metric=None):
     return "_".join((group or main_group, task.kinds[kind or main_kind], metric or main_metric))
 
 
+def numbers(rows):
+    """The columns of runs.csv that are scores."""
+    return [name for name in rows if re.match(r"(novel|base|all)_(mask|box)_", name)]
+
+
 def read():
     """All lines of runs.csv, a data frame; None without the file.
 
@@ -197,8 +203,7 @@ def read():
     path = paths.study()
     try:
         rows = pd.read_csv(path)
-        numbers = [name for name in rows if "_mask_" in name or "_box_" in name]
-        return rows.astype(dict.fromkeys(numbers, float))
+        return rows.astype(dict.fromkeys(numbers(rows), float))
     except FileNotFoundError:
         return None
     except (ValueError, UnicodeDecodeError) as error:  # also of pandas' parser

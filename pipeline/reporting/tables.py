@@ -5,6 +5,7 @@ without a result on the chosen dataset says why ("not run", "failed", ...), a ci
 """
 
 import json
+import re
 from html import escape as escape_html
 
 import pandas as pd
@@ -158,6 +159,11 @@ def caption(table_id, frame, declared, dataset):
     )
     text = " ".join([text, *notes(frame)])
     return " ".join(filter(None, (text, *(comparability(declared, name) for name in datasets))))
+
+
+def label_of(name):
+    """How the page calls a table: its number in the paper, or else its name."""
+    return re.sub(r"^table(?=\d)", "table ", name).replace("_", " ").capitalize()
 
 
 def initial(text):
