@@ -135,6 +135,11 @@ def figure(dataset, name, extension):
     return reports(dataset) / "figures" / f"{name}.{extension}"
 
 
+def study():
+    """A line for each training of the seed study of drawn data; tracked by git, see `pipeline.reporting.study`."""
+    return ROOT / "reports" / "seed_study" / "runs.csv"
+
+
 def statistics(dataset, direction, extension):
     return reports(dataset) / "statistics" / f"{direction}.{extension}"
 

@@ -312,16 +312,22 @@ class Run(Strict):
 
 
 class Row(Strict):
-    """A line of a table: runs that are measured, a published row beside them, or both."""
+    """A line of a table: runs that are measured, a published row beside them, or both.
+
+    The others of its table are compared with the row that is its `reference`.
+    """
 
     label: Text
     runs: Annotated[list[Name], Field(min_length=1)] | None = None
     published: Text | None = None
+    reference: bool = False
 
     @model_validator(mode="after")
     def _shows_something(self):
         if self.runs is None and self.published is None:
             raise refused("has neither runs nor published; give one of them")
+        if self.reference and self.runs is None:
+            raise refused("is true in a row without runs; make it a row that is measured", "reference")
         return self
 
 
@@ -336,6 +342,8 @@ class Table(Strict):
         for row in self.rows:
             if row.published is not None and self.published is None:
                 raise refused(f"is missing; row {row.label!r} names a row of that published table", "published")
+        if len(references := [repr(row.label) for row in self.rows if row.reference]) > 1:
+            raise refused(f"has several references, {' and '.join(references)}; leave one", "rows")
         return self
 
 
@@ -353,6 +361,13 @@ class _Figure(Strict):
 
 class Chart(_Figure):
     kind: Literal["loss_curves", "category_ap", "base_novel_gap"]
+
+
+class Order(_Figure):
+    """Of all its `tables`, and of no run by name."""
+
+    kind: Literal["order"]
+    runs: None = None
 
 
 class Qualitative(_Figure):
@@ -383,7 +398,7 @@ class Sensitivity(_Figure):
     axis: Text
 
 
-Figure = one_of("kind", Chart, Qualitative, NovelResults, Inside, Sensitivity)
+Figure = one_of("kind", Chart, Order, Qualitative, NovelResults, Inside, Sensitivity)
 
 
 class Declaration(Strict):

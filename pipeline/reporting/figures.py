@@ -23,6 +23,7 @@ from pipeline.reporting import (
     gap,
     loss_curves,
     measured,
+    order,
     published,
     qualitative,
     roi_cells,
@@ -293,4 +294,5 @@ KINDS = {
     "partition": Kind(partition),
     "keys": Kind(keys),
     "sensitivity": Kind(knob_sensitivity),
+    "order": Kind(order.draw, PICTURE_DPI),
 }

@@ -36,6 +36,9 @@ ESCAPES = str.maketrans(
         "≥": r"$\geq$",
         "≤": r"$\leq$",
         "→": r"$\rightarrow$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "≈": r"$\approx$",
         "λ": r"$\lambda$",
         "σ": r"$\sigma$",
         "δ": r"$\delta$",
@@ -98,7 +101,9 @@ def latex(table_id, frame, declared, dataset):
         position="tb",
         position_float="centering",
         label=f"tab:{table_id}",
-        caption=escape_latex(tables.caption(table_id, frame, declared, dataset)),
+        caption=escape_latex(
+            " ".join([tables.caption(table_id, frame, declared, dataset), tables.told(frame)]).strip()
+        ),
     )
     size, gap = (r"\scriptsize", "2.5pt") if len(directions) > 1 else (r"\footnotesize", "4pt")
     text = text.replace(r"\begin{tabular}", f"{size}\n\\setlength{{\\tabcolsep}}{{{gap}}}\n\\begin{{tabular}}")
@@ -124,4 +129,5 @@ def _measured(line, metric, mark):
     text = tables.number(line[metric]).replace("–", "--")
     text = rf"\textbf{{{text}}}" if mark else text
     deviation = line[f"{metric}_std"]
-    return text if pd.isna(deviation) else rf"{text} $\pm$ {tables.number(deviation)}"
+    text = text if pd.isna(deviation) else rf"{text} $\pm$ {tables.number(deviation)}"
+    return text + escape_latex(tables.sign(line, metric))

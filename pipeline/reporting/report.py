@@ -255,14 +255,9 @@ def _with_deviation(value, deviation):
     return tables.number(value) + ("" if pd.isna(deviation) else f" ± {tables.number(deviation)}")
 
 
-def label_of(name):
-    """How the page calls a table: its number in the paper, or else its name."""
-    return re.sub(r"^table(?=\d)", "table ", name).replace("_", " ").capitalize()
-
-
 def table_section(name, declared, dataset):
     """A table of the paper for the page; `problem` instead of cells if one of its files is malformed."""
-    title, label = declared.tables[name]["title"], label_of(name)
+    title, label = declared.tables[name]["title"], tables.label_of(name)
     section = {
         "name": name,
         "label": label,

@@ -1,4 +1,4 @@
-"""The report that the repository shows: reports/snapshot/, tracked by git, and Table 2 in README.md.
+"""What the repository shows: a finished report in reports/snapshot/, tracked by git, and its numbers in README.md.
 
 Everybody's own results live in reports/<dataset>/, which git ignores. Only `commands.snapshot` copies from there.
 """
@@ -10,7 +10,7 @@ import shutil
 from pipeline.artifacts import files, paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.reporting import provenance, report, table_files, tables
+from pipeline.reporting import provenance, report, study, study_page, table_files, tables
 
 DATASET = "generated"  # the embedded default
 README_TABLE = "table2"
@@ -57,7 +57,8 @@ def take():
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-    files.write_text(readme, BLOCK.sub(lambda block: f"{block[1]}{_readme_table(content)}{block[2]}", text))
+    shown = _readme_block(content, experiments.load(), dataset)
+    files.write_text(readme, BLOCK.sub(lambda block: f"{block[1]}\n{shown}\n\n{block[2]}", text))
 
 
 def _check_finished(content, folder):
@@ -76,9 +77,19 @@ def _check_finished(content, folder):
         raise ExperimentError(f"the report is not finished ({'; '.join(problems)}); run `make reproduce TABLES=all`")
 
 
-def _readme_table(content):
+def _readme_block(content, declared, dataset):
+    """What README.md shows: the rows of the seed study with their spread, else Table 2 of one training a row."""
     (section,) = (section for section in content["tables"] if section["name"] == README_TABLE)
-    shown = tables.display_frame(section["frame"], "**{}**".format).to_markdown(index=False, disable_numparse=True)
-    made = content["snapshot"]
-    where = f"Made of revision {made['revision'][:12]} on the processor {made['processor']}."
-    return f"\n{shown}\n\n{' '.join([section['legend'], *tables.notes(section['frame']), where])}\n\n"
+    made, frame = content["snapshot"], section["frame"]
+    where = f"revision {made['revision'][:12]} on the processor {made['processor']}"
+    found = study.of(dataset, declared)
+    if not found:
+        shown = tables.display_frame(frame, "**{}**".format).to_markdown(index=False, disable_numparse=True)
+        return f"{shown}\n\n{' '.join([section['legend'], *tables.notes(frame), f'Made of {where}.'])}"
+    metric = tables.task_of(frame).main_metric
+    values = [
+        f"{line['row']} {tables.number(line[metric.key])}{tables.sign(line, metric.key)}"
+        for _, line in frame.iterrows()
+    ]
+    single = f"What `make reproduce` prints, made of {where}, {metric.label}: {', '.join(values)}."
+    return "\n\n".join([study_page.first_screen(found, declared, dataset), f"{single} {tables.told(frame)}".strip()])

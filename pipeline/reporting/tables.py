@@ -5,6 +5,7 @@ without a result on the chosen dataset says why ("not run", "failed", ...), a ci
 """
 
 import json
+import re
 from html import escape as escape_html
 
 import pandas as pd
@@ -13,7 +14,8 @@ from pipeline import methods, tasks
 from pipeline.declaration import experiments
 from pipeline.declaration.experiments import lookup
 from pipeline.errors import ExperimentError
-from pipeline.reporting import measured, published
+from pipeline.reporting import marks, measured, published
+from pipeline.reporting.study import BETTER, UNKNOWN, WORSE
 
 KEYS = ["row", "backbone", "schedule", "run", "dataset", "direction", "state", "seeds", "agrees", "undefined"]
 DONE = "done"
@@ -26,7 +28,8 @@ def table_frame(table_id, declared, dataset):
     sample standard deviation; NaN where not run, undefined or not published. `seeds` is the JSON list of the seeds
     averaged, `state` is `done` or why there is no result. `agrees` tells on the paper's dataset whether the main metric
     is within the tolerance its authors state, and is empty elsewhere. `undefined` says which categories could not be
-    scored and why. A cited row has no run and no dataset, and a line for each direction it was published for.
+    scored and why. On drawn data the verdict of a metric tells if it is better or worse than in the reference row, see
+    `marks.add`. A cited row has no run and no dataset, and a line for each direction it was published for.
     `task_of` gives the task.
 
     Raises:
@@ -36,14 +39,19 @@ def table_frame(table_id, declared, dataset):
     task = _task(table_id, table, declared)
     lines = [line for row in table["rows"] for line in _lines(row, table, declared, dataset)]
     frame = pd.DataFrame(lines, columns=columns(task))
-    frame = frame.astype({name: float for name in columns(task) if name not in KEYS})
+    texts = [*KEYS, *(f"{metric}_verdict" for metric in task.keys)]
+    frame = frame.astype({name: object if name in texts else float for name in columns(task)})
     frame.attrs |= {"task": task.name, "published": table.get("published")}
+    marks.add(frame, table, declared, dataset)
     return frame
 
 
 def columns(task):
-    """The columns of a table of a task: what a line is of, then each metric, its deviation and its published value."""
-    return KEYS + [f"{metric}{suffix}" for metric in task.keys for suffix in ("", "_std", "_published")]
+    """The columns of a table of a task: what a line is of, then each metric, its deviation, its published value and
+    whether it can be told from the reference row.
+    """
+    suffixes = ("", "_std", "_published", "_verdict")
+    return KEYS + [f"{metric}{suffix}" for metric in task.keys for suffix in suffixes]
 
 
 def task_of(frame):
@@ -151,6 +159,11 @@ def caption(table_id, frame, declared, dataset):
     )
     text = " ".join([text, *notes(frame)])
     return " ".join(filter(None, (text, *(comparability(declared, name) for name in datasets))))
+
+
+def label_of(name):
+    """How the page calls a table: its number in the paper, or else its name."""
+    return re.sub(r"^table(?=\d)", "table ", name).replace("_", " ").capitalize()
 
 
 def initial(text):
@@ -271,13 +284,19 @@ def _cell(line, metric, first, run, cited, mark, undefined):
     if undefined:
         text = "undefined" if metric == first else "–"
     elif run:
-        text = mark(number(value)) + ("" if pd.isna(deviation) else f" ± {number(deviation)}")
+        text = mark(number(value)) + ("" if pd.isna(deviation) else f" ± {number(deviation)}") + sign(line, metric)
     else:
         text = short(line["state"]) if metric == first and not cited else "–"
     if pd.isna(printed):
         return text
     gap = f", {difference(value - printed)}" if pd.notna(line["agrees"]) and pd.notna(value) else ""
     return f"{text} ({number(printed)}{gap})"
+
+
+def sign(line, metric):
+    """The sign behind a value that tells if it is distinguishable from the reference row; empty where that is open."""
+    verdict = line[f"{metric}_verdict"]
+    return "" if pd.isna(verdict) else f" {marks.SIGNS[verdict]}"
 
 
 def short(state):
@@ -297,7 +316,15 @@ def legend(frame):
     if frame["agrees"].notna().any():
         stated = tolerance(frame)
         text += f"; within tolerance: {metric.label} differs by at most the ±{stated} that the authors state"
-    return f"{text}."
+    return " ".join(filter(None, (f"{text}.", told(frame))))
+
+
+def told(frame):
+    """What the signs behind values mean and where the noise comes from, or why there are none; empty without either."""
+    reference, text = frame.attrs["reference"], frame.attrs["marks"]
+    better, worse, unknown = (marks.SIGNS[verdict] for verdict in (BETTER, WORSE, UNKNOWN))
+    means = f"{better} better, {worse} worse than the row {reference}, {unknown} not to be told from it."
+    return f"{means} {text}" if reference else text
 
 
 def gain(table_id, frame, declared, dataset):

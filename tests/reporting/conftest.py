@@ -12,6 +12,8 @@ from pipeline.declaration import experiments
 from pipeline.tasks.instances import TASK
 from tests.scores import long_tables
 
+from .studies import DATA
+
 KNOBS = paths.PAPER_KNOBS
 REAL = experiments.load()
 DECLARATION = {
@@ -188,3 +190,13 @@ def chosen(workspace, monkeypatch):
     monkeypatch.setattr(paths, "SELECTION", workspace.root / "pipeline" / "selection.yaml")
     experiments.select(list(experiments.load().tables))
     return experiments.select
+
+
+@pytest.fixture
+def toys(workspace):
+    """Data sets that differ from `toy` in the seed alone, and one that differs in more."""
+    declared = experiments.load()
+    toy = declared.datasets["toy"]
+    declared.datasets.update({name: toy | {"seed": 100 + i} for i, name in enumerate(DATA)})
+    declared.datasets["wide"] = toy | {"seed": 9, "image_size": 2 * toy["image_size"]}
+    return declared

@@ -11,8 +11,10 @@ from PIL.PngImagePlugin import PngInfo
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.reporting import provenance, snapshot
+from pipeline.reporting import provenance, snapshot, study, study_page
 from pipeline.reporting.table_files import build_table
+
+from .studies import grid, rows, write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = "# Title\n\n<!-- snapshot: written by `make snapshot` -->\nold\n<!-- end of snapshot -->\n\nend\n"
@@ -104,10 +106,23 @@ def test_what_is_not_finished_is_refused_and_nothing_changes(finished, monkeypat
     assert contents() == before
 
 
-def test_the_committed_readme_shows_the_committed_snapshot():
-    shown = snapshot.BLOCK.search((REPOSITORY / "README.md").read_text(encoding="utf-8"))[0].splitlines()
+def test_with_a_study_the_readme_shows_its_rows_and_what_one_training_a_row_gave(finished, toys, monkeypatch):
+    write(rows({"plain": grid(1.0, 2.0, 3.0)}))
+    monkeypatch.setattr(study_page, "first_screen", lambda found, *_: f"| of the study | {found.described}")
+    snapshot.take()
+    block = snapshot.BLOCK.search((paths.ROOT / "README.md").read_text())[0]
+    assert "\n| of the study | 3 data sets, seed 0, code at 0123456789ab\n" in block
+    assert "made of revision 0123456789ab on the processor Abacus 9, mAP: Baseline 10.0, Ours 22.0." in block
+
+
+def test_the_committed_readme_shows_the_committed_study_or_snapshot():
+    shown = snapshot.BLOCK.search((REPOSITORY / "README.md").read_text(encoding="utf-8"))[0]
+    declared = experiments.load()
+    if found := study.of(snapshot.DATASET, declared):
+        assert study_page.first_screen(found, declared, snapshot.DATASET) in shown
+        return
     table = (REPOSITORY / "reports/snapshot/tables/table2.md").read_text(encoding="utf-8").splitlines()
-    assert [line for line in shown if line.startswith("|")] == [line for line in table if line.startswith("|")]
+    assert [line for line in shown.splitlines() if line.startswith("|")] == [line for line in table if line[:1] == "|"]
 
 
 def test_a_readme_without_its_comments_is_brought_back_as_printed(finished):

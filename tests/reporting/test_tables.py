@@ -21,10 +21,10 @@ from .conftest import Workspace
 
 DECLARED = experiments.load()
 
-HEADER = (
-    "row,backbone,schedule,run,dataset,direction,state,seeds,agrees,undefined,mAP,mAP_std,mAP_published,"
-    "AP50,AP50_std,AP50_published,AP75,AP75_std,"
-    "AP75_published,APs,APs_std,APs_published,APm,APm_std,APm_published,APl,APl_std,APl_published"
+HEADER = "row,backbone,schedule,run,dataset,direction,state,seeds,agrees,undefined," + ",".join(
+    f"{metric}{suffix}"
+    for metric in ("mAP", "AP50", "AP75", "APs", "APm", "APl")
+    for suffix in ("", "_std", "_published", "_verdict")
 )
 
 
