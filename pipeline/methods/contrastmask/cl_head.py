@@ -94,18 +94,26 @@ class ContrastiveHead(BaseModule):
         if isinstance(self.fusion, nn.Conv2d):
             kaiming_init(self.fusion)
 
-    def forward(self, roi_features: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def has_loss(self) -> bool:
+        """Whether the contrastive loss is on: without it `loss` reads no RoI."""
+        return self.loss_factor != 0
+
+    def forward(self, roi_features: Tensor, rows=slice(None)) -> tuple[Tensor, Tensor]:
         """Encode RoI features.
 
         Args:
             roi_features: [R, C, H, W].
+            rows: the M of the RoIs that the mask head is to get, an index or a slice.
 
         Returns:
-            The encoding [R, channels, H, W] and what joins the mask head [R, join_channels, join_size, join_size].
+            The encoding [R, channels, H, W] and what joins the mask head [M, join_channels, join_size, join_size].
         """
         # Attention, projector and loss all work on rows of channels: one copy here saves theirs.
         encoded = self.encoder(roi_features).contiguous(memory_format=torch.channels_last)
-        joined = enhance(encoded) if self.features == "enhanced" else encoded
+        joined = encoded[rows]
+        if self.features == "enhanced":
+            joined = enhance(joined)
         return encoded, self.fusion(resize_map(joined, self.join_size))
 
     def participants(self, is_novel: Tensor) -> Tensor:
@@ -144,7 +152,7 @@ class ContrastiveHead(BaseModule):
             The weighted loss (a scalar, 0 with a graph to the projector if no RoI takes part) and statistics by name.
         """
         empty = encoded.shape[0] == 0
-        if self.loss_factor == 0 or (empty and not self.exchange_queries and not self.synced):
+        if not self.has_loss or (empty and not self.exchange_queries and not self.synced):
             zero = self._zero(encoded)
             no_rois = zero.detach()
             return zero, {

@@ -660,12 +660,12 @@ def _mask_branch_train(f):
     pyramid = [level.detach().requires_grad_() for level in model.extract_feat(drawn_image(*masks.shape[-2:]))]
     # epoch 1 of the released schedule has weight 0.25
     head.set_progress(0, 1.0, 0, 0)
-    seen = {}
-    head.mask_head.register_forward_hook(lambda _, args, out: seen.update(logits=out))
     rows = head._bbox_forward(pyramid, bbox2roi([sampled.bboxes]))["cam_features"][: len(is_novel)]
     result = head._mask_losses(pyramid, [sampled], rows, gt_masks, [f["gt_is_novel"]], {})
     targets = head._mask_targets([sampled], gt_masks, head.train_cfg.mask_size)
     maps = head.bbox_head.activation_maps(rows, sampled.pos_gt_labels)
+    with torch.no_grad():  # the step above leaves out the masks that no loss reads
+        logits = head._mask_features(pyramid, bbox2roi([sampled.pos_bboxes]), maps)["mask_pred"]
     maps = cam.resize_map(cam.resize_map(maps, head.mask_roi_size), head.cl_roi_size)
     cams, has_prior = cam.min_max_normalise(maps)
     sets = partition.partition(targets, cams[:, 0], ~is_novel, has_prior, head.cl_head.rule)
@@ -678,7 +678,7 @@ def _mask_branch_train(f):
     f.equal("num_keys", sets.counts, (slice(None), comparable))
     f.equal("num_all", torch.tensor(len(is_novel)))
     f.equal("num_base", head.statistics["mask_loss_rois"])
-    f.close("mask_logits", seen["logits"], MODEL)
+    f.close("mask_logits", logits, MODEL)
     parameters = _named_parameters(head, "roi_head.", "")
     for short, name in (("mask", "loss_mask"), ("contrastive", "loss_contrastive")):
         f.close(name, result[name], MODEL)

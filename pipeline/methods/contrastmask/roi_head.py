@@ -4,7 +4,7 @@ from mmdet.models.builder import HEADS, build_head, build_roi_extractor
 
 from pipeline.methods.contrastmask import losses
 from pipeline.methods.shared.draws import step_generator
-from pipeline.methods.shared.partial_roi_head import PartialRoIHead, scalar
+from pipeline.methods.shared.partial_roi_head import EVERY, PartialRoIHead, scalar
 
 
 @HEADS.register_module()
@@ -43,12 +43,15 @@ class ContrastMaskRoIHead(PartialRoIHead):
         self.cl_head = build_head(cl_head)
         self.cl_roi_extractor = build_roi_extractor(cl_roi_extractor) if cl_roi_extractor else None
 
-    def _joined(self, x, rois, features):
-        if self.cl_roi_extractor is not None:
-            features = self.cl_roi_extractor(x[: self.cl_roi_extractor.num_inputs], rois)
+    def _joined(self, x, rois, features, rows):
+        # The contrastive loss is of all positive RoIs, whichever get a mask; without one they need no encoding.
+        encoded_rows, joined_rows = (EVERY, rows) if self.cl_head.has_loss else (rows, EVERY)
+        extractor = self.cl_roi_extractor or self.mask_roi_extractor
+        if self.cl_roi_extractor is not None or encoded_rows is not rows:
+            features = extractor(x[: extractor.num_inputs], rois[encoded_rows])
         if self.detach_cl_features:
             features = features.detach()
-        encoded, joined = self.cl_head(features)
+        encoded, joined = self.cl_head(features, joined_rows)
         return joined, {"encoded": encoded}
 
     def _further_losses(self, positives, gt_prior_masks=None):

@@ -19,6 +19,8 @@ from pipeline.methods.shared import mask_targets
 from pipeline.methods.shared.cam import min_max_normalise, resize_map
 from pipeline.methods.shared.sampled_roi_head import SampledRoIHead
 
+EVERY = slice(None)  # rows
+
 
 @dataclass(frozen=True)
 class Positives:
@@ -29,7 +31,7 @@ class Positives:
         is_novel: [P] bool.
         masks: [P, H, W] bool, all False for novel RoIs.
         cam: [P, 1, h, w], not normalised; None without one.
-        features: what `PartialRoIHead._mask_features` returned for them.
+        features: what `PartialRoIHead._mask_features` returned for them; masks only of RoIs in the mask loss.
         gt_masks: masks per image, in the order of the boxes; those of novel objects are placeholders.
     """
 
@@ -133,10 +135,11 @@ class PartialRoIHead(SampledRoIHead):
         if self.mask_loss_rois == "base_gt":
             in_loss = in_loss & torch.cat([result.pos_is_gt for result in sampled]).bool()
         cam = self.bbox_head.activation_maps(cam_features, labels) if self.use_cam else None
-        features = self._mask_features(x, rois, cam)
+        rows = needed(in_loss)
+        features = self._mask_features(x, rois, cam, rows)
         # Whatever stands in for the masks of novel objects is wiped before anything can see it.
         masks = self._mask_targets(sampled, gt_masks, self.train_cfg.mask_size) & ~is_novel[:, None, None]
-        result = self.mask_head.loss(features["mask_pred"], masks, in_loss)
+        result = self.mask_head.loss(features["mask_pred"], masks[rows], in_loss[rows])
         self.statistics = {"positive_rois": scalar(len(is_novel), is_novel), "mask_loss_rois": in_loss.sum()}
         positives = Positives(sampled, is_novel, masks, cam, features, gt_masks)
         return result | self._further_losses(positives, **targets)
@@ -170,26 +173,30 @@ class PartialRoIHead(SampledRoIHead):
 
     # Both
 
-    def _mask_features(self, x, rois, cam):
+    def _mask_features(self, x, rois, cam, rows=EVERY):
         """Run the mask head on RoIs.
 
         Args:
             x: feature pyramid.
             rois: [R, 5].
             cam: [R, 1, h, w] of the box head, not normalised; None if nothing uses it.
+            rows: the M of the RoIs whose masks are wanted, an index or a slice.
 
         Returns:
-            'mask_pred' [R, 1, H, W] logits, and what `_joined` keeps.
+            'mask_pred' [M, 1, H, W] logits, and what `_joined` keeps.
         """
-        features = self.mask_roi_extractor(x[: self.mask_roi_extractor.num_inputs], rois)
+        features = self.mask_roi_extractor(x[: self.mask_roi_extractor.num_inputs], rois[rows])
         prior = None
         if self.use_cam:
-            prior, _ = self._prior(cam.detach() if self.detach_mask_cam else cam, self.mask_roi_size)
-        joined, kept = self._joined(x, rois, features)
+            prior, _ = self._prior((cam.detach() if self.detach_mask_cam else cam)[rows], self.mask_roi_size)
+        joined, kept = self._joined(x, rois, features, rows)
         return kept | {"mask_pred": self.mask_head(features, prior, joined)}
 
-    def _joined(self, x, rois, features):
-        """What joins the RoI features in the mask head, or None, and by name what `_further_losses` is to find."""
+    def _joined(self, x, rois, features, rows):
+        """What joins the RoI features in the mask head, or None, and by name what `_further_losses` is to find.
+
+        `features` and what joins them are of the `rows` of `rois` whose masks are wanted; further losses may be of all.
+        """
         return None, {}
 
     def _refined_cam(self, x, rois, labels=None):
@@ -324,6 +331,16 @@ def _positive_rows(features: Tensor, sampled) -> Tensor:
     """Select the positives' rows from features of all sampled RoIs: per image positives come first, then negatives."""
     images = features.split([len(result.bboxes) for result in sampled])
     return torch.cat([rows[: len(result.pos_bboxes)] for rows, result in zip(images, sampled, strict=True)])
+
+
+def needed(chosen: Tensor) -> Tensor | slice:
+    """Return the rows to compute where nothing reads those that are not `chosen` ([R] bool).
+
+    On a CPU, where each costs, those that are; on a GPU every row: the host would wait for it to learn which they are.
+    """
+    if chosen.device.type != "cpu":
+        return EVERY
+    return torch.from_numpy(np.flatnonzero(chosen.numpy()))
 
 
 def scalar(value: float, like: Tensor) -> Tensor:

@@ -12,5 +12,5 @@ class NoisyRoIHead(PartialRoIHead):
         super().__init__(**kwargs)
         self.noise = noise
 
-    def _joined(self, x, rois, features):
+    def _joined(self, x, rois, features, rows):
         return (self.noise * features.std() * torch.randn_like(features) if self.training else None), {}
