@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from pipeline.datasets.generated import bodies, geometry, scenes, version1, version2
+from pipeline.datasets.generated import bodies, geometry, painting, scenes, version1, version2
 from pipeline.datasets.generated.looks import TEXTURES
 
 from .conftest import COCO_SET, NONVOC2VOC, SPEC, SUBSETS, VOC
@@ -23,7 +23,7 @@ NEWEST = {**SPEC, "version": 2}
 OBJECTS = {1: (4, 6), 2: version2.OBJECTS}
 OBJECT_SIZE = {1: version1.OBJECT_SIZE, 2: version2.OBJECT_SIZE}
 SMALL, LARGE = 32**2, 96**2  # COCO's bounds of areas
-CONVEX = {"bottle", "kite", "tennis racket", "vase"}  # whose outline is nearly so
+CONVEX = {"bottle", "cup", "truck"}  # nearly
 
 versions = pytest.mark.parametrize("version", VERSIONS)
 seeds = st.integers(0, 2**32 - 1)
@@ -212,18 +212,16 @@ def test_version_2_uses_many_categories_of_both_sides_of_the_real_split():
 
 def test_no_texture_and_no_hue_belongs_to_one_side():
     """Only the combination of body, texture and hue is a category's."""
-    textures, hues = defaultdict(Counter), defaultdict(list)
+    rng = np.random.default_rng(0)
+    textures, hues = defaultdict(set), defaultdict(set)
     for name, category in bodies.CATEGORIES.items():
-        textures[name in VOC][category.texture] += 1
-        hues[name in VOC] += category.hues
-    base, novel = textures[False], textures[True]
-    shared = set(base) & set(novel)
-    assert sum(base[t] for t in shared) > base.total() / 2 and sum(novel[t] for t in shared) > novel.total() / 2
-    assert set(base) | set(novel) <= set(TEXTURES)
-    base, novel = (np.array(hues[side]) % 360 for side in (False, True))
-    apart = np.abs((base[:, None] - novel + 180) % 360 - 180)
-    reach = 2 * version2.HUE_SPREAD
-    assert np.all(apart.min(axis=0) <= reach) and np.all(apart.min(axis=1) <= reach)
+        for _ in range(60):
+            texture, colours = version2.palette(rng, category)
+            textures[name in VOC].add(texture)
+            degrees = cv2.cvtColor(np.float32([colours]) / 255, cv2.COLOR_BGR2HSV)[0, :, 0]
+            hues[name in VOC] |= set(degrees // 30 % 12)
+    assert textures[False] == textures[True] == set(TEXTURES)
+    assert hues[False] == hues[True] == set(range(12))
     looks = [(category.body, category.texture, category.hues) for category in bodies.CATEGORIES.values()]
     assert len(set(looks)) == len(looks)
 
@@ -257,7 +255,7 @@ def test_bodies_are_not_convex_but_for_a_few():
             mask = geometry.Figure(parts, 200, 220).mask
             hull = cv2.convexHull(np.argwhere(mask)[:, ::-1].astype(np.int32))
             solidity.append(mask.sum() / cv2.contourArea(hull))
-        assert np.mean(solidity) < (0.99 if name in CONVEX else 0.87), (name, np.mean(solidity))
+        assert np.mean(solidity) < (0.96 if name in CONVEX else 0.87), (name, np.mean(solidity))
 
 
 def test_small_medium_and_large_objects_occur_on_both_sides():
@@ -276,24 +274,19 @@ def test_some_objects_hide_parts_of_others():
     assert 0.02 < np.mean(np.array(hidden) > 0.05) < 0.5
 
 
-def test_clutter_resembles_objects(drawn, monkeypatch):
-    """Its saturation reaches into theirs, and theirs into its, but objects are more saturated in the mean."""
-    clutter, objects = [], []
-    low, high = version2.CLUTTER_SATURATION
-    for image, found in drawn:
-        for _, figure in found:
-            objects.append(saturation(image)[figure.visible > 0].mean() / 255)
-    for index in range(40):
+def test_clutter_resembles_objects(drawn):
+    """The saturations of the two overlap, but objects have more of it in the mean."""
+    clutter = []
+    for index in range(60):
         canvas = np.full((128, 128, 3), -1, np.float32)
         rng = np.random.default_rng(index)
-        version2.painting.distractor(
-            rng, canvas, version2.CLUTTER_SIZE, version2.CLUTTER_CONTRAST, version2.CLUTTER_SATURATION
-        )
-        painted = canvas.min(axis=2) > 0
-        pixels = canvas[painted][None].clip(0, 255).astype(np.uint8)
-        clutter.append(saturation(pixels).mean() / 255)
-    assert np.mean(clutter) < np.mean(objects)
-    assert np.quantile(clutter, 0.9) > np.quantile(objects, 0.1) or high > version2.SATURATION[0] * 0.7
+        ranges = version2.CLUTTER_SIZE, version2.CLUTTER_CONTRAST, version2.CLUTTER_SATURATION
+        painting.distractor(rng, canvas, *ranges)
+        clutter.append(saturation(canvas[canvas.min(axis=2) >= 0][None].clip(0, 255).astype(np.uint8)).ravel())
+    objects = [saturation(image)[figure.visible > 0] for image, found in drawn for _, figure in found]
+    assert np.mean([values.mean() for values in objects]) > np.mean([values.mean() for values in clutter])
+    objects, clutter = np.concatenate(objects), np.concatenate(clutter)
+    assert np.quantile(clutter, 0.99) > np.quantile(objects, 0.01)
 
 
 @versions

@@ -25,7 +25,7 @@ from pipeline.errors import ExperimentError
 SPEC_KEYS = ("version", "seed", "train_images", "val_images", "image_size")
 IMAGES_PER_SUBSET = 1_000_000  # image ids of a subset start at its index times this
 OBJECTS_PER_IMAGE = 10  # annotation id = image id times this + position, larger than any number of objects
-PORTRAIT = 0.94  # of a portrait's side that its object takes
+PORTRAIT = 0.9  # of a portrait's side that its object takes
 ALONE = 50  # up to so many images, processes take longer to start than to draw
 
 

@@ -58,7 +58,7 @@ def arrange(rng, image_size, cast):
             return placed
 
 
-def _palette(rng, category):
+def palette(rng, category):
     """Texture of an individual and its three colours, BGR float32 [3] each."""
     texture, hues = category.texture, np.array(category.hues, float)
     if rng.random() >= OWN:
@@ -73,7 +73,7 @@ def _palette(rng, category):
 
 def _paint(rng, canvas, category, figure, paints):
     """Paint an individual part by part, each with an outline of its own; `paints` of its parts."""
-    texture, (dark, light, trim) = _palette(rng, category)
+    texture, (dark, light, trim) = palette(rng, category)
     crop = figure.crop()
     tone = TEXTURES[texture](*figure.unit_frame(*crop), rng.uniform(0, 6.3))[..., None]
     skin = dark + (light - dark) * tone
