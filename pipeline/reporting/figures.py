@@ -28,6 +28,7 @@ from pipeline.reporting import (
     qualitative,
     roi_cells,
     sensitivity,
+    shapes,
     style,
 )
 from pipeline.reporting.panels import shortened
@@ -63,8 +64,8 @@ class Request:
 
     @property
     def drawn(self):
-        """Whether the images are drawn by `pipeline.datasets.generated`."""
-        return self.declared.dataset(self.dataset)["kind"] == "generated"
+        """{class name: what it looks like} if the images are drawn by `pipeline.datasets.generated`, else empty."""
+        return shapes.portraits(self.declared.dataset(self.dataset), self.declared.label_set(self.dataset))
 
     def available(self, read, command=measured.evaluate_command):
         """Split the runs by whether `read(dataset, run)` finds data, which `command(run)` makes.

@@ -24,7 +24,7 @@ MATCHING = (
 )
 
 
-def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS, skip=0, across=1, drawn=False):
+def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS, skip=0, across=1, drawn=None):
     """Draw validation images with their ground truth and what each method predicts.
 
     Args:
@@ -34,7 +34,7 @@ def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS
         count, shows, skip: which images, see `examples.select_images` and `examples.skip_images`.
         min_score: predictions below this score are not drawn.
         across: images side by side; if only one is, a panel has the image without masks.
-        drawn: whether the images are of the generated dataset, whose shapes want a legend.
+        drawn: {category name: what it looks like} of images drawn by a program, for a legend; see `shapes.portraits`.
 
     Returns:
         (matplotlib Figure, caption).
@@ -88,7 +88,7 @@ def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS
     ]
     figure.legend(handles=handles, loc="lower center", ncols=2, borderpad=0, borderaxespad=0.2)
     if drawn:
-        shapes.add_legend(figure, groups)
+        shapes.add_legend(figure, groups, drawn)
     return figure, (
         f"{rule} Predictions with a score of at least {min_score:g}, with category and score; blue shades, solid "
         "outline: base; orange shades, dashed outline: novel; a matched prediction has the shade of its object. "
@@ -96,7 +96,7 @@ def draw_strip(dataset, groups, methods, count, min_score, shows=examples.GROUPS
     )
 
 
-def draw_novel_results(dataset, groups, label, records, count, min_score, across, skip=0, drawn=False):
+def draw_novel_results(dataset, groups, label, records, count, min_score, across, skip=0, drawn=None):
     """Draw what one run predicts for the novel categories on a grid of images, each object with category and score.
 
     Args:
@@ -129,7 +129,7 @@ def draw_novel_results(dataset, groups, label, records, count, min_score, across
             panels.say(axis, NO_PREDICTION)
         panels.note(axis, _fit_in_words(truth, overlaps(truth, found)))
     if drawn:
-        shapes.add_legend(figure, groups)
+        shapes.add_legend(figure, groups, drawn)
     return figure, (
         f"{rule} Shown is what {label} predicts for novel categories (trained with boxes only) with a score of at "
         f"least {min_score:g}, and nothing else, each object in a colour of its own. {MATCHING} Outlines are smoothed."

@@ -1,48 +1,57 @@
-"""What the generated dataset draws: each category's silhouette with its texture and hues, as a legend."""
+"""What the generated dataset draws: a portrait of each category, as a legend below a figure."""
 
-import numpy as np
-from matplotlib.colors import hsv_to_rgb
-from matplotlib.patches import Polygon
-
-from pipeline.datasets.generated import looks
+from pipeline.datasets.generated import scenes
 from pipeline.reporting import style
 
-SIDE = 0.27  # inches of a shape
-ROW = 0.34  # inches below a figure that a row of shapes takes
-SAMPLES = 96  # pixels of a shape's texture along a side
-TONES = ((1.0, 0.68), (0.85, 0.95))  # saturation and value of the two hues: the middle of what is drawn
-SPREAD = 1.06  # half a side of the axes of a shape, in its unit frame
+SIDE = 128  # pixels of a portrait
+SIZE = 0.34  # inches of a portrait
+NAMES = 0.2  # inches below a row of portraits, for names of up to two words
+FONT = 5.5  # points
+STEP = 0.68  # inches from a portrait to the next, at most; a figure of many categories has them closer
 
 
-def add_legend(figure, groups):
-    """Add a row below a figure: every category that is drawn, base ones in blue and novel ones in orange.
+def portraits(dataset, label_set):
+    """Give what each class of a dataset looks like.
 
     Args:
-        figure: its size stays as it is; the row lies below it, for `savefig.bbox: tight` to take in.
-        groups: {"base": category names, "novel": category names}.
+        dataset: its declaration.
+        label_set: its `label_sets.LabelSet`.
+
+    Returns:
+        {class name: uint8 RGB [SIDE, SIDE, 3]}; empty if the images are not drawn.
     """
-    shown = [(name, group) for group in groups for name in looks.LOOKS if name in groups[group]]
+    if dataset["kind"] != "generated":
+        return {}
+    version = dataset["version"]
+    looks = scenes.cast(label_set, dataset.get("looks"), version).looks
+    return {name: scenes.portrait(version, look, SIDE) for name, look in looks.items()}
+
+
+def add_legend(figure, groups, pictures):
+    """Add a row per group below a figure, base above novel: every category that is drawn, with its name.
+
+    Args:
+        figure: its size stays as it is; the rows lie below it, for `savefig.bbox: tight` to take in.
+        groups: {"base": category names, "novel": category names}.
+        pictures: {category name: RGB [H, W, 3]}.
+    """
+    rows = [(group, [name for name in pictures if name in members]) for group, members in groups.items()]
     width, height = figure.get_size_inches()
-    step = width / max(len(shown), 1)
-    longest = max((len(name) for name, _ in shown), default=1)
-    size = min(6.5, 72 * (step - 1.3 * SIDE) / (0.6 * longest))
-    for index, (name, group) in enumerate(shown):
-        left = index * step
-        axis = figure.add_axes((left / width, -(ROW - 0.03) / height, SIDE / width, SIDE / height))
-        draw(axis, looks.LOOKS[name])
-        axis.text(
-            1.12, 0.5, name, transform=axis.transAxes, va="center", fontsize=size, color=style.GROUP_COLOURS[group]
-        )
-
-
-def draw(axis, look):
-    """Draw one category upright: a `looks.Look` in its texture and hues."""
-    at = np.linspace(-SPREAD, SPREAD, SAMPLES, dtype=np.float32)
-    tone = looks.TEXTURES[look.texture](at[None, :], at[:, None], 0.0)[..., None]
-    one, other = (hsv_to_rgb((hue / 360, *tones)) for hue, tones in zip(look.hues, TONES, strict=True))
-    extent = (-SPREAD, SPREAD, SPREAD, -SPREAD)
-    picture = axis.imshow(one + (other - one) * tone, extent=extent, interpolation="bicubic")
-    edge = axis.add_patch(Polygon(look.silhouette, closed=True, fill=False, edgecolor="#222222", linewidth=0.7))
-    picture.set_clip_path(edge)
-    axis.set(xlim=(-SPREAD, SPREAD), ylim=(SPREAD, -SPREAD))
-    axis.set_axis_off()
+    step = min(STEP, width / max(len(names) for _, names in rows))
+    for row, (group, names) in enumerate(rows):
+        bottom = -(row + 1) * SIZE - row * NAMES
+        for column, name in enumerate(names):
+            left = column * step + (step - SIZE) / 2
+            axis = figure.add_axes((left / width, bottom / height, SIZE / width, SIZE / height))
+            axis.imshow(pictures[name], interpolation="antialiased")
+            axis.set_axis_off()
+            axis.text(
+                *(0.5, -0.08),
+                name.replace(" ", "\n"),
+                transform=axis.transAxes,
+                ha="center",
+                va="top",
+                fontsize=FONT,
+                linespacing=0.9,
+                color=style.GROUP_COLOURS[group],
+            )

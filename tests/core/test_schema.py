@@ -107,7 +107,7 @@ MISTAKES = {
         ...,
         "datasets.generated.seed: is missing; valid: a whole number",
     ),
-    "generator": (("datasets", "generated", "version"), 2, ".version: is 2; valid: 1"),
+    "generator": (("datasets", "generated", "version"), 3, ".version: is 3; valid: 1, 2"),
     "image size": (("datasets", "generated", "image_size"), 16, ".image_size: is 16; valid: at least 64"),
     "images": (("datasets", "generated", "train_images"), "many", ".train_images: is 'many'; valid: a whole number"),
     "profile": (("datasets", "generated", "profile"), "embeded", "unknown profile 'embeded'; .* mean 'embedded'?"),
@@ -570,4 +570,4 @@ def test_kinds_and_choices_are_those_of_the_code():
     assert kinds == set(KINDS)
     assert set(strict.choices(schema.TrainingSection, "precision")) == set(DTYPES)
     assert set(strict.choices(schema.TrainingSection, "lr_policy")) == set(POLICIES)
-    assert strict.choices(schema.Generated, "version") == [scenes.VERSION]
+    assert strict.choices(schema.Generated, "version") == list(scenes.VERSIONS)

@@ -91,12 +91,13 @@ def test_an_interrupted_drawing_is_not_taken_for_complete(tmp_path, monkeypatch)
             raise Interrupted
         return draw(spec, cast, part, index)
 
-    draw = scenes.draw
-    monkeypatch.setattr(scenes, "draw", interrupted)
+    version = scenes.VERSIONS[GENERATED["version"]]
+    draw = version.draw
+    monkeypatch.setitem(scenes.VERSIONS, GENERATED["version"], version._replace(draw=interrupted))
     with pytest.raises(Interrupted):
         run(GENERATED, tmp_path)
     assert not (tmp_path / "home" / "images").exists() and not (tmp_path / "out").exists()
-    monkeypatch.setattr(scenes, "draw", draw)
+    monkeypatch.setitem(scenes.VERSIONS, GENERATED["version"], version)
     assert run(GENERATED, tmp_path)["subsets"]["val2017"]["images"] == 2
     assert sorted(entry.name for entry in (tmp_path / "home").iterdir()) == ["images", "images.lock"]
 

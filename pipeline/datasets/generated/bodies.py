@@ -39,11 +39,11 @@ def _animal(rng, length, height, leg, neck, head, lean, trunk=0.0, ears=0.0, fle
     body = ellipse(0, 0, length, height)
     if fleece:
         angle = np.arange(54) * 2 * np.pi / 54
-        body = polar(1 + 0.09 * np.cos(9 * angle), angle) * (length, height)
-    stride = rng.uniform(-0.12, 0.12)
+        body = polar(1 + 0.06 * np.cos(9 * angle), angle) * (length, height)
+    stride = rng.uniform(0, 0.15) * length  # legs of a pair spread, crossed ones would enclose a hole
     parts = [
-        (bar((x * length, 0.3 * height), (x * length + stride * side, height + leg), 0.2), SKIN)
-        for x, side in ((-0.75, 1), (-0.45, -1), (0.45, 1), (0.75, -1))
+        (bar((x * length, 0), (x * length + stride * side, height + leg), 0.2 * length), SKIN)
+        for x, side in ((-0.75, -1), (-0.35, 1), (0.35, -1), (0.75, 1))
     ]
     shoulder = np.array((0.75 * length, -0.35 * height))
     top = shoulder + neck * np.array((np.sin(lean), -np.cos(lean)))
@@ -74,12 +74,12 @@ def horse(rng):
 
 
 def sheep(rng):
-    return _animal(rng, 0.75, 0.5, 0.32, 0.12, 0.24, 1.0, fleece=True)
+    return _animal(rng, 0.75, 0.5, 0.34, 0.05, 0.24, 1.0, fleece=True)
 
 
 def cat(rng):
     sway = rng.uniform(-0.08, 0.08)
-    tail = np.concatenate([arc(0.55, 80, -60, (0.45, 0.35)), arc(0.36, -60, 80, (0.45, 0.35))])
+    tail = np.concatenate([arc(0.55, 125, -60, (0.45, 0.35)), arc(0.36, -60, 125, (0.45, 0.35))])
     ears = [np.array([(s * 0.42 + sway, -0.6), (s * 0.36 + sway, -1.1), (s * 0.05 + sway, -0.8)]) for s in (-1, 1)]
     return [
         (tail, SKIN),
@@ -119,7 +119,7 @@ def truck(rng):
     return [
         (box(-1, top, 0.42, 0.42), SKIN),
         (np.array([(0.42, -0.3), (0.75, -0.3), (1.0, 0.05), (1.0, 0.42), (0.3, 0.42), (0.3, -0.3)]), TRIM),
-        *_wheels(-0.65, -0.2, 0.68),
+        *_wheels(-0.62, -0.3, 0.68),
     ]
 
 
@@ -137,8 +137,8 @@ def boat(rng):
     return [
         (np.array([(-1, 0.3), (1, 0.3), (0.65, 0.85), (-0.65, 0.85)]), TRIM),
         (bar((0, 0.35), (0, mast), 0.1), TRIM),
-        (np.array([(0.1, mast), (0.1, 0.15), (0.85, 0.15)]), SKIN),
-        (np.array([(-0.1, mast + 0.2), (-0.1, 0.15), (-0.65, 0.15)]), SKIN),
+        (np.array([(0.04, mast), (0.04, 0.15), (0.85, 0.15)]), SKIN),
+        (np.array([(-0.04, mast + 0.2), (-0.04, 0.15), (-0.65, 0.15)]), SKIN),
     ]
 
 
@@ -184,12 +184,12 @@ def vase(rng):
             ),
             SKIN,
         ),
-        (box(-0.38, 0.75, 0.38, 1.0), TRIM),
+        (box(-0.38, 0.68, 0.38, 1.0), TRIM),
     ]
 
 
 def cup(rng):
-    handle = np.concatenate([arc(0.42, -75, 75, (0.5, -0.05)), arc(0.24, 40, -75, (0.5, -0.05))])
+    handle = np.concatenate([arc(0.42, -100, 30, (0.62, -0.05)), arc(0.24, 15, -100, (0.62, -0.05))])
     lean = rng.uniform(0.0, 0.15)
     return [(handle, TRIM), (np.array([(-0.65, -0.7), (0.65, -0.7), (0.6 - lean, 0.75), (-0.6 + lean, 0.75)]), SKIN)]
 

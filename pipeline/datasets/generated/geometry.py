@@ -9,6 +9,7 @@ import numpy as np
 MAX_BOX_IOU = 0.3
 MAX_COVERED = 0.4  # share of an object that others may hide
 SUBPIXEL_BITS = 4
+UPRIGHT = np.eye(2)
 
 
 def outlines(mask):
@@ -23,8 +24,9 @@ def outlines(mask):
     Returns:
         One flat COCO polygon `[x0, y0, x1, y1, ...]` of ints per connected part; pixel i covers [i, i + 1].
     """
-    left, top, width, height = bounding_box(mask)
-    twice = cv2.resize(mask[top : top + height, left : left + width], None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    box = bounding_box(mask)
+    left, top = box[:2]
+    twice = cv2.resize(cut(mask, box), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours, _ = cv2.findContours(twice, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(2 * left, 2 * top))
     polygons = []
     for contour in contours:
@@ -58,34 +60,46 @@ class Figure:
         box: of `visible`, `(x, y, width, height)` in pixels.
     """
 
-    def __init__(self, rng, parts, size, image_size, turn=None):
-        """Put a shape at a random angle and place.
+    def __init__(self, parts, size, image_size, rotation=UPRIGHT, place=(0.5, 0.5)):
+        """Put a shape into an image.
 
         Args:
-            rng: numpy Generator.
             parts: polygons [V, 2] in the unit frame, bottom first.
             size: longer side of its box, in pixels.
             image_size: width and height of the image, in pixels.
-            turn: largest angle in degrees by which it is turned, and mirrored in half of the cases; None for any angle.
+            rotation: [2, 2], orthogonal, from the unit frame to that of the image.
+            place: share of the free room that lies left of its box, and above it.
         """
-        angle = rng.uniform(0, 2 * np.pi) if turn is None else np.radians(rng.uniform(-turn, turn))
-        mirror = (-1.0, 1.0) if turn is not None and rng.random() < 0.5 else (1.0, 1.0)
-        self.rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * mirror
-        parts = [part @ self.rotation.T for part in parts]
+        self.rotation = rotation
+        parts = [part @ rotation.T for part in parts]
         points = np.concatenate(parts)
-        low, extent = points.min(axis=0), np.ptp(points, axis=0)
+        low = points.min(axis=0)
+        extent = points.max(axis=0) - low
         self.scale = size / extent.max()
-        corner = rng.uniform(0, image_size - extent * self.scale)
-        self.centre = corner - low * self.scale
+        self.centre = place * (image_size - extent * self.scale) - low * self.scale
         self.alpha = np.zeros((image_size, image_size), np.uint8)
         self.polygons = []
         for part in parts:
             pixels = (part * self.scale + self.centre - 0.5) * (1 << SUBPIXEL_BITS)
             self.polygons.append(np.round(pixels).astype(np.int32))
             cv2.fillPoly(self.alpha, self.polygons[-1:], 255, cv2.LINE_AA, SUBPIXEL_BITS)
-        self.mask = (self.alpha > 127).astype(np.uint8)
+        self.mask = cv2.threshold(self.alpha, 127, 1, cv2.THRESH_BINARY)[1]
         self.visible = self.mask
         self.box = bounding_box(self.mask)
+
+    @classmethod
+    def at_random(cls, rng, parts, size, image_size, turn=None):
+        """Put a shape at a random angle and place.
+
+        Args:
+            rng: numpy Generator.
+            turn: largest angle in degrees by which it is turned, and mirrored in half of the cases; None for any angle.
+            parts, size, image_size: as of the class.
+        """
+        angle = rng.uniform(0, 2 * np.pi) if turn is None else np.radians(rng.uniform(-turn, turn))
+        mirror = (-1.0, 1.0) if turn is not None and rng.random() < 0.5 else (1.0, 1.0)
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * mirror
+        return cls(parts, size, image_size, rotation, rng.random(2))
 
     def crop(self):
         """Slices of the image that hold all of `alpha`."""
@@ -100,22 +114,30 @@ class Figure:
         return x * a + y * c, x * b + y * d
 
 
-def whole(visible):
-    """Whether a mask has no hole: COCO polygons cannot express one."""
-    _, hierarchy = cv2.findContours(visible, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+def cut(mask, box):
+    """The part of a mask [H, W] inside a box `(x, y, width, height)`."""
+    x, y, width, height = box
+    return mask[y : y + height, x : x + width]
+
+
+def whole(mask):
+    """Whether uint8 `mask` [H, W], not empty, has no hole: COCO polygons cannot express one."""
+    _, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     return np.all(hierarchy[0, :, 3] < 0)
 
 
 def put_on_top(figures, new):
     """Put `new` on top of `figures` if that keeps all bounds and makes no hole. Gives success."""
-    if not whole(new.mask):  # the gap of a small ring may close
+    if not whole(cut(new.mask, new.box)):  # the gap of a small ring may close
         return False
     changes = []
     for figure in figures:
         visible, box = figure.visible, figure.box
         if box_iou(figure.box, new.box) > 0:
-            visible = figure.visible & ~new.mask
-            if cv2.countNonZero(visible) < (1 - MAX_COVERED) * cv2.countNonZero(figure.mask) or not whole(visible):
+            visible = cv2.subtract(figure.visible, new.mask)
+            if cv2.countNonZero(visible) < (1 - MAX_COVERED) * cv2.countNonZero(figure.mask):
+                return False
+            if not whole(cut(visible, figure.box)):
                 return False
             box = bounding_box(visible)
         changes.append((visible, box))

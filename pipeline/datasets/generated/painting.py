@@ -43,7 +43,9 @@ def background(rng, image_size):
     texture = TEXTURES[list(TEXTURES)[rng.integers(len(TEXTURES))]]
     tone = texture(x * cos + y * sin, y * cos - x * sin, rng.uniform(0, 6.3))
     low, high = dull_pair(rng, rng.uniform(0.2, 0.6), rng.uniform(0.05, 0.35))
-    return low + (high - low) * tone[..., None]
+    canvas = tone[..., None] * (high - low)
+    canvas += low
+    return canvas
 
 
 def distractor(rng, canvas, sizes, contrasts, saturations):
@@ -56,7 +58,13 @@ def distractor(rng, canvas, sizes, contrasts, saturations):
     angle = np.arange(36) * 2 * np.pi / 36
     radius = 1 + sum(rng.uniform(0, 0.35) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 4, 5))
     size = rng.uniform(*sizes) * len(canvas) / REFERENCE_SIZE
-    figure = Figure(rng, [polar(np.maximum(radius, 0.25), angle)], size, len(canvas))
+    figure = Figure.at_random(rng, [polar(np.maximum(radius, 0.25), angle)], size, len(canvas))
     texture = TEXTURES[list(TEXTURES)[rng.integers(len(TEXTURES))]]
     tone = texture(*figure.unit_frame(*figure.crop()), rng.uniform(0, 6.3))
     blend(canvas, figure, tone, dull_pair(rng, rng.uniform(*contrasts), rng.uniform(*saturations)))
+
+
+def exposed(rng, canvas, deviation):
+    """The image of a canvas, which is used up: uint8, with noise of a standard deviation that all channels share."""
+    canvas += deviation * rng.standard_normal(size=canvas.shape[:2], dtype=np.float32)[..., None]
+    return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)

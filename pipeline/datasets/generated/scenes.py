@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 from pipeline.datasets.generated import bodies, looks, version1, version2
@@ -24,6 +25,7 @@ from pipeline.errors import ExperimentError
 SPEC_KEYS = ("version", "seed", "train_images", "val_images", "image_size")
 IMAGES_PER_SUBSET = 1_000_000  # image ids of a subset start at its index times this
 OBJECTS_PER_IMAGE = 10  # annotation id = image id times this + position, larger than any number of objects
+PORTRAIT = 0.9  # of a portrait's side that its object takes
 ALONE = 50  # up to so many images, processes take longer to start than to draw
 
 
@@ -33,19 +35,21 @@ class Version(NamedTuple):
     Attributes:
         looks: {category name: what makes it}.
         draw: (spec, cast, part, index) -> image and objects, see `version1.draw`.
+        portrait: (rng, canvas, what makes a category, size) paints one object, see `version1.portrait`.
         suffix: of image files.
         encoding: parameters of `cv2.imencode`.
     """
 
     looks: dict
     draw: object
+    portrait: object
     suffix: str
     encoding: tuple
 
 
 VERSIONS = {
-    1: Version(looks.LOOKS, version1.draw, ".png", (cv2.IMWRITE_PNG_COMPRESSION, 1)),
-    2: Version(bodies.CATEGORIES, version2.draw, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 92)),
+    1: Version(looks.LOOKS, version1.draw, version1.portrait, ".png", (cv2.IMWRITE_PNG_COMPRESSION, 1)),
+    2: Version(bodies.CATEGORIES, version2.draw, version2.portrait, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 92)),
 }
 
 
@@ -89,6 +93,33 @@ def cast(label_set, looks=None, version=1):
     return Cast({name: known[look] for name, look in looks.items()}, groups)
 
 
+class _Typical:
+    """In the place of a Generator: every draw is the middle of its range, every chance is taken."""
+
+    def uniform(self, low, high, size=None):
+        return np.full(size, (low + high) / 2) if size else (low + high) / 2
+
+    def random(self):
+        return 0.0
+
+
+def portrait(version, look, side, rng=None):
+    """Draw one object upright on white.
+
+    Args:
+        version: key of VERSIONS.
+        look: what makes its category, a value of `Version.looks`.
+        side: of the image, in pixels.
+        rng: numpy Generator that draws the individual; by default it is a typical one.
+
+    Returns:
+        uint8 RGB [side, side, 3].
+    """
+    canvas = np.full((side, side, 3), 255, np.float32)
+    VERSIONS[version].portrait(rng or _Typical(), canvas, look, round(PORTRAIT * side))
+    return canvas.astype(np.uint8)[..., ::-1]
+
+
 def generate(spec, label_set, subsets, images_dir, annotations_dir):
     """Draw a dataset and write it in COCO's layout and format.
 
@@ -106,6 +137,7 @@ def generate(spec, label_set, subsets, images_dir, annotations_dir):
         SHA-256 (hex) over all image files.
     """
     ids = {category.name: category.id for category in label_set.categories}
+    members = cast(label_set, spec.get("looks"), spec["version"])
     images_dir, annotations_dir = Path(images_dir), Path(annotations_dir)
     annotations_dir.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
@@ -113,7 +145,7 @@ def generate(spec, label_set, subsets, images_dir, annotations_dir):
         folder = images_dir / subset
         folder.mkdir(parents=True, exist_ok=True)
         images, annotations = [], []
-        draw = functools.partial(_write, spec, label_set, part, folder)
+        draw = functools.partial(_write, spec, members, part, folder)
         for image, objects, content in tqdm(
             _in_order(draw, count), total=count, desc=f"drawing {subset}", unit="image", mininterval=1
         ):
@@ -149,14 +181,14 @@ def _in_order(draw, count):
         yield from pool.map(draw, range(count), chunksize=16)
 
 
-def _write(spec, label_set, part, folder, index):
+def _write(spec, members, part, folder, index):
     """Draw an image and write its file.
 
     Returns:
         Its record, its objects (category, segmentation, area, bbox), and the content of its file.
     """
     version = VERSIONS[spec["version"]]
-    image, objects = version.draw(spec, cast(label_set, spec.get("looks"), spec["version"]), part, index)
+    image, objects = version.draw(spec, members, part, index)
     image_id = part * IMAGES_PER_SUBSET + index + 1
     name = f"{image_id:012d}{version.suffix}"
     content = cv2.imencode(version.suffix, image, version.encoding)[1].tobytes()
@@ -166,7 +198,7 @@ def _write(spec, label_set, part, folder, index):
         {
             "category": category,
             "segmentation": outlines(figure.visible),
-            "area": int(figure.visible.sum()),
+            "area": cv2.countNonZero(figure.visible),
             "bbox": list(figure.box),
         }
         for category, figure in objects

@@ -10,6 +10,7 @@ from pipeline.datasets.generated.painting import REFERENCE_SIZE
 
 OBJECT_SIZE = (30, 64)  # pixels of a 128-pixel image, longer side of the box
 DISTRACTOR_SIZE = (20, 50)
+NOISE = 5  # standard deviation, of 255
 
 
 def arrange(rng, image_size, cast):
@@ -27,7 +28,7 @@ def arrange(rng, image_size, cast):
         for name in names:
             size = rng.uniform(*OBJECT_SIZE) * scale
             for _ in range(25):
-                if put_on_top(figures, Figure(rng, [cast.looks[name].silhouette], size, image_size)):
+                if put_on_top(figures, Figure.at_random(rng, [cast.looks[name].silhouette], size, image_size)):
                     break
             else:
                 break  # too crowded: begin again
@@ -35,7 +36,7 @@ def arrange(rng, image_size, cast):
             return list(zip(names, figures, strict=True))
 
 
-def _object(rng, canvas, look, figure):
+def _paint(rng, canvas, look, figure):
     crop = figure.crop()
     tone = TEXTURES[look.texture](*figure.unit_frame(*crop), rng.uniform(0, 6.3))
     hues = np.array(look.hues) + rng.uniform(-12, 12, size=2)
@@ -66,6 +67,10 @@ def draw(spec, cast, part, index):
     for _ in range(rng.integers(1, 5)):
         painting.distractor(rng, canvas, DISTRACTOR_SIZE, (0.3, 0.7), (0.1, 0.45))
     for name, figure in objects:
-        _object(rng, canvas, cast.looks[name], figure)
-    canvas += 5 * rng.standard_normal(size=canvas.shape[:2], dtype=np.float32)[..., None]
-    return np.clip(canvas, 0, 255).astype(np.uint8), objects
+        _paint(rng, canvas, cast.looks[name], figure)
+    return painting.exposed(rng, canvas, NOISE), objects
+
+
+def portrait(rng, canvas, look, size):
+    """Paint one object upright in the middle of float32 BGR `canvas` [H, H, 3], `size` pixels at its longer side."""
+    _paint(rng, canvas, look, Figure([look.silhouette], size, len(canvas)))

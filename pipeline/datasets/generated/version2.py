@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.datasets.generated import painting
 from pipeline.datasets.generated.bodies import SKIN
-from pipeline.datasets.generated.geometry import SUBPIXEL_BITS, Figure, put_on_top
+from pipeline.datasets.generated.geometry import SUBPIXEL_BITS, Figure, bounding_box, cut, put_on_top
 from pipeline.datasets.generated.looks import TEXTURES
 from pipeline.datasets.generated.painting import REFERENCE_SIZE
 
@@ -48,7 +48,7 @@ def arrange(rng, image_size, cast):
             size = math.exp(rng.uniform(low, high)) * scale
             for _ in range(25):
                 body = cast.looks[name].body(rng)
-                figure = Figure(rng, [polygon for polygon, _ in body], size, image_size, TURN)
+                figure = Figure.at_random(rng, [polygon for polygon, _ in body], size, image_size, TURN)
                 if put_on_top(figures, figure):
                     placed.append((name, figure, [paint for _, paint in body]))
                     break
@@ -58,7 +58,7 @@ def arrange(rng, image_size, cast):
             return placed
 
 
-def _palette(rng, category):
+def palette(rng, category):
     """Texture of an individual and its three colours, BGR float32 [3] each."""
     texture, hues = category.texture, np.array(category.hues, float)
     if rng.random() >= OWN:
@@ -71,8 +71,9 @@ def _palette(rng, category):
     return texture, colours
 
 
-def _object(rng, canvas, category, figure, paints):
-    texture, (dark, light, trim) = _palette(rng, category)
+def _paint(rng, canvas, category, figure, paints):
+    """Paint an individual part by part, each with an outline of its own; `paints` of its parts."""
+    texture, (dark, light, trim) = palette(rng, category)
     crop = figure.crop()
     tone = TEXTURES[texture](*figure.unit_frame(*crop), rng.uniform(0, 6.3))[..., None]
     skin = dark + (light - dark) * tone
@@ -82,9 +83,12 @@ def _object(rng, canvas, category, figure, paints):
     for polygon, paint in zip(figure.polygons, paints, strict=True):
         alpha = np.zeros(region.shape[:2], np.uint8)
         cv2.fillPoly(alpha, [polygon - corner], 255, cv2.LINE_AA, SUBPIXEL_BITS)
+        part = bounding_box(alpha)
+        alpha = cut(alpha, part)
         inner = cv2.erode(alpha, pen, borderType=cv2.BORDER_CONSTANT, borderValue=0).astype(np.float32) / 255
-        colour = (skin if paint == SKIN else trim) * (OUTLINE + (1 - OUTLINE) * inner)[..., None]
-        region += (alpha.astype(np.float32) / 255)[..., None] * (colour - region)
+        colour = (cut(skin, part) if paint == SKIN else trim) * (OUTLINE + (1 - OUTLINE) * inner)[..., None]
+        below = cut(region, part)
+        below += (alpha.astype(np.float32) / 255)[..., None] * (colour - below)
 
 
 def draw(spec, cast, part, index):
@@ -95,6 +99,11 @@ def draw(spec, cast, part, index):
     for _ in range(rng.integers(CLUTTER[0], CLUTTER[1] + 1)):
         painting.distractor(rng, canvas, CLUTTER_SIZE, CLUTTER_CONTRAST, CLUTTER_SATURATION)
     for name, figure, paints in objects:
-        _object(rng, canvas, cast.looks[name], figure, paints)
-    canvas += NOISE * rng.standard_normal(size=canvas.shape[:2], dtype=np.float32)[..., None]
-    return np.clip(canvas, 0, 255).astype(np.uint8), [(name, figure) for name, figure, _ in objects]
+        _paint(rng, canvas, cast.looks[name], figure, paints)
+    return painting.exposed(rng, canvas, NOISE), [(name, figure) for name, figure, _ in objects]
+
+
+def portrait(rng, canvas, category, size):
+    """As `version1.portrait`."""
+    polygons, paints = zip(*category.body(rng), strict=True)
+    _paint(rng, canvas, category, Figure(polygons, size, len(canvas)), paints)
