@@ -290,10 +290,16 @@ BODIES = {  # outside VOC, then inside
     "boat": boat,
     "bottle": bottle,
 }
-_NAMES = list(TEXTURES)
-CATEGORIES = {
-    name: Category(
-        body, _NAMES[(3 * k + k // 10) % 10], (77 * k % 360, (77 * k + 100 + 40 * (k % 3)) % 360, (77 * k + 220) % 360)
-    )
-    for k, (name, body) in enumerate(BODIES.items())
-}
+HUES = 8  # of which categories have three each, evenly apart
+
+
+def _category(k, body):
+    """The k-th category: a pair of texture hues that no other has in this order."""
+    first = 3 * k % HUES
+    second = (first + 2 + (k // HUES + k) % 5) % HUES
+    trim = (first + second + k // 4) % HUES
+    hues = tuple(360 / HUES * hue for hue in (first, second, trim))
+    return Category(body, list(TEXTURES)[(3 * k + k // 10) % len(TEXTURES)], hues)
+
+
+CATEGORIES = {name: _category(k, body) for k, (name, body) in enumerate(BODIES.items())}

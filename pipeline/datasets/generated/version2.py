@@ -16,10 +16,10 @@ from pipeline.datasets.generated.looks import TEXTURES
 from pipeline.datasets.generated.painting import REFERENCE_SIZE
 
 OBJECTS = (3, 5)  # in an image
-OBJECT_SIZE = (20, 96)  # pixels of a 128-pixel image, longer side of the box; drawn on a logarithmic scale
+OBJECT_SIZE = (26, 92)  # pixels of a 128-pixel image, longer side of the box; drawn on a logarithmic scale
 TURN = 35  # degrees, at most
 OWN = 0.7  # probability that an individual has its category's texture, and that it has its hues
-HUE_SPREAD = 20  # degrees, around the hues of a category
+HUE_SPREAD = 12  # degrees, around the hues of a category
 SATURATION = (0.7, 1.0)
 OUTLINE = 0.35  # of the colour's value
 CLUTTER = (1, 4)  # shapes in an image

@@ -20,6 +20,8 @@ class Sizes(Strict):
 
     Attributes:
         neck_channels: channels of every pyramid level.
+        batch_norm: normalise the convolutions of neck and box head over the batch; the paper has no norm there, and an
+            ImageNet classifier and an epoch of detection to start from.
         strides: strides of the pyramid levels, one RPN level each.
         roi_levels: how many of the levels, from the finest, RoIs are pooled from.
         anchor_scales, anchor_ratios: RPN anchors of every level; a scale is in strides.
@@ -43,6 +45,7 @@ class Sizes(Strict):
     """
 
     neck_channels: Count = 256
+    batch_norm: bool = False
     strides: Whole = (4, 8, 16, 32, 64)
     roi_levels: Count = 4
     anchor_scales: Numbers = (8,)

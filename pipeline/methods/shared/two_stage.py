@@ -60,6 +60,7 @@ def box_detector(sizes, backbone, roi_head) -> dict:
             "in_channels": _stage_channels(backbone),
             "out_channels": sizes.neck_channels,
             "num_outs": len(sizes.strides),
+            **_norm(sizes),
         },
         "rpn_head": _rpn_head(sizes),
         "roi_head": roi_head,
@@ -103,6 +104,7 @@ def boxes(knobs, sizes, num_classes) -> dict:
             "bbox_coder": _box_coder([0.1, 0.1, 0.2, 0.2]),
             "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
             "loss_bbox": {"type": "L1Loss", "loss_weight": sizes.box_loss_weight},
+            **_norm(sizes),
         },
     }
 
@@ -150,6 +152,11 @@ def _stage_channels(backbone):
     """Output channels of a ResNet's stages; absent keys have MMDetection's defaults."""
     expansion = BOTTLENECK_EXPANSION if backbone["depth"] >= BOTTLENECK_DEPTH else 1
     return [backbone.get("base_channels", 64) * expansion * 2**stage for stage in backbone.get("out_indices", range(4))]
+
+
+def _norm(sizes):
+    """Of convolutions in neck and box head; nothing, MMDetection's default, leaves the full model's words as they were."""
+    return {"norm_cfg": {"type": "BN"}} if sizes.batch_norm else {}
 
 
 def _box_coder(stds):
