@@ -4,8 +4,8 @@
     python -m benchmarks.seed_study ablation [--processes 2]      # the rows of the ablation tables, in pairs
     python -m benchmarks.seed_study report                        # the report again, from runs.csv
 
-What is trained, on which data and with which seeds, what is compared and when it stops stands in protocol.yaml, which is
-committed before anything of it runs. Each finished training is a line of runs.csv; finished ones are not repeated.
+What is trained, on which data and with which seeds, what is compared and when it stops stands in protocol.yaml, which
+is committed before anything of it runs. Each finished training is a line of runs.csv; finished ones are not repeated.
 """
 
 import argparse

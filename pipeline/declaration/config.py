@@ -162,7 +162,7 @@ def resolve_pretraining(key, dataset, declared=None):
         data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
         schedule={"iterations": recipe["iterations"], "milestones": []},
         optimisation=_optimisation(profile, recipe["lr"]),
-        initial_weights=None,
+        initial_weights=f"classifier_{key}" if recipe.get("classifier") else None,
     )
 
 

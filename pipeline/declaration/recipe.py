@@ -20,6 +20,8 @@ from pipeline.errors import ExperimentError
 
 TRAINING = "pipeline.training.computation"
 WEIGHTS = "pipeline.training.initial_weights"
+# Of the backbone, where a profile has one.
+CLASSIFIER, CROPS = "pipeline.training.object_classifier", "pipeline.tasks.instances.object_crops"
 RESULTS = ("pipeline.artifacts.detections", "pipeline.artifacts.results")  # that no prediction, but an evaluation needs
 LIBRARIES = ("torch", "mmcv-full", "mmdet")
 
@@ -54,6 +56,9 @@ def of_initial_weights(key, dataset, declared):
     code = {WEIGHTS: closure.closure([WEIGHTS])[WEIGHTS]}
     if source["kind"] == "pretrain":
         recipe = of_training(config.resolve_pretraining(key, dataset, declared))
+        if source.get("classifier"):
+            recipe["configuration"]["classifier"] = config.tagged(dict(source["classifier"]))
+            code |= code_of((CLASSIFIER, CROPS))
         return {"configuration": recipe["configuration"], "code": recipe["code"] | code}
     _, backbone = methods.of_weights(key, profile["backbones"])
     named = {"kind": source["kind"], "url": source.get(backbone), "backbone": profile["backbones"][backbone]}

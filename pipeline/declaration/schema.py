@@ -179,10 +179,20 @@ class Downloaded(Strict):
     kind: Literal["download"]
 
 
+class Classifier(Strict):
+    """The backbone's first training, to name objects that are cut out by their boxes."""
+
+    crop_size: Annotated[int, Field(ge=32)]
+    batch_size: Count
+    iterations: Count
+    lr: Positive
+
+
 class Pretrained(Strict):
-    """Initial weights: those of a detector that is trained without masks."""
+    """Initial weights: of a detector that is trained without masks, after its backbone if `classifier` says how."""
 
     kind: Literal["pretrain"]
+    classifier: Classifier | None = None
     direction: Name
     iterations: Count
     lr: Positive

@@ -1,7 +1,8 @@
 """The weights that runs start from: runs/<dataset>/init/<key>.pth, one for each detector and backbone.
 
 Three kinds, chosen by the profile: `download` (ImageNet classifier, hash-checked), `pretrain` (a detector trained on
-boxes and labels alone) and `random` (an empty file: the model's own initialisation).
+boxes and labels alone, its backbone before that on objects cut out by their boxes) and `random` (an empty file: the
+model's own initialisation).
 """
 
 from pipeline import compat  # noqa: F401  # isort: skip  before anything that imports torchvision
@@ -19,7 +20,9 @@ from pipeline import methods
 from pipeline.artifacts import checkpoint, paths
 from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
-from pipeline.training import loop
+from pipeline.hardware import use_device
+from pipeline.tasks.instances.object_crops import object_crops
+from pipeline.training import loop, object_classifier
 
 logger = logging.getLogger("pipeline.training.initial_weights")
 
@@ -45,8 +48,21 @@ def _random(key, dataset, profile):
 
 def _pretrain(key, dataset, profile):
     """Train the detector alone: what a run's model has beside it starts fresh."""
-    scratch = loop.train(config.resolve_pretraining(key, dataset))
+    training = config.resolve_pretraining(key, dataset)
+    if training.initial_weights:
+        _classify(training, profile)
+    scratch = loop.train(training)
     return torch.load(scratch / "checkpoint.pth", map_location="cpu", weights_only=True)["state_dict"]
+
+
+def _classify(training, profile):
+    """Train the backbone of a detector to name objects, which that starts from."""
+    recipe = profile["initial_weights"]["classifier"]
+    crops, labels = object_crops(training.dataset, training.split, recipe["crop_size"])
+    logger.info("%s: %d objects of %d categories", training.name, len(labels), len(labels.unique()))
+    backbone = profile["backbones"][training.backbone]
+    weights = object_classifier.train(backbone, crops, labels, recipe, training.seed, use_device())
+    checkpoint.write(paths.initial_weights(training.dataset, training.initial_weights), weights, {})
 
 
 def _download(key, dataset, profile):

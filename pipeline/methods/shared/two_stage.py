@@ -155,7 +155,7 @@ def _stage_channels(backbone):
 
 
 def _norm(sizes):
-    """Of convolutions in neck and box head; nothing, MMDetection's default, leaves the full model's words as they were."""
+    """Of the convolutions in neck and box head; without any the configuration of the full model is as it was."""
     return {"norm_cfg": {"type": "BN"}} if sizes.batch_norm else {}
 
 
