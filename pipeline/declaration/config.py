@@ -97,8 +97,11 @@ def untagged(value):
     return [untagged(item) for item in value] if isinstance(value, list) else value
 
 
-def load_knobs(run):
+def load_knobs(run, profile=None):
     """Resolved knobs of a run: its knob file, the overrides of its row, and the recipe's values for its schedule.
+
+    Args:
+        profile: that of the dataset, on which a knob of value `recipe` may depend; not needed for others, as the seeds.
 
     Raises ExperimentError for a value that is bad, or an override that the run's method does not read.
     """
@@ -106,7 +109,7 @@ def load_knobs(run):
     values = dict(experiments.read_yaml(paths.ROOT / run.knobs))
     values.pop("dataset", None)
     chosen.require_own(run.overrides or {}, f"runs.{run.name}.overrides: method {run.method}")
-    return chosen.load_knobs(values | (run.overrides or {}), run.knobs, run.schedule)
+    return chosen.load_knobs(values | (run.overrides or {}), run.knobs, run.schedule, profile and profile.get("knobs"))
 
 
 def resolve(run_name, dataset, seed, declared=None):
@@ -117,7 +120,7 @@ def resolve(run_name, dataset, seed, declared=None):
     experiments.lookup(
         profile["backbones"], run.backbone, f"backbone of profile {declared.datasets[dataset]['profile']!r}:"
     )
-    knobs, chosen = load_knobs(run), methods.method(run.method)
+    knobs, chosen = load_knobs(run, profile), methods.method(run.method)
     data = _data(profile, methods.task_of(run.method))
     return Training(
         name=run.name,
@@ -148,7 +151,7 @@ def resolve_pretraining(key, dataset, declared=None):
     detector, backbone = methods.of_weights(key, profile["backbones"])
     recipe = profile["initial_weights"]
     chosen = methods.method(detector)
-    knobs = chosen.load_knobs(chosen.pinned(), f"pipeline/methods/{detector}")
+    knobs = chosen.load_knobs(chosen.pinned(), f"pipeline/methods/{detector}", scale=profile.get("knobs"))
     data = _data(profile, methods.task_of(detector))
     return Training(
         name=f"init_{key}",

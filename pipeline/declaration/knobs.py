@@ -19,6 +19,8 @@ from pipeline.declaration.strict import Seed, Strict
 from pipeline.errors import ExperimentError
 
 RECIPE = "recipe"  # the knob that chooses a preset, and the value that refers to it
+PROFILE = "profile"  # the preset that the scale of the dataset chooses
+DEFAULT = "released"  # what it is where a profile does not say, or none is known
 
 
 def _as_tuple(value):
@@ -51,7 +53,9 @@ class KnobSet(Strict):
     seeds: Seeds = (0,)
 
 
-def load(kind, mapping: dict, source: str, schedule: str = "1x", recipes: Path | None = None):
+def load(
+    kind, mapping: dict, source: str, schedule: str = "1x", recipes: Path | None = None, scale: dict | None = None
+):
     """Read the knobs of a method and replace the value `recipe` by the preset's.
 
     Args:
@@ -60,6 +64,7 @@ def load(kind, mapping: dict, source: str, schedule: str = "1x", recipes: Path |
         source: file the mapping came from, for messages.
         schedule: of the run; decides between preset values that differ by it.
         recipes: file of the presets, None without any.
+        scale: the preset `profile`: `recipe`, the preset that it follows, and the knobs in which it departs from that.
 
     Raises:
         ExperimentError: a knob is missing, of the wrong type or out of its range.
@@ -70,9 +75,14 @@ def load(kind, mapping: dict, source: str, schedule: str = "1x", recipes: Path |
     values = {name: mapping[name] for name in fields if name in mapping}
     preset = {}
     if recipes is not None and RECIPE in fields:
+        departing = {}
+        if values[RECIPE] == PROFILE:
+            departing = dict(scale or {})
+            values[RECIPE] = departing.pop(RECIPE, DEFAULT)
         if values[RECIPE] not in typing.get_args(fields[RECIPE].annotation):
             raise _refused(kind, RECIPE, values, source)
         preset = preset_values(recipes, values[RECIPE], schedule)
+        preset |= {name: value for name, value in departing.items() if name in preset}
     values |= {name: preset[name] for name, value in values.items() if value == RECIPE and name in preset}
     try:
         return kind(**values)
@@ -84,7 +94,8 @@ def load(kind, mapping: dict, source: str, schedule: str = "1x", recipes: Path |
 
 
 def _refused(kind, name, values, source, preset=()):
-    valid = valid_values(kind, name) + (", or `recipe`" if name in preset else "")
+    valid = valid_values(kind, name)
+    valid += ", or `recipe`" if name in preset else f", or `{PROFILE}`" if name == RECIPE else ""
     choices = [choice for choice in typing.get_args(kind.model_fields[name].annotation) if isinstance(choice, str)]
     near = nearest(values[name], choices) if isinstance(values[name], str) else ""
     return ExperimentError(f"{source}: knob {name} is {values[name]!r}; valid: {valid}{near}")

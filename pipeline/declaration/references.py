@@ -2,7 +2,7 @@
 
 from pipeline import methods, tasks
 from pipeline.declaration import schema, strict
-from pipeline.declaration.knobs import RECIPE, differences
+from pipeline.declaration.knobs import PROFILE, RECIPE, differences
 from pipeline.declaration.label_sets import known as label_sets
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
@@ -127,6 +127,14 @@ class Check:
             where = (*keys, "architecture", detector)
             self.known("detector", sizes, detector, *where)
             strict.check(sizes[detector], values, self.origin(keys), where)
+        for name in profile.knobs:
+            self.known("knob", methods.all_knobs(), name, *keys, "knobs", name)
+        for method in map(methods.method, methods.names()):
+            values = method.pinned()
+            if RECIPE in values:
+                values |= {RECIPE: PROFILE}
+                where = f"{self.origin((*keys, 'knobs'))}: {strict.dotted((*keys, 'knobs'))}"
+                method.load_knobs(values, where, scale=profile.knobs)
         for backbone in profile.backbones:
             self.known("backbone", self.declared.backbones, backbone, *keys, "backbones", backbone)
         weights = profile.initial_weights

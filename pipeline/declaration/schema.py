@@ -280,6 +280,7 @@ class Profile(Strict):
     """The scale at which a dataset is run."""
 
     architecture: dict[Name, dict[str, Any]]
+    knobs: dict[str, Any] = {}
     backbones: dict[Name, BackboneModel]
     initial_weights: InitialWeights
     images: Images

@@ -75,8 +75,8 @@ class Method:
         """The values of its knob file; empty without one."""
         return YAML(typ="safe", pure=True).load(self.knob_file) if self.knob_file else {}
 
-    def load_knobs(self, mapping: dict, source: str, schedule: str = "1x"):
-        """Its knobs from a knob file's values, which may be of several methods.
+    def load_knobs(self, mapping: dict, source: str, schedule: str = "1x", scale: dict | None = None):
+        """Its knobs from a knob file's values, which may be of several methods; arguments as of `knobs.load`.
 
         Raises:
             ExperimentError: a knob is unknown to every method, or one of its own is missing or has a bad value.
@@ -86,7 +86,7 @@ class Method:
         for name in others:
             if name not in known:
                 raise ExperimentError(f"{source}: unknown knob {name!r}{knob_sets.nearest(name, [*known, 'dataset'])}")
-        return knob_sets.load(self.knobs, mapping, source, schedule, self.recipes)
+        return knob_sets.load(self.knobs, mapping, source, schedule, self.recipes, scale)
 
     def require_own(self, names, source: str):
         """Refuse knobs that it does not have (ExperimentError), whichever other method has them."""
