@@ -116,7 +116,7 @@ def test_libraries_stay_where_they_belong():
 def test_what_changes_weights_is_apart_from_what_tells_about_them():
     """Else a mended message would train everything again."""
     within = {name.removeprefix("pipeline.") for name in closure.closure(["pipeline.training.computation"])}
-    parts = "collectives computation data_parallel precision progress sampler schedule starting_weights update"
+    parts = "collectives computation data_parallel losses precision progress sampler schedule starting_weights update"
     assert within == {"training", *(f"training.{part}" for part in parts.split())}
 
 
