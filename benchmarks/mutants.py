@@ -70,6 +70,7 @@ ROUTES = "tests/models/test_gradient_routes.py"
 INFERENCE = "tests/models/test_inference.py"
 WEAK = "tests/models/test_weaknesses.py"
 START = "tests/models/test_initialisation.py"
+BATCHED = "tests/models/test_batched.py"
 THRESHOLDS = "tests/models/test_thresholds.py"
 HOOKS = "tests/models/test_hooks.py"
 TARGETS = "tests/datasets/test_mask_targets.py"
@@ -521,7 +522,7 @@ MUTANTS = [
             SETS,
         ),
         ("draws are the first cells", MODELS + "sampling.py", "numbers &= -1 << index_bits", "numbers &= 0", SETS),
-        ("same draw in every step", MODELS + "sampling.py", "{seed}/{rank}/{iteration}", "{seed}/{rank}", SETS),
+        ("same draw in every step", SHARED + "draws.py", "{seed}/{rank}/{iteration}", "{seed}/{rank}", SETS),
         # Loss
         (
             "sign of the background",
@@ -678,6 +679,58 @@ MUTANTS = [
             "iteration / self.iterations_per_epoch",
             "iteration",
             HOOKS,
+        ),
+        # Assignment, sampling and targets of all images at once
+        ("one draw for all purposes", SHARED + "draws.py", 'f"{purpose}{seed}/', 'f"{seed}/', BATCHED),
+        ("negatives in place of positives", SHARED + "draws.py", "< limit[:, None]", "< limit.max()", BATCHED),
+        (
+            "boxes that are not there",
+            SHARED + "assignment.py",
+            "left_out = ~boxes.valid",
+            "left_out = boxes.valid & False",
+            BATCHED,
+        ),
+        (
+            "objects that are not there",
+            SHARED + "assignment.py",
+            "masked_fill(~objects.valid[..., None], -2)",
+            "abs()",
+            BATCHED,
+        ),
+        (
+            "first object has its way",
+            SHARED + "assignment.py",
+            "number[:, None], 0).amax(1)",
+            "number.flip(0)[:, None], 0).amax(1)",
+            BATCHED,
+        ),
+        (
+            "levels suppress each other",
+            SHARED + "rpn_head.py",
+            "broadcast_tensors(level, ",
+            "broadcast_tensors(0 * level, ",
+            BATCHED,
+        ),
+        (
+            "boxes without extent are kept",
+            SHARED + "rpn_head.py",
+            "counts = boxes.valid.flatten()[kept]",
+            "counts = kept >= 0",
+            BATCHED,
+        ),
+        (
+            "features in the order of levels",
+            SHARED + "roi_extractor.py",
+            "torch.cat(pooled)[order.argsort()]",
+            "torch.cat(pooled)",
+            BATCHED,
+        ),
+        (
+            "masks of other objects",
+            SHARED + "mask_targets.py",
+            "[owners[:, None].to(boxes.dtype), ",
+            "[0 * owners[:, None].to(boxes.dtype), ",
+            BATCHED,
         ),
         # Scoring
         ("AP75", "pipeline/tasks/instances/scoring.py", '"AP75": 5', '"AP75": 4', PARITY),

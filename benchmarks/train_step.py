@@ -3,9 +3,19 @@
 Models are full size with random weights; images are noise with drawn objects, every second one novel. A step is forward
 and backward. Times are processor time on a CPU and wall time on a GPU, medians. The parts are profiler ranges around
 modules, forward only; "step" minus "forward" is the backward pass.
+
+--against FOLDER compares the code of another working tree instead: whole steps of the embedded profile (forward,
+backward, update, log), in a process for each tree, in turn.
 """
 
 import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,8 +56,14 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="as in profiles.<profile>.training")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--against", type=Path, help="another working tree, such as one of `git worktree add`")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.serve:
+        return serve(args.serve)
+    if args.against:
+        return compare(args)
     print(
         f"torch {torch.__version__}, {args.device}, {args.threads} threads, {args.backbone}, recipe {args.recipe}, "
         f"{args.images} images of {args.height}x{args.width}, {args.objects} objects each, {args.precision}"
@@ -81,10 +97,77 @@ def main():
     )
 
 
+def compare(args):
+    """Print milliseconds of processor time of a step in this tree and in another, and the ratio, for each method."""
+    here = Path(__file__).resolve().parents[1]
+    print(f"{'method':<14}{'there ms':>10}{'here ms':>10}{'here / there':>14}   quartiles of {args.repeats} pairs")
+    for method in (*METHODS, "two_stage"):
+        there, own = (_server(tree, method, args.threads) for tree in (args.against.resolve(), here))
+        pairs = []
+        for number in range(args.repeats + 1):
+            pair = [_ask(process) for process in ((there, own) if number % 2 else (own, there))]
+            pairs.append(pair if number % 2 else pair[::-1])
+        for process in (there, own):
+            process.stdin.close()
+            process.wait()
+        pairs = pairs[1:]  # the first step of a process also sets up
+        low, ratio, high = statistics.quantiles([mine / other for other, mine in pairs], n=4)
+        other, mine = (statistics.median(times) for times in zip(*pairs, strict=True))
+        print(f"{method:<14}{other:>10.1f}{mine:>10.1f}{ratio:>14.3f}   {low:.3f} to {high:.3f}", flush=True)
+
+
+def _server(tree, method, threads):
+    """A process that makes steps with the code of a tree; this file itself is ours in both."""
+    return subprocess.Popen(
+        [sys.executable, __file__, "--serve", method, "--threads", str(threads)],
+        env={**os.environ, "PYTHONPATH": str(tree)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def _ask(process):
+    """Milliseconds of one more step."""
+    print("step", file=process.stdin, flush=True)
+    return float(process.stdout.readline())
+
+
+def serve(method):
+    """Make a step of the embedded profile for every line on standard input and answer with its milliseconds."""
+    from benchmarks.random_kills import move_to
+    from pipeline.acceptance.job import DATASET, draw_inputs
+    from pipeline.declaration import config, experiments
+    from pipeline.training.computation import Computation
+    from pipeline.training.journal import Journal
+
+    with tempfile.TemporaryDirectory(prefix="steps") as folder:
+        move_to(Path(folder))
+        draw_inputs(experiments.load())
+        if method == "two_stage":
+            training = config.resolve_pretraining("r50", DATASET)
+        else:
+            training = config.resolve(f"{method}_r50_1x_nonvoc2voc", DATASET, 0)
+        room = methods.method(method)
+        methods.register(method, training.knobs)
+        task = methods.task_of(method)
+        computation = Computation(training, lambda: task.training_set(training), room.autocast, None, "cpu")
+        journal = Journal(training, Path(folder), computation.steps)
+        computation.model.train()
+        batch = next(iter(computation._loader(0, workers=1)))
+        for number, _ in enumerate(sys.stdin):
+            began = time.process_time()
+            journal.add(computation._step(number, iter([batch])))
+            print(1e3 * (time.process_time() - began), flush=True)
+
+
 def run(method, args):
     """Return milliseconds of the parts of a step, and its peak memory in MB."""
     from mmcv import Config
     from mmdet.models import build_detector
+
+    from pipeline.training.losses import total
 
     backbone = {**BACKBONES[args.backbone], "frozen_stages": 1, "norm_eval": True, "style": "pytorch"}
     room = methods.method(method)
@@ -100,7 +183,7 @@ def run(method, args):
 
     def forward():
         torch.manual_seed(0)
-        return model._parse_losses(model(return_loss=True, **data))[0]
+        return total(model(return_loss=True, **data))[0]
 
     def step():
         model.zero_grad()
