@@ -10,14 +10,16 @@ import logging
 import os
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from pipeline import methods
 from pipeline.artifacts import attempts, files, locks, paths
-from pipeline.declaration import experiments
+from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
 from pipeline.launching import launchers, settings
 from pipeline.launching.launchers import Target
@@ -27,6 +29,7 @@ from pipeline.launching.launchers.slurm import Slurm
 logger = logging.getLogger("pipeline.launching.launch")
 
 LAUNCHERS = {"local": Local, "slurm": Slurm}
+STAGES_WORTH_A_COMMAND = 2  # of the report: DVC takes about as long to start as one of them
 KINDS = ("failed", "running", "queued", "done")  # of State, what one looks for first
 
 
@@ -148,7 +151,7 @@ def _stages(run, selection):
 
 
 def _targets(selection, dataset, settings):
-    """All targets: initial weights, then runs, those with the longest schedule first: none is left alone at the end."""
+    """All targets: initial weights, then runs, those that take longest first: none is left alone at the end."""
     declared, runs = experiments.load(), experiments.runs_chosen(selection)
     weights = {(dataset, name): f"pretrain@{name}" for name in selection["weights"]}
     weights |= {
@@ -159,20 +162,45 @@ def _targets(selection, dataset, settings):
     def place(name):
         return runs[name].get("dataset", dataset)
 
-    def length(name):
-        schedule = declared.profile(place(name))["schedules"][runs[name]["schedule"]]
-        return schedule.get("epochs", schedule.get("iterations"))
-
+    names = sorted(runs, key=lambda name: -_length(declared, name, place(name)))
+    twins = _twins(declared, {name: place(name) for name in names})
     return [Target(stage, (stage,), dataset=at) for (at, _), stage in weights.items()] + [
         Target(
             name,
             _stages(name, selection),
             weights[place(name), runs[name]["weights"]],
+            twins.get(name),
             *settings.size(name),
             dataset=place(name),
         )
-        for name in sorted(runs, key=lambda name: -length(name))
+        for name in names
     ]
+
+
+def _length(declared, run, dataset):
+    """How long the training of a run takes, all seeds, among those of one backbone and data set."""
+    row = declared.run(run)
+    schedule = declared.profile(dataset)["schedules"][row.schedule]
+    steps = schedule.get("epochs", schedule.get("iterations"))
+    return steps * methods.method(row.method).cost * len(config.load_knobs(row).seeds)
+
+
+def _twins(declared, places):
+    """{run: one before it whose trainings are the same}, such as the free run at the pinned values.
+
+    Both at a time would have one of them wait for the other, in the place of a third.
+
+    Args:
+        places: run -> dataset that it is made on.
+    """
+    first, twins = {}, {}
+    for name, dataset in places.items():
+        seeds = config.load_knobs(declared.run(name)).seeds
+        training = config.resolve(name, dataset, seeds[0], declared)
+        same = repr((dataset, training.method, training.initial_weights, seeds, training.numbers()))
+        if first.setdefault(same, name) != name:
+            twins[name] = first[same]
+    return twins
 
 
 def _group(stage):
@@ -200,18 +228,32 @@ def _incomplete():
 def _report(failed, selection):
     """Build the report from what there is. Returns the exit status."""
     looked_into = [*selection["look_inside"], *selection["elsewhere"]["look_inside"]]
-    stages = [f"headline@{name}" for name in selection["free"] if name not in failed]
-    stages += [experiments.target("look_inside", name, selection) for name in looked_into if name not in failed]
-    stages += [group for group in ("tables", "figures") if selection[group]] + ["report"]
+    stages = [experiments.target("look_inside", name, selection) for name in looked_into if name not in failed]
+    stages += [f"headline@{name}" for name in selection["free"] if name not in failed]
+    stages += [f"tables@{name}" for name in selection["tables"]]
+    figures = [f"figures@{name}" for name in selection["figures"]]
     # A failure changes what the report says, and so does its end, but neither changes a file that DVC compares.
     marker = _incomplete()
     again = bool(failed) or marker.exists()
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
-    wrong = launchers.dvc(*stages, single=True, force=again, echo=True)
+    wrong = _side_by_side(stages, again) or _side_by_side(figures, again) or _side_by_side(["report"], again)
     if not failed and not wrong:
         marker.unlink()
     return wrong
+
+
+def _side_by_side(stages, force):
+    """Make stages that need nothing of one another, with a DVC command for each core. Returns an exit status."""
+    hands = min(len(os.sched_getaffinity(0)), -(-len(stages) // STAGES_WORTH_A_COMMAND))
+    shares = [stages[first::hands] for first in range(hands)]
+    with ThreadPoolExecutor(max_workers=hands or 1) as pool:
+        made = [pool.submit(launchers.dvc, *share, single=True, force=force, echo=True) for share in shares]
+        try:
+            return max((each.result() for each in made), default=0)
+        except BaseException:  # asked to end: nobody else tells them
+            launchers.children.end()
+            raise
 
 
 def _reason(places, name, state):

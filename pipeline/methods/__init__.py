@@ -47,6 +47,7 @@ class Method:
         modules: what to import so that MMDetection's registries know the types that the model names.
         more_modules: knobs -> further modules, for types that some values of the knobs alone bring.
         steps: (training steps, knobs, dataset) -> training steps: what the method adds to or leaves out of the data.
+        cost: of a training step, in those of its detector with a mask head; trainings that take longest start first.
         autocast: (dotted part of the model, name of its method) that a lower precision is used for.
         look_inside: module whose `write(training, base, novel)` stores what figures show of a trained model's inside.
         golden: module whose `verify(folder)` compares it with numbers of other code.
@@ -66,6 +67,7 @@ class Method:
     recipes: Path | None = None
     more_modules: Callable = _none
     steps: Callable = _same
+    cost: float = 1.0
     autocast: tuple[tuple[str, str], ...] = ()
     look_inside: str | None = None
     golden: str | None = None

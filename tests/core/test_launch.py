@@ -40,9 +40,20 @@ class Dvc:
 
     @property
     def report(self):
-        targets, single, force = self.calls[-1]
-        assert single and "report" in targets
-        return targets, force
+        """The stages behind the last training, and whether they were forced."""
+        last = max(i for i, (targets, *_) in enumerate(self.calls) if targets[0].startswith(("train", "pretrain")))
+        calls = self.calls[last + 1 :]
+        assert all(single for _, single, _ in calls) and calls[-1][0] == ("report",)
+        return {target for targets, *_ in calls for target in targets}, any(force for *_, force in calls)
+
+
+def shown(selection):
+    """The stages of the report that need no run."""
+    return {
+        *(f"tables@{name}" for name in selection["tables"]),
+        *(f"figures@{name}" for name in selection["figures"]),
+        "report",
+    }
 
 
 @pytest.fixture
@@ -55,22 +66,90 @@ def dvc(new_home, monkeypatch):
     return fake
 
 
-def test_every_run_once_after_its_weights_and_long_ones_first(dvc):
+def test_every_run_once_after_its_weights(dvc):
     launch.launch(2)
     assert dvc.calls[0] == (("download", "split"), False, False)
     selection = experiments.selected()
-    steps = [targets for targets, *_ in dvc.calls[1:-1]]
+    steps = [targets for targets, *_ in dvc.calls if targets[0].startswith(("pretrain", "train"))]
     assert sorted(steps) == sorted(
         [(f"pretrain@{name}",) for name in selection["weights"]]
         + [(f"train@{name}", f"evaluate@{name}") for name in selection["runs"]]
     )
     for name, run in selection["runs"].items():
         assert dvc.position(f"pretrain@{run['backbone']}") < dvc.position(f"train@{name}")
-    schedules = [selection["runs"][step[1].split("@")[1]]["schedule"] for step in steps if len(step) == 2]
-    assert schedules == sorted(schedules, reverse=True)
     assert dvc.most == 2
-    priors = tuple(f"look_inside@{name}" for name in selection["look_inside"])
-    assert priors and dvc.report == (("headline@current", *priors, "tables", "figures", "report"), False)
+    priors = {f"look_inside@{name}" for name in selection["look_inside"]}
+    assert priors and dvc.report == ({"headline@current", *priors, *shown(selection)}, False)
+
+
+def targets():
+    return launch._targets(experiments.selected(), "generated", settings.load())
+
+
+def test_what_takes_longest_is_started_first(dvc):
+    runs = experiments.selected()["runs"]
+    lengths = [
+        (runs[each.name]["schedule"], runs[each.name]["method"] == "contrastmask") for each in targets() if each.after
+    ]
+    assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) == 3
+
+
+class Slow:
+    """Stands in for `dvc repro`: chosen stages end when they are let."""
+
+    def __init__(self, monkeypatch, *held):
+        self.held = {stage: threading.Event() for stage in held}
+        self.begun, self.over = [], []
+        monkeypatch.setattr(launchers, "dvc", self)
+
+    def __call__(self, *stages, **_):
+        self.begun.append(stages[0])
+        for stage in stages:
+            if stage in self.held:
+                assert self.held[stage].wait(timeout=60)
+        self.over.append(stages[0])
+        return 0
+
+
+def test_what_waits_for_weights_keeps_no_place_from_what_can_be_made(dvc, monkeypatch):
+    slow = Slow(monkeypatch, "pretrain@x101")
+    chosen = local.Local(settings.load(), 2, "generated", targets())
+    chosen.start()
+    others = {target.name for target in chosen.targets if target.after != "pretrain@x101"} - {"pretrain@x101"}
+    for name in others:
+        chosen.futures[name].result(timeout=60)
+    assert not any("x101" in stage for stage in slow.over)
+    assert chosen.states()["contrastmask_x101_3x_nonvoc2voc"].state == "queued"
+    slow.held["pretrain@x101"].set()
+    assert all(future.result(timeout=60) is None for future in chosen.futures.values())
+
+
+def test_a_run_that_trains_the_same_as_another_waits_without_a_place(dvc, monkeypatch):
+    twin = "contrastmask_r50_1x_nonvoc2voc"
+    assert {each.name: each.twin for each in targets() if each.twin} == {"current": twin}
+    slow = Slow(monkeypatch, f"train@{twin}")
+    chosen = local.Local(settings.load(), 2, "generated", targets())
+    chosen.start()
+    for name in set(chosen.futures) - {"current", twin}:
+        chosen.futures[name].result(timeout=60)
+    assert "train@current" not in slow.begun
+    slow.held[f"train@{twin}"].set()
+    assert chosen.futures["current"].result(timeout=60) is None
+
+
+def test_stages_of_the_report_are_made_side_by_side_and_the_page_behind_them(dvc, monkeypatch):
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: {0, 1})
+    selection = experiments.selected()
+    figures = [f"figures@{name}" for name in selection["figures"]]
+    slow = Slow(monkeypatch, figures[0])
+    made = threading.Thread(target=launch._report, args=({}, selection))
+    made.start()
+    while figures[1] not in slow.over:
+        time.sleep(0.001)
+    assert "report" not in slow.begun
+    slow.held[figures[0]].set()
+    made.join(timeout=60)
+    assert slow.over[-1] == "report"
 
 
 def test_a_run_with_a_dataset_of_its_own_is_made_after_its_data_and_weights(dvc, monkeypatch):
@@ -84,7 +163,7 @@ def test_a_run_with_a_dataset_of_its_own_is_made_after_its_data_and_weights(dvc,
     train = f"train_elsewhere@{own}"
     assert dvc.calls[dvc.position(train)][0] == (train, f"evaluate_elsewhere@{own}")
     assert dvc.position("pretrain_elsewhere@generated_study1_r50") < dvc.position(train)
-    assert dvc.report[0][:2] == ("headline@current", f"look_inside_elsewhere@{own}")
+    assert dvc.report[0] >= {"headline@current", f"look_inside_elsewhere@{own}"}
 
 
 def test_a_failed_run_stops_no_other_and_is_named_after_the_report(dvc):
@@ -112,14 +191,14 @@ def test_the_headline_is_left_alone_if_the_free_run_failed(dvc):
     dvc.failing = {"train@current"}
     with pytest.raises(ExperimentError, match="current"):
         launch.launch(1)
-    assert "headline@current" not in dvc.report[0] and dvc.report[0][-3:] == ("tables", "figures", "report")
+    assert "headline@current" not in dvc.report[0] and dvc.report[0] >= shown(experiments.selected())
 
 
 def test_nothing_is_looked_into_that_was_not_trained(dvc):
     dvc.failing = {"train@contrastmask_r50_1x_nonvoc2voc"}
     with pytest.raises(ExperimentError, match="contrastmask_r50_1x_nonvoc2voc"):
         launch.launch(1)
-    assert dvc.report[0] == ("headline@current", "tables", "figures", "report")
+    assert dvc.report[0] == {"headline@current", *shown(experiments.selected())}
 
 
 def test_nothing_is_trained_without_data(dvc):

@@ -28,6 +28,7 @@ class Target:
         name: the run, or `pretrain@BACKBONE`.
         stages: DVC stages, one after the other.
         after: name of the target that has to succeed first, or None.
+        twin: name of a target before it that trains the same, or None: once that is over, nothing is left to train.
         nodes, processes: of its training: nodes, and processes (GPUs) on each.
         dataset: that it is made on.
     """
@@ -35,6 +36,7 @@ class Target:
     name: str
     stages: tuple
     after: str | None = None
+    twin: str | None = None
     nodes: int = 1
     processes: int = 1
     dataset: str | None = None

@@ -26,6 +26,7 @@ METHOD = Method(
     modules=(*two_stage.MASK_MODULES, f"{__name__}.cl_head", f"{__name__}.roi_head"),
     more_modules=oracle.modules,
     steps=oracle.steps,
+    cost=2.0,
     autocast=(
         *two_stage.MASK_AUTOCAST,
         ("roi_head.cl_head.encoder", "forward"),
