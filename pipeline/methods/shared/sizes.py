@@ -20,8 +20,8 @@ class Sizes(Strict):
 
     Attributes:
         neck_channels: channels of every pyramid level.
-        batch_norm: normalise the convolutions of neck and box head over the batch; the paper has no norm there, and an
-            ImageNet classifier and an epoch of detection to start from.
+        batch_norm: normalise the convolutions of neck, box head and mask head over the batch; the paper has no norm
+            there, and thousands of steps to do without.
         strides: strides of the pyramid levels, one RPN level each.
         roi_levels: how many of the levels, from the finest, RoIs are pooled from.
         anchor_scales, anchor_ratios: RPN anchors of every level; a scale is in strides.

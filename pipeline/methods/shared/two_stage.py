@@ -126,6 +126,7 @@ def masks(knobs, sizes, num_classes) -> dict:
             "in_channels": sizes.neck_channels,
             "conv_out_channels": sizes.mask_channels,
             "num_classes": num_classes,
+            **_norm(sizes),
         },
     }
 
@@ -155,7 +156,7 @@ def _stage_channels(backbone):
 
 
 def _norm(sizes):
-    """Of the convolutions in neck and box head; without any the configuration of the full model is as it was."""
+    """Of the convolutions in neck, box head and mask head; without any the configuration of the full model is as it was."""
     return {"norm_cfg": {"type": "BN"}} if sizes.batch_norm else {}
 
 
