@@ -29,7 +29,7 @@ def _roi_head(knobs, sizes, num_classes):
     return parts | {
         "type": "ContrastMaskRoIHead",
         "cl_head": _cl_head(knobs, sizes, join_channels),
-        "cl_roi_extractor": None if shared else two_stage.roi_extractor(sizes, cl_roi_size),
+        "cl_roi_extractor": None if shared else two_stage.roi_extractor(sizes, cl_roi_size, sizes.mask_finest_scale),
         "cl_roi_size": cl_roi_size,
         "detach_cl_cam": knobs.detach_cl_cam,
         "detach_cl_features": knobs.detach_cl_features,

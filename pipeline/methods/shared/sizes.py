@@ -31,6 +31,7 @@ class Sizes(Strict):
         rpn_post_nms: proposals per image after NMS.
         rpn_nms_iou: proposal NMS.
         finest_scale: box side, in pixels, up to twice which RoIs go to the finest level.
+        mask_finest_scale: that of the mask branches, if they are to look closer than the box head.
         sampling_ratio: RoIAlign samples per cell side; 0 adapts.
         rcnn_samples, rcnn_positive_fraction, rcnn_positive_iou: sampled RoIs per image.
         box_roi_size, mask_roi_size, contrast_roi_size: cells on a side of the RoI features of box, mask and CL head.
@@ -59,6 +60,7 @@ class Sizes(Strict):
     rpn_post_nms: Count = 1000
     rpn_nms_iou: Fraction = 0.7
     finest_scale: Count = 56
+    mask_finest_scale: Count | None = None
     sampling_ratio: Natural = 0
     rcnn_samples: Count = 512
     rcnn_positive_fraction: Fraction = 0.25

@@ -119,7 +119,7 @@ def masks(knobs, sizes, num_classes) -> dict:
     return {
         "mask_roi_size": sizes.mask_roi_size,
         "mask_loss_rois": knobs.mask_loss_rois,
-        "mask_roi_extractor": roi_extractor(sizes, sizes.mask_roi_size),
+        "mask_roi_extractor": roi_extractor(sizes, sizes.mask_roi_size, sizes.mask_finest_scale),
         "mask_head": {
             "type": "ClassAgnosticMaskHead",
             "num_convs": sizes.mask_convs,
@@ -181,14 +181,18 @@ def _rpn_head(sizes):
     }
 
 
-def roi_extractor(sizes, size) -> dict:
-    """Configuration of what pools RoI features of `size` cells on a side."""
+def roi_extractor(sizes, size, finest_scale=None) -> dict:
+    """Configuration of what pools RoI features of `size` cells on a side.
+
+    Args:
+        finest_scale: instead of that of `sizes`, for a branch that looks closer.
+    """
     return {
         "type": "SortedRoIExtractor",
         "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": sizes.sampling_ratio},
         "out_channels": sizes.neck_channels,
         "featmap_strides": list(sizes.strides[: sizes.roi_levels]),
-        "finest_scale": sizes.finest_scale,
+        "finest_scale": finest_scale or sizes.finest_scale,
     }
 
 
