@@ -23,6 +23,7 @@ class ContrastiveHead(BaseModule):
         channels: channels of encoder and projector.
         encoder_convs: number of 3x3 convolutions (paper: 8).
         projector_layers: depth of the projector, the last layer being linear (paper: 3).
+        encoder_norm: MMDetection configuration of a normalisation of the encoder's convolutions, None without.
         projector_norm: 'batch', 'sync' (over all GPUs) or 'none', on the projector's hidden layers (D19).
         features: what joins the mask head: 'enhanced' by self-attention, or 'direct' (D2).
         fusion: 'conv' puts a 1x1 convolution before the join, 'none' does not (D2).
@@ -61,6 +62,7 @@ class ContrastiveHead(BaseModule):
         rule,
         sampling_rule,
         form,
+        encoder_norm=None,
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -79,7 +81,7 @@ class ContrastiveHead(BaseModule):
         widths = [in_channels] + [channels] * encoder_convs
         self.encoder = nn.Sequential(
             *[
-                ConvModule(wide_in, wide_out, 3, padding=1)
+                ConvModule(wide_in, wide_out, 3, padding=1, norm_cfg=encoder_norm)
                 for wide_in, wide_out in zip(widths, widths[1:], strict=False)
             ]
         )

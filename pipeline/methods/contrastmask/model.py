@@ -48,6 +48,7 @@ def _cl_head(knobs, sizes, join_channels):
         "encoder_convs": knobs.encoder_convs,
         "projector_layers": knobs.projector_layers,
         "projector_norm": knobs.projector_norm,
+        "encoder_norm": two_stage.within_rois(sizes, sizes.contrast_channels).get("norm_cfg"),
         "features": knobs.cl_features,
         "fusion": knobs.cl_fusion,
         "join_channels": join_channels,

@@ -20,8 +20,9 @@ class Sizes(Strict):
 
     Attributes:
         neck_channels: channels of every pyramid level.
-        batch_norm: normalise the convolutions of neck, box head and mask head over the batch; the paper has no norm
-            there, and thousands of steps to do without.
+        normalise: normalise the convolutions of neck and box head over the batch, those of mask head and CL encoder
+            within each RoI (so that it does not matter which RoIs are computed); the paper has no norm there, and
+            thousands of steps to do without.
         strides: strides of the pyramid levels, one RPN level each.
         roi_levels: how many of the levels, from the finest, RoIs are pooled from.
         anchor_scales, anchor_ratios: RPN anchors of every level; a scale is in strides.
@@ -46,7 +47,7 @@ class Sizes(Strict):
     """
 
     neck_channels: Count = 256
-    batch_norm: bool = False
+    normalise: bool = False
     strides: Whole = (4, 8, 16, 32, 64)
     roi_levels: Count = 4
     anchor_scales: Numbers = (8,)

@@ -60,7 +60,7 @@ def box_detector(sizes, backbone, roi_head) -> dict:
             "in_channels": _stage_channels(backbone),
             "out_channels": sizes.neck_channels,
             "num_outs": len(sizes.strides),
-            **_norm(sizes),
+            **_over_batch(sizes),
         },
         "rpn_head": _rpn_head(sizes),
         "roi_head": roi_head,
@@ -104,7 +104,7 @@ def boxes(knobs, sizes, num_classes) -> dict:
             "bbox_coder": _box_coder([0.1, 0.1, 0.2, 0.2]),
             "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
             "loss_bbox": {"type": "L1Loss", "loss_weight": sizes.box_loss_weight},
-            **_norm(sizes),
+            **_over_batch(sizes),
         },
     }
 
@@ -126,7 +126,7 @@ def masks(knobs, sizes, num_classes) -> dict:
             "in_channels": sizes.neck_channels,
             "conv_out_channels": sizes.mask_channels,
             "num_classes": num_classes,
-            **_norm(sizes),
+            **within_rois(sizes, sizes.mask_channels),
         },
     }
 
@@ -155,9 +155,19 @@ def _stage_channels(backbone):
     return [backbone.get("base_channels", 64) * expansion * 2**stage for stage in backbone.get("out_indices", range(4))]
 
 
-def _norm(sizes):
-    """Of the convolutions in neck, box head and mask head; without any the configuration of the full model is as it was."""
-    return {"norm_cfg": {"type": "BN"}} if sizes.batch_norm else {}
+# Channels that a group of `within_rois` has.
+GROUP = 4
+
+
+def _over_batch(sizes):
+    """Normalisation of neck and box head; without it the configuration of the full model is as it was."""
+    return {"norm_cfg": {"type": "BN"}} if sizes.normalise else {}
+
+
+def within_rois(sizes, channels) -> dict:
+    """Normalisation of a branch of `channels` that runs on RoIs."""
+    groups = max(1, channels // GROUP)
+    return {"norm_cfg": {"type": "GN", "num_groups": groups}} if sizes.normalise else {}
 
 
 def _box_coder(stds):
