@@ -86,9 +86,9 @@ class HostReads(TorchDispatchMode):
     def _note(self, operation):
         self.found[self.phase, operation, _place()] += 1
 
-    def count(self, phase=None):
-        """Reads of a phase, or of all."""
-        return sum(times for (where, _, _), times in self.found.items() if phase in (None, where))
+    def count(self, *phases):
+        """Reads of some phases, or of all but the optimiser's."""
+        return sum(times for (phase, _, _), times in self.found.items() if phase in (phases or PHASES))
 
 
 class _Copies(TorchFunctionMode):
