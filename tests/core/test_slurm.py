@@ -264,7 +264,8 @@ def test_no_more_jobs_at_a_time_than_asked_for(cluster, dvc, after_each_poll):
     with pytest.raises(ExperimentError, match="the jobs go on"):
         launch.launch(2)
     jobs = cluster.jobs()
-    order = ["pretrain@r50", *RUNS]
+    order = sorted({*jobs} - {"report"}, key=lambda name: jobs[name]["id"])
+    assert order[0] == "pretrain@r50" and set(order[1:]) == set(RUNS)
     for place, name in enumerate(order[2:], 2):
         assert f"afterany:{jobs[order[place - 2]]['id']}" in jobs[name]["options"]["dependency"].split(",")
 
@@ -305,8 +306,8 @@ def test_without_slurm_it_says_so(dvc, tmp_path, monkeypatch):
 def test_the_report_job_says_what_has_no_result(dvc, monkeypatch):
     dvc.changed = {"train@current", "evaluate@current", "tables@table2"}
     launch.report()
-    (stages,) = dvc.made
-    assert "headline@current" not in stages and stages[-3:] == ("tables", "figures", "report")
+    stages = [stage for made in dvc.made for stage in made]
+    assert "headline@current" not in stages and "tables@table2" in stages and dvc.made[-1] == ("report",)
 
 
 @pytest.mark.parametrize(
