@@ -10,7 +10,7 @@ from pipeline.errors import ExperimentError
 REPORT_FOLDERS = ("snapshot", "seed_study")  # beside those of the datasets in reports/, tracked by git
 DATASETS = "pipeline/experiments/datasets.yaml"
 OF_ONE_RUN = (schema.NovelResults, schema.Inside)
-OF_OBJECTS = (schema.Qualitative, *OF_ONE_RUN)
+OF_OBJECTS = (schema.Qualitative, schema.SameObjects, *OF_ONE_RUN)
 
 
 class Published:

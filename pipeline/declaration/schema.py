@@ -390,6 +390,12 @@ class Qualitative(_Figure):
     across: Count = 1
 
 
+class SameObjects(_Figure):
+    kind: Literal["same_objects"]
+    objects: Count
+    min_score: Fraction
+
+
 class NovelResults(_Figure):
     kind: Literal["novel_results"]
     images: Count
@@ -409,7 +415,7 @@ class Sensitivity(_Figure):
     axis: Text
 
 
-Figure = one_of("kind", Chart, Order, Qualitative, NovelResults, Inside, Sensitivity)
+Figure = one_of("kind", Chart, Order, Qualitative, SameObjects, NovelResults, Inside, Sensitivity)
 
 
 class Declaration(Strict):

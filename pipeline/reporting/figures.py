@@ -27,6 +27,7 @@ from pipeline.reporting import (
     published,
     qualitative,
     roi_cells,
+    same_objects,
     sensitivity,
     shapes,
     style,
@@ -38,7 +39,7 @@ from pipeline.tasks.instances import examples
 logger = logging.getLogger("pipeline.figures")
 
 LONGEST_LABEL = 84  # letters of a label
-PICTURE_DPI = 220  # of figures with images
+PICTURE_DPI, CLOSE_UP_DPI = 220, 300  # of figures with images as wide as a page, and as a column
 LARGEST_PNG, COARSER_DPI = 1_500_000, (180, 150)  # bytes, and what a PNG of more is drawn at
 
 
@@ -291,6 +292,7 @@ KINDS = {
     "category_ap": Kind(category_scores.draw),
     "base_novel_gap": Kind(gap.draw),
     "qualitative": Kind(qualitative_strip, PICTURE_DPI),
+    "same_objects": Kind(same_objects.draw, CLOSE_UP_DPI),
     "novel_results": Kind(novel_results, PICTURE_DPI),
     "partition": Kind(partition),
     "keys": Kind(keys),

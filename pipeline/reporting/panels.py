@@ -119,12 +119,12 @@ def grid(titles, aspects, across=1, headings=(), legend_lines=1, notes=0):
     return figure, axes
 
 
-def label(axis, text):
+def label(axis, text, size=5.5):
     """Write a small label left of a panel, read from below."""
-    axis.set_ylabel(text, fontsize=5.5, labelpad=1.5)
+    axis.set_ylabel(text, fontsize=size, labelpad=1.5)
 
 
-def note(axis, words):
+def note(axis, words, size=5.2):
     """Write a line centred below a panel: [(text, colour), ...], one after the other."""
     length = sum(len(text) for text, _ in words)
     at = -length / 2
@@ -132,12 +132,12 @@ def note(axis, words):
         axis.annotate(
             text,
             (0.5, 0),
-            ((at + len(text) / 2) * 0.55 * 5.2, -2),
+            ((at + len(text) / 2) * 0.55 * size, -2),
             xycoords="axes fraction",
             textcoords="offset points",
             ha="center",
             va="top",
-            fontsize=5.2,
+            fontsize=size,
             color=colour,
         )
         at += len(text)
