@@ -50,10 +50,19 @@ def test_losses_and_gradients_are_those_of_all_rois(method, recipe, knobs, novel
         torch.testing.assert_close(
             few[1][name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()) + 1e-8, msg=name
         )
-    # all positives, and those that a loss reads
+    # those that a loss reads, of all positives
     assert few[2]["mask head"] < every[2]["mask head"]
     if len(novel) == 6:
         assert few[2]["mask head"] == 0
     if method == "contrastmask":
         needed = few[2]["mask head"] if knobs.get("cl_loss_weight") == 0 else every[2]["encoder"]
         assert few[2]["encoder"] == needed
+
+
+@pytest.mark.parametrize("method", ["mask_rcnn", "contrastmask"])
+def test_all_rois_count_where_a_batch_norm_mixes_them(method):
+    model, seen = build(method, {"batch_norm": True}, recipe="released"), []
+    model.roi_head.mask_head.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    train_losses(model, batch())
+    statistics = model.roi_head.statistics
+    assert seen == [int(statistics["positive_rois"])] and seen[0] > int(statistics["mask_loss_rois"])

@@ -14,6 +14,7 @@ import torch
 from mmdet.core import bbox2result, bbox2roi, bbox_mapping, merge_aug_masks
 from mmdet.models.builder import HEADS
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.methods.shared import mask_targets
 from pipeline.methods.shared.cam import min_max_normalise, resize_map
@@ -31,7 +32,7 @@ class Positives:
         is_novel: [P] bool.
         masks: [P, H, W] bool, all False for novel RoIs.
         cam: [P, 1, h, w], not normalised; None without one.
-        features: what `PartialRoIHead._mask_features` returned for them; masks only of RoIs in the mask loss.
+        features: what `PartialRoIHead._mask_features` returned; its masks may be those of RoIs in the mask loss alone.
         gt_masks: masks per image, in the order of the boxes; those of novel objects are placeholders.
     """
 
@@ -77,6 +78,8 @@ class PartialRoIHead(SampledRoIHead):
         self.cam_normalise = cam_normalise
         self.detach_mask_cam = detach_mask_cam
         self.statistics = {}
+        # A batch norm in the mask head lets every RoI count, in the loss or not.
+        self._rois_mix = any(isinstance(module, _BatchNorm) for module in self.mask_head.modules())
 
     # Training
 
@@ -135,7 +138,7 @@ class PartialRoIHead(SampledRoIHead):
         if self.mask_loss_rois == "base_gt":
             in_loss = in_loss & torch.cat([result.pos_is_gt for result in sampled]).bool()
         cam = self.bbox_head.activation_maps(cam_features, labels) if self.use_cam else None
-        rows = needed(in_loss)
+        rows = EVERY if self._rois_mix else needed(in_loss)
         features = self._mask_features(x, rois, cam, rows)
         # Whatever stands in for the masks of novel objects is wiped before anything can see it.
         masks = self._mask_targets(sampled, gt_masks, self.train_cfg.mask_size) & ~is_novel[:, None, None]
