@@ -18,10 +18,16 @@ def main():
         metavar="TABLE",
         help=f"{', '.join(declared.tables)} or all; none keeps the choice and writes it anew",
     )
-    tables = parser.parse_args().tables or experiments.chosen_tables(declared)
-    selection = experiments.select(list(declared.tables) if "all" in tables else tables)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="of every pinned run; left out with TABLE: as their knob files say"
+    )
+    args = parser.parse_args()
+    tables = args.tables or experiments.chosen_tables(declared)
+    seeds = args.seeds or (() if args.tables else experiments.asked_seeds())
+    selection = experiments.select(list(declared.tables) if "all" in tables else tables, seeds)
     runs = len(selection["runs"]) + len(selection["elsewhere"]["runs"])
-    print(f"tables: {', '.join(selection['tables'])}; {runs} runs, {len(selection['figures'])} figures")
+    asked = f", seeds {', '.join(map(str, seeds))}" if seeds else ""
+    print(f"tables: {', '.join(selection['tables'])}; {runs} runs{asked}, {len(selection['figures'])} figures")
     if lacking := [name for name in selection["chosen"] if name not in selection["tables"]]:
         print(
             f"left out, as label set {selection['label_set']!r} of dataset {experiments.chosen_dataset()!r} has the "

@@ -98,7 +98,8 @@ def untagged(value):
 
 
 def load_knobs(run, profile=None):
-    """Resolved knobs of a run: its knob file, the overrides of its row, and the recipe's values for its schedule.
+    """Resolved knobs of a run: its knob file, the seeds that were asked for, the overrides of its row, and the recipe's
+    values for its schedule.
 
     Args:
         profile: that of the dataset, on which a knob of value `recipe` may depend; not needed for others, as the seeds.
@@ -108,6 +109,8 @@ def load_knobs(run, profile=None):
     chosen = methods.method(run.method)
     values = dict(experiments.read_yaml(paths.ROOT / run.knobs))
     values.pop("dataset", None)
+    if run.pinned and (seeds := experiments.asked_seeds()):
+        values["seeds"] = list(seeds)
     chosen.require_own(run.overrides or {}, f"runs.{run.name}.overrides: method {run.method}")
     return chosen.load_knobs(values | (run.overrides or {}), run.knobs, run.schedule, profile and profile.get("knobs"))
 

@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline import methods, tasks
 from pipeline.artifacts import files, paths
-from pipeline.declaration import references, schema, strict
+from pipeline.declaration import knobs, references, schema, strict
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 
@@ -129,7 +129,7 @@ class Experiments:
         """The `label_sets.LabelSet` of a dataset."""
         return label_set(self.dataset(dataset)["label_set"])
 
-    def selection(self, tables, dataset):
+    def selection(self, tables, dataset, seeds=()):
         """What dvc.yaml makes for a choice of tables: their runs and the free ones, what goes before and after them.
 
         A run whose direction the dataset does not have is left out, and so are tables and figures that then show none.
@@ -137,14 +137,15 @@ class Experiments:
         Args:
             tables: names of `tables`, any order.
             dataset: the chosen one, which runs without a dataset of their own are made on.
+            seeds: that their pinned runs are to be trained with; none: as their knob files say.
 
         Returns:
-            {chosen, label_set, directions, splits, tables, figures, weights, runs, free, look_inside, elsewhere}: the
-            first is `tables` in the order of the declaration, the second the label set of `dataset`. The others are
-            dictionaries with just the values that stage descriptions and commands need. `splits` are the annotations
-            of other tasks than the first, `free` the runs that follow params.yaml, `look_inside` those that chosen
-            figures need this stage of. `elsewhere` holds {datasets, directions, splits, weights, runs, look_inside} of
-            the runs with another dataset than `dataset`, as dvc.yaml cannot look up the dataset of a run.
+            {chosen, seeds, label_set, directions, splits, tables, figures, weights, runs, free, look_inside,
+            elsewhere}: the first is `tables` in the order of the declaration, the third the label set of `dataset`. The
+            others are dictionaries with just the values that stage descriptions and commands need. `splits` are the
+            annotations of other tasks than the first, `free` the runs that follow params.yaml, `look_inside` those that
+            chosen figures need this stage of. `elsewhere` holds {datasets, directions, splits, weights, runs,
+            look_inside} of the runs with another dataset than `dataset`, as dvc.yaml cannot look it up for a run.
         """
         for name in tables:
             lookup(self.tables, name, "table")
@@ -168,6 +169,7 @@ class Experiments:
         weights = self._weights(here.values(), labels)
         return {
             "chosen": [name for name in self.tables if name in tables],
+            "seeds": list(seeds),
             "label_set": labels.name,
             "directions": {name: dict(sides) for name, sides in labels.directions.items()},
             "splits": _named_splits(_splits(here.values(), weights)),
@@ -265,13 +267,14 @@ def load(folder=None):
     """
     declarations = sorted((folder or paths.EXPERIMENTS).glob("*.yaml"))
     numbers = sorted(paths.PUBLISHED.glob("*.yaml"))
-    knobs = [paths.ROOT / name for name in methods.knob_files()]
-    read = [tuple((path, _read(path)) for path in group if path.exists()) for group in (declarations, numbers, knobs)]
+    files_of_knobs = [paths.ROOT / name for name in methods.knob_files()]
+    groups = (declarations, numbers, files_of_knobs)
+    read = [tuple((path, _read(path)) for path in group if path.exists()) for group in groups]
     return copy.deepcopy(_checked(*read))
 
 
 @lru_cache(maxsize=4)
-def _checked(declarations, numbers, knobs):
+def _checked(declarations, numbers, files_of_knobs):
     """`load` of files whose content is given, so that they are checked once in a process as long as they stay."""
     content, origin = _merged(declarations)
     declared = strict.check(schema.Declaration, content, origin)
@@ -281,7 +284,7 @@ def _checked(declarations, numbers, knobs):
     references.check(declared, references.Published(printed), origin)
     sections = {name: content[name] for name in SECTIONS}
     sections["runs"] = {name: Run(name=name, **row) for name, row in sections["runs"].items()}
-    _check_knobs(sections["runs"].values(), {_shown(path): _parse(path, text) for path, text in knobs}, origin)
+    _check_knobs(sections["runs"].values(), {_shown(path): _parse(path, text) for path, text in files_of_knobs}, origin)
     return Experiments(**sections)
 
 
@@ -340,7 +343,8 @@ def selected(declared=None):
     Raises ExperimentError if the file is not what `commands.select` would write for its tables now.
     """
     content = read_yaml(paths.SELECTION).get("selected")
-    if _chosen_in(content) is None or content != (declared or load()).selection(content["chosen"], chosen_dataset()):
+    chosen, seeds = _chosen_in(content), _seeds_in(content)
+    if None in (chosen, seeds) or content != (declared or load()).selection(chosen, chosen_dataset(), seeds):
         raise ExperimentError(
             "pipeline/selection.yaml is not what pipeline/experiments and `dataset` in params.yaml say now; "
             f"{SELECT_AGAIN}"
@@ -353,6 +357,27 @@ def _chosen_in(content):
     chosen = content.get("chosen") if isinstance(content, dict) else None
     texts = isinstance(chosen, list) and all(isinstance(name, str) for name in chosen)
     return chosen if texts else None
+
+
+def _seeds_in(content):
+    """The seeds that the content of selection.yaml asks for, a tuple; None if it is not of that form."""
+    seeds = content.get("seeds") if isinstance(content, dict) else None
+    if not isinstance(seeds, list) or not seeds:
+        return () if seeds == [] else None
+    try:
+        return knobs.load(knobs.KnobSet, {"seeds": seeds}, "selection.yaml").seeds
+    except ExperimentError:
+        return None
+
+
+def asked_seeds():
+    """The seeds that `commands.select --seeds` asked for, for every pinned run; empty without any, or if selection.yaml
+    is damaged, which `selected` says.
+    """
+    try:
+        return _seeds_in(read_yaml(paths.SELECTION).get("selected")) or ()
+    except (ExperimentError, OSError):
+        return ()
 
 
 def chosen_tables(declared):
@@ -454,9 +479,17 @@ def made_on(selection, dataset):
     return runs, tuple(row["key"] for row in elsewhere["weights"].values() if row["dataset"] == dataset)
 
 
-def select(tables):
-    """Write selection.yaml for a choice of tables and return it. Raises ExperimentError for an unknown one."""
-    selection = load().selection(tables, chosen_dataset())
+def select(tables, seeds=()):
+    """Write selection.yaml for a choice of tables and return it.
+
+    Args:
+        tables, seeds: as `Experiments.selection` takes them.
+
+    Raises:
+        ExperimentError: a table is unknown, or the seeds are no different numbers.
+    """
+    seeds = knobs.load(knobs.KnobSet, {"seeds": list(seeds)}, "--seeds").seeds if seeds else ()
+    selection = load().selection(tables, chosen_dataset(), seeds)
     text = io.StringIO()
     yaml = YAML()
     yaml.width = 200

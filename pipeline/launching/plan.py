@@ -35,7 +35,7 @@ class Item:
 
     Attributes:
         name, seeds: the run and how many seeds it has.
-        state: 'done', or what stands in the way: 'not run', 'interrupted at ...', 'failed: ...'.
+        state: 'done', '1 of 3 seeds done', or what stands in the way: 'not run', 'interrupted at ...', 'failed: ...'.
         images: training images it draws, all seeds and repetitions.
         hours: GPU-hours (CPU-hours without one) still to train; 0 if done, None if the throughput is unknown.
         measured: whether the throughput behind `hours` was measured here.
@@ -73,14 +73,20 @@ def _item(name, dataset, declared, known, given):
     seeds = config.load_knobs(run).seeds
     job = config.resolve(name, dataset, seeds[0], declared)
     images = images_drawn(job, training_images(dataset, declared)) * len(seeds)
-    done = measured.result(dataset, run) is not None
+    result = measured.result(dataset, run)
+    missing = [seed for seed in seeds if result is None or seed not in result.seeds]
     pace = known.get((run.method, run.backbone))
     per_second = pace or given
-    hours = 0.0 if done else images / per_second / 3600 if per_second else None
+    left = images * len(missing) / len(seeds)
+    hours = 0.0 if not missing else left / per_second / 3600 if per_second else None
+    if result is None:
+        state = measured.state(dataset, run)
+    else:
+        state = "done" if not missing else f"{len(seeds) - len(missing)} of {len(seeds)} seeds done"
     return Item(
         name,
         len(seeds),
-        "done" if done else measured.state(dataset, run),
+        state,
         images,
         hours,
         pace is not None,

@@ -1,8 +1,10 @@
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from commands import select
 from pipeline.artifacts import paths
 from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
@@ -53,6 +55,55 @@ def test_a_measured_throughput_counts_for_its_method_and_beats_a_given_one(home)
     assert items["cam_r50_1x_nonvoc2voc"].measured and not items["current"].measured
     assert items["cam_r50_1x_nonvoc2voc"].hours == pytest.approx(1600 / 16 / 3600)
     assert items["current"].hours == pytest.approx(1600 / 3600)
+
+
+PINNED = ("mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc")
+
+
+def test_seeds_that_are_asked_for_are_those_of_pinned_runs_and_are_priced(home):
+    experiments.select(["table2"], seeds=[0, 1, 2])
+    assert experiments.selected()["seeds"] == [0, 1, 2]
+    items = {item.name: item for item in plan.plan("generated", images_per_second=16)}
+    assert {name: item.seeds for name, item in items.items()} == {**dict.fromkeys(PINNED, 3), "current": 1}
+    assert items[PINNED[0]].hours == pytest.approx(3 * 100 / 3600)
+    experiments.select(["table2"])
+    assert config.load_knobs(experiments.load().run(PINNED[0])).seeds == (0,)
+
+
+def test_a_row_that_names_seeds_keeps_them(home):
+    experiments.select(["table2"], seeds=[0, 1, 2])
+    run = experiments.load().run(PINNED[0])
+    assert config.load_knobs(dataclasses.replace(run, overrides={"seeds": [7]})).seeds == (7,)
+
+
+def test_of_seeds_those_that_are_not_evaluated_are_priced(home, monkeypatch):
+    experiments.select(["table2"], seeds=[0, 1, 2])
+    result = SimpleNamespace(seeds=(0, 9))
+    monkeypatch.setattr(plan.measured, "result", lambda _, run: result if run.name == PINNED[0] else None)
+    items = {item.name: item for item in plan.plan("generated", images_per_second=16)}
+    assert items[PINNED[0]].state == "1 of 3 seeds done" and items[PINNED[0]].hours == pytest.approx(2 * 100 / 3600)
+    result.seeds = (2, 1, 0)
+    assert {item.name: item for item in plan.plan("generated")}[PINNED[0]].state == "done"
+
+
+@pytest.mark.parametrize("seeds", [[1, 1], [-1]])
+def test_seeds_that_cannot_be_are_refused(home, seeds):
+    with pytest.raises(ExperimentError, match="--seeds: knob seeds is .*valid: a list of different integers"):
+        experiments.select(["table2"], seeds=seeds)
+    assert experiments.selected()["seeds"] == []
+
+
+def test_select_keeps_seeds_until_tables_are_named(home, monkeypatch, capsys):
+    for arguments, seeds in (
+        (["table2", "--seeds", "0", "1"], [0, 1]),
+        ([], [0, 1]),
+        (["--seeds", "3"], [3]),
+        (["table4"], []),
+    ):
+        monkeypatch.setattr("sys.argv", ["select", *arguments])
+        select.main()
+        assert experiments.selected()["seeds"] == seeds
+        assert (", seeds " in capsys.readouterr().out) == bool(seeds)
 
 
 def test_images_are_those_of_the_manifest_or_the_declaration(home):

@@ -526,6 +526,8 @@ DAMAGED = {
     "a number": "selected: {chosen: 3}",
     "nested": "selected: {chosen: [[1]]}",
     "a text": "selected: {chosen: table4}",
+    "no seeds": "selected: {chosen: [table2]}",
+    "bad seeds": "selected: {chosen: [table2], seeds: [zero]}",
 }
 
 
