@@ -511,7 +511,7 @@ def test_another_spec_is_drawn_before_the_old_images_go(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scenes, "draw", interrupted)
+        patch.setitem(scenes.VERSIONS, 1, scenes.VERSIONS[1]._replace(draw=interrupted))
         with pytest.raises(KeyboardInterrupt):
             run(other, tmp_path)
     assert {name: tree(tmp_path).get(name) for name in before} == before
