@@ -18,15 +18,17 @@ SKIN, TRIM = 0, 1
 
 
 def ellipse(x, y, rx, ry, count=28):
+    """Vertices around a centre (x, y), [count, 2]."""
     return polar(1.0, np.arange(count) * 2 * np.pi / count) * (rx, ry) + (x, y)
 
 
 def box(left, top, right, bottom):
+    """An upright rectangle, [4, 2]."""
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
 
 
 def bar(start, end, width):
-    """A straight limb between two points."""
+    """A straight limb between two points, [4, 2]."""
     start, end = np.asarray(start, float), np.asarray(end, float)
     along = (end - start) / np.hypot(*(end - start))
     across = np.array([-along[1], along[0]]) * width / 2
