@@ -4,7 +4,7 @@ A table's runs are of a few kinds: trainings of one method and backbone whose mo
 same. A process measures steps, loading and prediction of each kind of the chosen tables on drawn images, with the
 code, the profile and the tables of this commit's working copy; another does so with those of COMMIT, in turn. Times
 are processor time, medians, on one thread. Each is multiplied by what is declared: steps, images, seeds, initial
-weights. Not in it: drawing, and what a stage and its DVC need to start.
+weights. Not in it: drawing, a classifier before the initial weights, and what a stage and its DVC need to start.
 
 RoIs are as many as in a training because every kind starts from a detector trained for `--warm` steps. Its weights
 predict more boxes than trained ones do, or fewer, so the share of prediction is a rough one.
