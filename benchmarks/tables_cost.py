@@ -4,7 +4,7 @@ A table's runs are of a few kinds: trainings of one method and backbone whose mo
 same. A process measures steps, loading and prediction of each kind of the chosen tables on drawn images, with the
 code, the profile and the tables of this commit's working copy; another does so with those of COMMIT, in turn. Times
 are processor time, medians, on one thread. Each is multiplied by what is declared: steps, images, seeds, initial
-weights. Not in it: drawing, and what a stage and its DVC need to start.
+weights. Not in it: drawing, a classifier before the initial weights, and what a stage and its DVC need to start.
 
 RoIs are as many as in a training because every kind starts from a detector trained for `--warm` steps. Its weights
 predict more boxes than trained ones do, or fewer, so the share of prediction is a rough one.
@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -45,15 +44,17 @@ class Worker:
         )
 
     def ask(self, *question):
-        """Raises RuntimeError if the process has ended."""
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
+        """The answer to a question. Raises SystemExit if the process has ended."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
         if not (line := self._process.stdout.readline()):
-            raise RuntimeError(f"the process that measures ended ({self._process.wait()}), see above")
+            raise SystemExit(f"a process that measures ended with status {self._process.wait()}, see above")
         return json.loads(line)
 
     def end(self):
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
 
@@ -223,7 +224,6 @@ def trees(commit):
         before = Path(folder) / "before"
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", before, commit], check=True)
         try:
-            shutil.copy(here / "params.yaml", before)
             yield {"now": here, "before": before}
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", before], check=True)

@@ -1,11 +1,18 @@
 """Leaving out the RoIs that no loss reads changes no loss and no gradient."""
 
+from pipeline import compat  # noqa: F401  # must precede mmcv
+
+# isort: split
+
+import mmcv
 import pytest
 import torch
+from mmdet.models import build_detector
 
+from pipeline import methods
 from pipeline.methods.shared import partial_roi_head
 
-from .conftest import batch, build, total, train_losses
+from .conftest import batch, build, configuration, total, train_losses
 
 CASES = [
     ("mask_rcnn", "paper", {}),
@@ -17,6 +24,7 @@ CASES = [
     ("contrastmask", "paper", {"cl_loss_weight": 0.0}),
     ("contrastmask", "released", {}),
     ("contrastmask", "released", {"cl_loss_weight": 0.0}),
+    ("contrastmask", "released", {"cl_loss_weight": 0.0, "architecture": {"normalise": True}}),
     ("contrastmask", "released", {"roi_features": "shared", "detach_cl_features": False}),
 ]
 
@@ -59,9 +67,10 @@ def test_losses_and_gradients_are_those_of_all_rois(method, recipe, knobs, novel
         assert few[2]["encoder"] == needed
 
 
-@pytest.mark.parametrize("method", ["mask_rcnn", "contrastmask"])
-def test_all_rois_count_where_a_batch_norm_mixes_them(method):
-    model, seen = build(method, {"batch_norm": True}, recipe="released"), []
+def test_all_rois_count_where_a_batch_norm_mixes_them():
+    config = configuration("mask_rcnn", methods.method("mask_rcnn").preset("released"))
+    config["roi_head"]["mask_head"]["norm_cfg"] = {"type": "BN"}
+    model, seen = build_detector(mmcv.ConfigDict(config)), []
     model.roi_head.mask_head.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     train_losses(model, batch())
     statistics = model.roi_head.statistics
