@@ -56,6 +56,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="as in profiles.<profile>.training")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", default=(*METHODS, "two_stage"), help="of --against")
     parser.add_argument("--against", type=Path, help="another working tree, such as one of `git worktree add`")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -101,7 +102,7 @@ def compare(args):
     """Print milliseconds of processor time of a step in this tree and in another, and the ratio, for each method."""
     here = Path(__file__).resolve().parents[1]
     print(f"{'method':<14}{'there ms':>10}{'here ms':>10}{'here / there':>14}   quartiles of {args.repeats} pairs")
-    for method in (*METHODS, "two_stage"):
+    for method in args.methods:
         there, own = (_server(tree, method, args.threads) for tree in (args.against.resolve(), here))
         pairs = []
         for number in range(args.repeats + 1):
