@@ -15,17 +15,17 @@ from pipeline.datasets.generated.geometry import SUBPIXEL_BITS, Figure, bounding
 from pipeline.datasets.generated.looks import TEXTURES
 from pipeline.datasets.generated.painting import REFERENCE_SIZE
 
-OBJECTS = (3, 5)  # in an image
-OBJECT_SIZE = (26, 92)  # pixels of a 128-pixel image, longer side of the box; drawn on a logarithmic scale
+OBJECTS = (2, 4)  # in an image
+OBJECT_SIZE = (28, 110)  # pixels of a 128-pixel image, longer side of the box; drawn on a logarithmic scale
 TURN = 35  # degrees, at most
-OWN = 0.7  # probability that an individual has its category's texture, and that it has its hues
+OWN = 0.95  # probability that an individual has its category's texture, and that it has its hues
 HUE_SPREAD = 12  # degrees, around the hues of a category
-SATURATION = (0.7, 1.0)
-OUTLINE = 0.35  # of the colour's value
+SATURATION = (0.5, 1.0)
+OUTLINE = 0.6  # of the colour's value
 CLUTTER = (1, 4)  # shapes in an image
 CLUTTER_SIZE = (14, 50)
 CLUTTER_CONTRAST = (0.3, 0.7)
-CLUTTER_SATURATION = (0.1, 0.5)
+CLUTTER_SATURATION = (0.1, 0.6)
 NOISE = 5  # standard deviation, of 255
 
 
