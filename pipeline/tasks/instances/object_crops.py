@@ -1,12 +1,13 @@
 """Objects cut out of the training images by their boxes, to learn to name them: no mask is read."""
 
+import json
+
 import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from pipeline.artifacts import paths
-from pipeline.datasets.annotations import read_instances
 from pipeline.datasets.images import remedy
 from pipeline.declaration import subsets
 from pipeline.errors import ExperimentError
@@ -28,7 +29,7 @@ def object_crops(dataset, split, size):
     Raises:
         ExperimentError: an image is missing or cannot be read, or there is no object.
     """
-    content = read_instances(paths.split_train(dataset, split))
+    content = json.loads(paths.split_train(dataset, split).read_bytes())
     labels = {category["id"]: label for label, category in enumerate(content["categories"])}
     objects = {}
     for annotation in content["annotations"]:
