@@ -338,7 +338,7 @@ class Row(Strict):
         if self.runs is None and self.published is None:
             raise refused("has neither runs nor published; give one of them")
         if self.reference and self.runs is None:
-            raise refused("is true in a row without runs; make it a row that is measured", "reference")
+            raise refused("is true; valid: in a row with runs alone", "reference")
         return self
 
 

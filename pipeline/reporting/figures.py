@@ -30,6 +30,7 @@ from pipeline.reporting import (
     same_objects,
     sensitivity,
     shapes,
+    study,
     style,
 )
 from pipeline.reporting.panels import shortened
@@ -266,15 +267,18 @@ def knob_sensitivity(request):
     request.groups()
     task = request.task
     results, note = request.available(measured.result)
-    table = request.declared.tables[request.entry["tables"][0]]
+    table, knob = request.declared.tables[request.entry["tables"][0]], request.entry["knob"]
+    profile, runs = request.declared.profile(request.dataset), [series.run for series in request.series]
+    seeds = study.of(request.dataset, request.declared)
     figure, text = sensitivity.draw(
         request.dataset,
-        sensitivity.measured_points(request.entry["knob"], [(s.run, result) for s, result in results], table),
-        sensitivity.published_points(request.entry["knob"], table, request.series[0].run.direction, task.main[2]),
+        sensitivity.measured_points(knob, [(s.run, result) for s, result in results], table, profile),
+        sensitivity.published_points(knob, table, request.series[0].run.direction, task.main[2]),
         request.entry,
         task,
         request.series[0].colour,
         published.tolerance(task.main[2], table.get("published")),
+        sensitivity.study_points(knob, runs, table, seeds, study.column(task), profile),
     )
     return figure, text + note
 

@@ -14,6 +14,7 @@ from pipeline.reporting import published, style
 from pipeline.reporting.style import plt
 from pipeline.reporting.tables import initial
 
+STUDY_COLOUR = "#555555"
 MARGIN = 0.15  # of the span of the values, above and below
 
 
@@ -33,33 +34,63 @@ class Point:
     printed: bool = True
 
 
-def knob_value(run, knob):
+def knob_value(run, knob, profile=None):
     """What a declared run resolves a knob to: its knob file, then its overrides, the word `recipe` by the recipe.
+
+    Args:
+        profile: that of the dataset, on which the recipe's value may depend.
 
     Raises:
         ExperimentError: the knob is unknown or no number, or a value is bad.
     """
-    value = getattr(config.load_knobs(run), knob, None)
+    value = getattr(config.load_knobs(run, profile), knob, None)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ExperimentError(f"knob {knob!r} cannot be drawn on an axis: run {run.name} has {value!r}")
     return value
 
 
-def measured_points(knob, results, table):
+def measured_points(knob, results, table, profile=None):
     """The measured curve.
 
     Args:
         knob: name of the knob.
         results: [(run, measured.Result), ...].
         table: the table whose rows name the runs.
+        profile: as in `knob_value`.
 
     Returns:
         Points in the order of their values; the deviation is the standard deviation over seeds, NaN for one seed. A run
         whose row has no published twin is not `printed`, one whose score is undefined is left out.
     """
     printed = {run for row in table["rows"] if "published" in row for run in row.get("runs", [])}
-    points = [Point(knob_value(run, knob), *result.value(), run.name in printed) for run, result in results]
+    points = [Point(knob_value(run, knob, profile), *result.value(), run.name in printed) for run, result in results]
     return sorted((point for point in points if not math.isnan(point.score)), key=lambda point: point.value)
+
+
+def study_points(knob, runs, table, seeds, column, profile=None):
+    """The curve of the seed study: its reference row at the mean of its trainings, the others as far off as in pairs.
+
+    Args:
+        runs: of the figure.
+        table: the table whose rows name the runs; one is the reference.
+        seeds: `study.Study` of the dataset.
+        column: of the study.
+        profile: as in `knob_value`.
+
+    Returns:
+        Points in the order of their values; the deviation is half of the 95 % interval of the difference from the
+        reference, 0 for the reference. Empty where the study lacks the reference, or an interval for one of the others.
+    """
+    names = next((row["runs"] for row in table["rows"] if row.get("reference")), [])
+    reference = next((run.name for run in runs if run.name in names), None)
+    centre, points = seeds.values(reference, column).mean(), []
+    for run in runs:
+        comparison = seeds.compare(run.name, reference, column)
+        if comparison is None or comparison.interval is None:
+            return []
+        half = 0.0 if run.name == reference else comparison.interval[1] - comparison.mean
+        points.append(Point(knob_value(run, knob, profile), centre + comparison.mean, half))
+    return sorted(points, key=lambda point: point.value)
 
 
 def published_points(knob, table, direction, metric):
@@ -81,7 +112,7 @@ def published_points(knob, table, direction, metric):
     return sorted(points, key=lambda point: point.value)
 
 
-def draw(dataset, measured, printed, entry, task, colour, tolerance=None):
+def draw(dataset, measured, printed, entry, task, colour, tolerance=None, studied=()):
     """Draw both: in one panel on the dataset of the paper, else in a panel each with a scale of its own.
 
     Measured points of one seed are not joined: without a known spread, ups and downs between them are no curve.
@@ -93,6 +124,7 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None):
         task: `pipeline.tasks.Task` of the points.
         colour: of the measured ones.
         tolerance: how far the authors say that a repetition may differ, None if they do not.
+        studied: the points of the seed study, if there are.
 
     Returns:
         (matplotlib Figure, caption).
@@ -108,11 +140,15 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None):
     )
     left, right = axes[0, 0], axes[0, -1]
     several = bool(measured) and not any(math.isnan(point.deviation) for point in measured)
-    _curve(left, measured, colour, "o", "-" if several else "none", "measured")
+    joined = several and not studied  # else the study has the curve
+    _curve(left, measured, colour, "o", "-" if joined else "none", "measured", band=joined)
+    if studied:
+        _curve(left, studied, STUDY_COLOUR, "", "-", "seed study", band=True)
     if printed:
         _curve(right, printed, "black", "s", "--", "published")
     ticks = sorted({point.value for point in (*measured, *printed)})
-    shown = [measured + printed] if comparable else [measured, printed]
+    here = [*measured, *studied]
+    shown = [here + printed] if comparable else [here, printed]
     span = max(_span(points) for points in shown)
     for axis, points in zip(axes.flat, shown, strict=True):
         low, high = _bounds(points)
@@ -128,11 +164,11 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None):
     if not comparable:
         left.set_title(f"measured\n{dataset}")
         right.set_title("published\nCOCO val2017")
-    if comparable or not all(point.printed for point in measured):
+    if comparable or studied or not all(point.printed for point in measured):
         handles = left.get_legend_handles_labels()[0]
         if not comparable:
             handles += right.get_legend_handles_labels()[0]
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=1.8)
+        style.legend(figure, handles, style.COLUMN_WIDTH, handlelength=1.8)
     where = (
         ""
         if comparable
@@ -143,7 +179,11 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None):
     )
     known = any(not math.isnan(point.deviation) for point in measured)
     bars = "one standard deviation over the seeds" if known else "none, one seed each"
-    if not several:
+    if studied:
+        bars += (
+            "; curve and band: mean of the seed study, with the 95 % interval of its difference from the reference row"
+        )
+    elif not several:
         bars += " (how far another seed would move a point is not known, so none are joined)"
     stated = f"; published: the ±{tolerance} that the authors state" if printed and tolerance is not None else ""
     return figure, (
@@ -152,10 +192,13 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None):
     )
 
 
-def _curve(axis, points, colour, marker, line, label):
+def _curve(axis, points, colour, marker, line, label, band=False):
     values, scores = [point.value for point in points], [point.score for point in points]
     axis.plot(values, scores, linestyle=line, color=colour, linewidth=1, label="_", zorder=1)
-    for point in points:
+    if band:
+        low, high = ([point.score + side * point.deviation for point in points] for side in (-1, 1))
+        axis.fill_between(values, low, high, color=colour, alpha=0.15, linewidth=0, zorder=0)
+    for point in points if marker else ():
         face = colour if point.printed else "white"
         bar = None if math.isnan(point.deviation) else point.deviation
         axis.errorbar(
@@ -171,7 +214,7 @@ def _curve(axis, points, colour, marker, line, label):
             zorder=2,
         )
     axis.plot([], [], linestyle=line, marker=marker, color=colour, linewidth=1, markersize=4, label=label)
-    if not all(point.printed for point in points):
+    if marker and not all(point.printed for point in points):
         axis.plot([], [], marker, color=colour, markerfacecolor="white", markersize=4, label="not in the paper")
 
 

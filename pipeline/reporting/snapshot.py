@@ -6,6 +6,7 @@ Everybody's own results live in reports/<dataset>/, which git ignores. Only `com
 import os
 import re
 import shutil
+from html import escape
 
 from pipeline.artifacts import files, paths
 from pipeline.declaration import experiments
@@ -13,7 +14,8 @@ from pipeline.errors import ExperimentError
 from pipeline.reporting import provenance, report, study, study_page, table_files, tables
 
 DATASET = "generated"  # the embedded default
-README_TABLE = "table2"
+README_TABLE, README_FIGURE = "table2", "same_objects"
+PICTURE_WIDTH = 520  # pixels on a wide screen; a phone makes it as wide as itself
 BLOCK = re.compile(r"(<!-- snapshot: written by `make snapshot` -->\n).*?(<!-- end of snapshot -->)", re.DOTALL)
 
 
@@ -78,7 +80,22 @@ def _check_finished(content, folder):
 
 
 def _readme_block(content, declared, dataset):
-    """What README.md shows: the rows of the seed study with their spread, else Table 2 of one training a row."""
+    """What README.md shows: a picture of masks, and the rows of the seed study with their spread, else Table 2 of one
+    training a row.
+    """
+    return "\n\n".join([*_picture(content), _rows(content, declared, dataset)])
+
+
+def _picture(content):
+    """The picture and, folded away, by which rule it shows what it shows; nothing where it is not made."""
+    for section in content["figures"]:
+        if section["name"] == README_FIGURE and "picture" in section:
+            source = f"reports/snapshot/figures/{README_FIGURE}.png"
+            yield f'<img src="{source}" width="{PICTURE_WIDTH}" alt="{escape(section["title"])}, generated images">'
+            yield f"<details><summary>Which objects, by which rule</summary>\n\n{section['caption']}\n\n</details>"
+
+
+def _rows(content, declared, dataset):
     (section,) = (section for section in content["tables"] if section["name"] == README_TABLE)
     made, frame = content["snapshot"], section["frame"]
     where = f"revision {made['revision'][:12]} on the processor {made['processor']}"

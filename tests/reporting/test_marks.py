@@ -135,7 +135,7 @@ def test_every_table_of_the_paper_but_the_first_has_a_reference_that_it_prints()
             [{"label": "A", "runs": ["a"], "reference": True}, {"label": "B", "runs": ["b"], "reference": True}],
             "'A' and 'B'",
         ),
-        ([{"label": "A", "published": "a", "reference": True}], "is true in a row without runs"),
+        ([{"label": "A", "published": "a", "reference": True}], "is true; valid: in a row with runs alone"),
     ],
 )
 def test_a_table_has_one_reference_and_measures_it(table, message):

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.artifacts import paths
@@ -14,6 +15,7 @@ from pipeline.reporting import figures, sensitivity, style
 from pipeline.reporting.figures import build_figure, saved_caption
 from tests.scores import change
 
+from .studies import grid, rows, write
 from .test_figures import declare, drawn
 
 KNOBS = Path(__file__).resolve().parents[2] / "pipeline" / "methods" / "contrastmask" / "knobs.yaml"
@@ -65,6 +67,28 @@ def test_points_are_joined_only_where_every_one_has_several_seeds(tau):
         tau.result(name, (ap, ap + 1))
     figure, caption = drawn("tau")
     assert figure.axes[0].lines[0].get_linestyle() == "-" and "none are joined" not in caption
+
+
+def test_a_study_has_the_curve_with_a_band_of_what_a_difference_may_be(tau, toys):
+    toys.tables["temperature"]["rows"][0]["reference"] = True  # the row of `tau_high`
+    write(rows({"tau_high": grid(20.0, 21.0, 22.0), "ours": grid(23.0, 24.0, 25.3), "tau_low": grid(19.0, 20.0, 21.4)}))
+    figure, caption = drawn("tau")
+    left = figure.axes[0]
+    curve = next(line for line in left.lines if line.get_color() == sensitivity.STUDY_COLOUR)
+    assert points(curve) == [(0.1, pytest.approx(21 - 0.867, abs=0.01)), (0.3, pytest.approx(24.1)), (0.9, 21.0)]
+    assert left.lines[0].get_linestyle() == "None"  # points of one seed are not joined
+    (band,) = left.collections
+    edge = band.get_paths()[0].vertices
+    widths = [np.ptp(edge[edge[:, 0] == value, 1]) for value in (0.1, 0.3, 0.9)]
+    assert widths[0] > 0 and widths[1] > 0 and widths[2] == pytest.approx(0)
+    assert "curve and band: mean of the seed study, with the 95 % interval" in caption
+
+
+def test_a_study_that_lacks_a_row_has_no_curve(tau, toys):
+    toys.tables["temperature"]["rows"][0]["reference"] = True
+    write(rows({"tau_high": grid(20.0, 21.0, 22.0), "ours": grid(23.0, 24.0, 25.3)}))
+    figure, caption = drawn("tau")
+    assert not figure.axes[0].collections and "seed study" not in caption
 
 
 def test_an_undefined_mask_ap_is_no_point(tau):

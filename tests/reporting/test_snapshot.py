@@ -1,6 +1,7 @@
 """The snapshot is a copy of a finished report, and taking one changes nothing unless all of it can be taken."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -113,6 +114,19 @@ def test_with_a_study_the_readme_shows_its_rows_and_what_one_training_a_row_gave
     block = snapshot.BLOCK.search((paths.ROOT / "README.md").read_text())[0]
     assert "\n| of the study | 3 data sets, seed 0, code at 0123456789ab\n" in block
     assert "made of revision 0123456789ab on the processor Abacus 9, mAP: Baseline 10.0, Ours 22.0." in block
+
+
+def test_the_readme_begins_with_the_picture_of_the_same_objects_and_its_rule(finished):
+    name, title = snapshot.README_FIGURE, 'The "same" objects'
+    experiments.load().figures[name] = experiments.load().figures["qualitative"] | {"title": title}
+    experiments.select(list(experiments.load().tables))
+    for extension in ("png", "pdf"):
+        shutil.copy(paths.figure("toy", "qualitative", extension), paths.figure("toy", name, extension))
+    snapshot.take()
+    block = snapshot.BLOCK.search((paths.ROOT / "README.md").read_text())[0].splitlines()
+    assert block[2].startswith(f'<img src="reports/snapshot/figures/{name}.png" width="')
+    assert 'alt="The &quot;same&quot; objects, generated images">' in block[2]
+    assert (paths.SNAPSHOT / "figures" / f"{name}.png").exists() and "The qualitative." in block
 
 
 def test_the_committed_readme_shows_the_committed_study_or_snapshot():
