@@ -17,12 +17,12 @@ from dataclasses import replace
 
 import pandas as pd
 
-from pipeline.artifacts import paths
+from pipeline.artifacts import files, paths
 from pipeline.declaration import experiments
 
 OUT = paths.ROOT / "reports" / "seed_study"
 RUNS_CSV = OUT / "runs.csv"
-BACKBONE = "r50"
+BACKBONE, DATASET = "r50", "generated"
 NUMBERS = [
     (group, kind, metric)
     for group, kind, metrics in (
@@ -113,8 +113,7 @@ def jobs_of(phase, plan, declared):
     part = plan[phase]
     runs = list(part.get("runs", ()))
     for table in part.get("tables", ()):
-        for row in declared.tables[table].rows:
-            runs += [run for run in row.runs if run in declared.runs and declared.run(run).schedule == "1x"]
+        runs += experiments.runs_of(declared.tables[table])
     runs = list(dict.fromkeys(runs))
     return [(data, run, seed) for data in part["datasets"] for seed in part["seeds"] for run in runs]
 
@@ -135,6 +134,21 @@ def run_phase(phase, processes):
             print(f"{count} of {len(jobs)}: {row.to_string(index=False, header=False)}", flush=True)
 
 
+def write_report():
+    """README.md and the figures of reports/seed_study, from runs.csv and protocol.yaml alone."""
+    from pipeline.reporting import study_page
+
+    plan, declared = protocol(), experiments.load()
+    text = (
+        "# Seed study on generated data\n\n"
+        "Made by `python -m benchmarks.seed_study`. What was to be trained, compared and concluded stands in "
+        "[protocol.yaml](protocol.yaml), which was committed before.\n\n"
+        f"**Test.** {plan['test']}\n\n**Stopping rule.** {plan['stopping']}\n\n{study_page.page(declared, DATASET)}\n"
+    )
+    files.write_text(OUT / "README.md", text)
+    print(text)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("phase", choices=("held_out", "ablation", "report"))
@@ -142,6 +156,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.phase != "report":
         run_phase(arguments.phase, arguments.processes)
+    write_report()
 
 
 if __name__ == "__main__":

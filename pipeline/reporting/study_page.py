@@ -30,8 +30,8 @@ CLAIMS = (
     Claim("contrastmask_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "The CL branch adds to it"),
     Claim("contrastmask_r50_1x_nonvoc2voc", CONTROL, "It is the contrastive loss that adds, not the branch"),
     Claim(
-        "contrastmask_oracle_voc2nonvoc",
-        "contrastmask_r50_1x_voc2nonvoc",
+        "study_oracle",
+        "contrastmask_r50_1x_nonvoc2voc",
         "True masks as the prior of the loss beat CAMs (oracle)",
     ),
 )
