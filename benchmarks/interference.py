@@ -50,7 +50,7 @@ CHANGES = TINY | {
         "log_interval": 1,
         "checkpoint_interval": 2,
     },
-    ("profiles", "embedded", "schedules", "1x"): {"iterations": STEPS},
+    ("profiles", "embedded", "schedules", "1x"): {"iterations": STEPS, "milestones": []},
 }
 PATIENCE = 240  # seconds for any one thing to happen
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)

@@ -1,8 +1,10 @@
 """Look up the names by which sections of the declaration refer to each other, to knobs and to published numbers."""
 
+from pydantic import create_model
+
 from pipeline import methods, tasks
 from pipeline.declaration import schema, strict
-from pipeline.declaration.knobs import PROFILE, RECIPE, differences
+from pipeline.declaration.knobs import RECIPE, differences
 from pipeline.declaration.label_sets import known as label_sets
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
@@ -75,6 +77,16 @@ def presets():
                 raise ExperimentError(f"{file}: [{row['id']!r}].knob: unknown knob {knob!r}{hint}")
 
 
+def _decided():
+    """What a profile may say of knobs, as a model: of those that recipes decide, as it would be ignored of others."""
+    fields = {}
+    for method in map(methods.method, methods.names()):
+        if method.recipes is not None:
+            decided, known = [row["knob"] for row in differences(method.recipes)], method.knobs.model_fields
+            fields |= {name: (known[name].rebuild_annotation(), None) for name in (RECIPE, *decided) if name in known}
+    return create_model("Scale", __base__=strict.Strict, **fields)
+
+
 class Check:
     """The checks of `check`; keys lead to the value that is looked up."""
 
@@ -127,14 +139,7 @@ class Check:
             where = (*keys, "architecture", detector)
             self.known("detector", sizes, detector, *where)
             strict.check(sizes[detector], values, self.origin(keys), where)
-        for name in profile.knobs:
-            self.known("knob", methods.all_knobs(), name, *keys, "knobs", name)
-        for method in map(methods.method, methods.names()):
-            values = method.pinned()
-            if RECIPE in values:
-                values |= {RECIPE: PROFILE}
-                where = f"{self.origin((*keys, 'knobs'))}: {strict.dotted((*keys, 'knobs'))}"
-                method.load_knobs(values, where, scale=profile.knobs)
+        strict.check(_decided(), profile.knobs, self.origin(keys), (*keys, "knobs"))
         for backbone in profile.backbones:
             self.known("backbone", self.declared.backbones, backbone, *keys, "backbones", backbone)
         weights = profile.initial_weights

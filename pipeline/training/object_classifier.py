@@ -75,7 +75,7 @@ def _normalised(crops):
 
 
 def _finite(loss):
-    if not math.isfinite(value := float(loss)):
+    if not math.isfinite(value := float(loss.detach())):
         raise ExperimentError(
             f"the classifier of initial weights has loss {value}; lower "
             "profiles.<profile>.initial_weights.classifier.lr"

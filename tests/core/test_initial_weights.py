@@ -85,7 +85,10 @@ MISTAKES = {
         "'conv1.weight' holds a value that is not finite",
     ),
     "infinite": (with_value("bn1.running_var", lambda t: t + float("inf")), "'bn1.running_var' holds a value"),
-    "shape": (with_value("conv1.weight", lambda t: t[:, :1]), r"'conv1.weight' is \(24, 1, 7, 7\), expected \(24, 3,"),
+    "shape": (
+        with_value("conv1.weight", lambda t: t[:, :1]),
+        r"'conv1.weight' is \((\d+), 1, 7, 7\), expected \(\1, 3, 7, 7\)",
+    ),
     "stranger": (lambda weights: weights | {"layer9.weight": torch.zeros(1)}, "'layer9.weight' is no tensor"),
     "no tensor": (lambda weights: weights | {"conv1.weight": 3}, "'conv1.weight' is"),
     "a list": (lambda weights: [1, 2], "missing, such as"),

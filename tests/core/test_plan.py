@@ -10,6 +10,9 @@ from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
 from pipeline.launching import plan
 
+EMBEDDED = experiments.load().profiles["embedded"]
+IMAGES = EMBEDDED["schedules"]["1x"]["iterations"] * EMBEDDED["training"]["batch_size"]  # of a training
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
@@ -38,7 +41,7 @@ def test_images_of_the_paper_s_schedules():
     assert plan.images_drawn(job, 118287) == 12 * 7393 * 16  # 7393 steps of 16 see every image once
     job = config.resolve("contrastmask_r50_3x_nonvoc2voc", "coco2017", 0)
     assert plan.images_drawn(job, 118287) == 36 * 7393 * 16
-    assert plan.images_drawn(config.resolve("cam_r50_1x_nonvoc2voc", "generated", 0), 1500) == 200 * 8
+    assert plan.images_drawn(config.resolve("cam_r50_1x_nonvoc2voc", "generated", 0), 1500) == IMAGES
 
 
 def test_no_throughput_no_hours():
@@ -46,15 +49,16 @@ def test_no_throughput_no_hours():
     assert [item.hours for item in items] == [None] * 4 and plan.wall_hours(items, 2) is None
     assert [item.state for item in items] == ["not run"] * 4
     given = plan.plan("generated", images_per_second=16)
-    assert [item.hours for item in given] == [pytest.approx(100 / 3600)] * 4
+    assert [item.hours for item in given] == [pytest.approx(IMAGES / 16 / 3600)] * 4
 
 
 def test_a_measured_throughput_counts_for_its_method_and_beats_a_given_one(home):
-    attempt(home, "generated_study1", "cam_r50_1x_nonvoc2voc", iteration=100, of=200, seconds=50)
+    attempt(home, "generated_study1", "cam_r50_1x_nonvoc2voc", iteration=100, of=160, seconds=50)
     items = {item.name: item for item in plan.plan("generated", images_per_second=1)}
     assert items["cam_r50_1x_nonvoc2voc"].measured and not items["current"].measured
-    assert items["cam_r50_1x_nonvoc2voc"].hours == pytest.approx(1600 / 16 / 3600)
-    assert items["current"].hours == pytest.approx(1600 / 3600)
+    pace = 100 * EMBEDDED["training"]["batch_size"] / 50
+    assert items["cam_r50_1x_nonvoc2voc"].hours == pytest.approx(IMAGES / pace / 3600)
+    assert items["current"].hours == pytest.approx(IMAGES / 3600)
 
 
 PINNED = ("mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc")
@@ -65,7 +69,7 @@ def test_seeds_that_are_asked_for_are_those_of_pinned_runs_and_are_priced(home):
     assert experiments.selected()["seeds"] == [0, 1, 2]
     items = {item.name: item for item in plan.plan("generated", images_per_second=16)}
     assert {name: item.seeds for name, item in items.items()} == {**dict.fromkeys(PINNED, 3), "current": 1}
-    assert items[PINNED[0]].hours == pytest.approx(3 * 100 / 3600)
+    assert items[PINNED[0]].hours == pytest.approx(3 * IMAGES / 16 / 3600)
     experiments.select(["table2"])
     assert config.load_knobs(experiments.load().run(PINNED[0])).seeds == (0,)
 
@@ -81,7 +85,9 @@ def test_of_seeds_those_that_are_not_evaluated_are_priced(home, monkeypatch):
     result = SimpleNamespace(seeds=(0, 9))
     monkeypatch.setattr(plan.measured, "result", lambda _, run: result if run.name == PINNED[0] else None)
     items = {item.name: item for item in plan.plan("generated", images_per_second=16)}
-    assert items[PINNED[0]].state == "1 of 3 seeds done" and items[PINNED[0]].hours == pytest.approx(2 * 100 / 3600)
+    assert items[PINNED[0]].state == "1 of 3 seeds done" and items[PINNED[0]].hours == pytest.approx(
+        2 * IMAGES / 16 / 3600
+    )
     result.seeds = (2, 1, 0)
     assert {item.name: item for item in plan.plan("generated")}[PINNED[0]].state == "done"
 

@@ -184,6 +184,41 @@ MISTAKES = {
         0,
         "initial_weights.iterations: is 0; valid: at least 1",
     ),
+    "its classifier": (
+        ("profiles", "embedded", "initial_weights", "classifier", "crop_size"),
+        8,
+        "initial_weights.classifier.crop_size: is 8; valid: at least 32",
+    ),
+    "knob of a profile": (
+        ("profiles", "embedded", "knobs"),
+        {"tau_esy": 0.5},
+        "profiles.embedded.knobs.tau_esy: unknown key; valid: tau_easy, .*; did you mean 'tau_easy'?",
+    ),
+    "knob that no recipe decides": (
+        ("profiles", "embedded", "knobs"),
+        {"sigma": 0.2},
+        "profiles.embedded.knobs.sigma: unknown key; valid: .*",
+    ),
+    "recipe of a profile": (
+        ("profiles", "full", "knobs"),
+        {"recipe": "papr"},
+        "profiles.full.knobs.recipe: is 'papr'; valid: paper, released; did you mean 'paper'?",
+    ),
+    "profile of a profile": (
+        ("profiles", "full", "knobs"),
+        {"recipe": "profile"},
+        "profiles.full.knobs.recipe: is 'profile'; valid: paper, released",
+    ),
+    "its value": (
+        ("profiles", "full", "knobs"),
+        {"tau_easy": 0, "recipe": "paper"},
+        "profiles.full.knobs.tau_easy: is 0; valid: above 0",
+    ),
+    "the word itself": (
+        ("profiles", "full", "knobs"),
+        {"loss_denominator": "recipe"},
+        "profiles.full.knobs.loss_denominator: is 'recipe'; valid: temperature, plain",
+    ),
     "its direction": (
         ("profiles", "embedded", "initial_weights", "direction"),
         "boxs",
@@ -220,10 +255,20 @@ MISTAKES = {
         9,
         "schedules.1x: has epochs and iterations; valid: milestones, and either epochs or iterations",
     ),
+    "passes of passes": (
+        ("profiles", "full", "schedules", "1x", "stands_for"),
+        12,
+        "1x.stands_for: is for a length in iterations; epochs are passes already",
+    ),
+    "no passes": (
+        ("profiles", "embedded", "schedules", "1x", "stands_for"),
+        0,
+        "1x.stands_for: is 0; valid: at least 1",
+    ),
     "unit": (
         ("profiles", "full", "schedules", "1x"),
         {"epoch": 12, "milestones": []},
-        "schedules.1x.epoch: unknown key; valid: epochs, iterations, milestones; did you mean 'epochs'?",
+        "schedules.1x.epoch: unknown key; valid: epochs, .*, milestones; did you mean 'epochs'?",
     ),
     "no milestones": (("profiles", "full", "schedules", "1x", "milestones"), ..., "1x.milestones: is missing; .*"),
     "order": (("profiles", "full", "schedules", "1x", "milestones"), [11, 8], r"is \[11, 8\]; valid: .* ascending .*"),

@@ -14,6 +14,7 @@ from pipeline.artifacts import paths
 TINY = {
     ("datasets", "generated"): {"train_images": 24, "val_images": 6},
     ("profiles", "embedded", "initial_weights"): {"iterations": 6},
+    ("profiles", "embedded", "initial_weights", "classifier"): {"iterations": 2, "batch_size": 8},
     ("profiles", "embedded", "training"): {
         "batch_size": 2,
         "images_per_gpu": 2,
@@ -21,7 +22,7 @@ TINY = {
         "log_interval": 2,
         "checkpoint_interval": 4,
     },
-    ("profiles", "embedded", "schedules", "1x"): {"iterations": 6},
+    ("profiles", "embedded", "schedules", "1x"): {"iterations": 6, "milestones": []},
 }
 
 

@@ -11,15 +11,17 @@ import time
 
 import pytest
 
+from pipeline.declaration import experiments
 from tests.e2e.clone import TINY, Clone
 from tests.slurm.cluster import Cluster, missing
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
 FULL = bool(os.environ.get("CONTRASTMASK_FULL"))
-ITERATIONS = 200 if FULL else 60
+SCHEDULE = ("profiles", "embedded", "schedules", "1x")
+ITERATIONS = experiments.load().profiles["embedded"]["schedules"]["1x"]["iterations"] if FULL else 60
 STATE = 50 if FULL else 4  # iterations between two resumable states
-CHANGES = {} if FULL else TINY | {("profiles", "embedded", "schedules", "1x"): {"iterations": ITERATIONS}}
+CHANGES = {} if FULL else TINY | {SCHEDULE: {"iterations": ITERATIONS, "milestones": []}}
 PATIENCE = 3600 if FULL else 600  # seconds for any one thing to happen
 CRASHED, REQUEUED, OVER_NODES, LIMITED = RUNS = (
     "mask_rcnn_r50_1x_nonvoc2voc",

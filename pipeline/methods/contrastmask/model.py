@@ -41,6 +41,7 @@ def _roi_head(knobs, sizes, num_classes):
 
 
 def _cl_head(knobs, sizes, join_channels):
+    norm = two_stage.within_rois(sizes, sizes.contrast_channels)
     return {
         "type": "ContrastiveHead",
         "in_channels": sizes.neck_channels,
@@ -48,7 +49,7 @@ def _cl_head(knobs, sizes, join_channels):
         "encoder_convs": knobs.encoder_convs,
         "projector_layers": knobs.projector_layers,
         "projector_norm": knobs.projector_norm,
-        "encoder_norm": two_stage.within_rois(sizes, sizes.contrast_channels).get("norm_cfg"),
+        **({"encoder_norm": norm["norm_cfg"]} if norm else {}),
         "features": knobs.cl_features,
         "fusion": knobs.cl_fusion,
         "join_channels": join_channels,

@@ -155,7 +155,7 @@ def _stage_channels(backbone):
     return [backbone.get("base_channels", 64) * expansion * 2**stage for stage in backbone.get("out_indices", range(4))]
 
 
-# Channels that a group of `within_rois` has.
+# Channels that a group of `within_rois` has, at least.
 GROUP = 4
 
 
@@ -165,8 +165,8 @@ def _over_batch(sizes):
 
 
 def within_rois(sizes, channels) -> dict:
-    """Normalisation of a branch of `channels` that runs on RoIs."""
-    groups = max(1, channels // GROUP)
+    """Normalisation of a branch of `channels` that runs on RoIs; groups are larger where `GROUP` does not divide."""
+    groups = next(number for number in range(max(1, channels // GROUP), 0, -1) if channels % number == 0)
     return {"norm_cfg": {"type": "GN", "num_groups": groups}} if sizes.normalise else {}
 
 
