@@ -204,7 +204,6 @@ def draw(request):
 def caption(found, seeds, request):
     task = request.task
     known = [each.found for each in found if each.found is not None]
-    units = sorted({each.unit for each in known if each.interval is not None})
     counts = sorted({each.pairs for each in known})
     pairs = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     whence = f"the seed study ({seeds.described})" if seeds else "the seeds of the runs"
@@ -215,10 +214,7 @@ def caption(found, seeds, request):
         else ""
     )
     intervals = (
-        f"with 95 % intervals of Student's t over {' or '.join(units)} (data sets where their trainings agree with "
-        "each other more than with those of others)"
-        if units
-        else "without intervals, of which there are too few pairs"
+        "with 95 % intervals of Student's t" if any(each.interval for each in known) else "too few for intervals"
     )
     return (
         f"{tables.initial(task.words())} of each row less that of the reference row of its table. Left: as published. "

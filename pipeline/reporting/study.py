@@ -105,8 +105,8 @@ class Noise:
 class Comparison:
     """The mean of paired differences with what is known of it, in the unit of the number.
 
-    Trainings on one data set can agree more with each other than with those on another; then the data sets, and not
-    the pairs, are what was drawn at random, and `interval` is that over the means of the data sets.
+    The interval over the pairs decides, as reports/seed_study/protocol.yaml says. Pairs on one data set can agree more
+    with each other than with those on another; then that over the means of the data sets is the safer one.
 
     Attributes:
         mean, deviation: of the pairs; the deviation of one pair is NaN.
@@ -144,12 +144,8 @@ class Comparison:
 
     @property
     def interval(self):
-        return self.over_sets if self.clustered else self.over_pairs
-
-    @property
-    def unit(self):
-        """What the interval takes as drawn at random."""
-        return "data sets" if self.clustered else "pairs"
+        """The one that a verdict follows."""
+        return self.over_pairs
 
     def verdict(self, lower_is_better=False):
         """`BETTER` or `WORSE` where the interval is clear of 0, else `UNKNOWN`."""

@@ -12,28 +12,29 @@ from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.reporting import order, published, study, tables
 
-CONTROL = "study_cl_loss_off"  # the full method with its contrastive loss at weight 0; no table of the paper has it
+# Rows that no table of the paper has: the full method with the contrastive loss at weight 0, or true masks as prior.
+CONTROL, ORACLE = "study_cl_loss_off", "study_oracle"
 TABLE, ABLATIONS = "table2", ("table3", "table4", "table5", "table6", "table7")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that the paper says of two runs: that the first is better."""
+    """Something that the paper says of two runs of the study: that the first is better.
+
+    `statement` is the published one where no table has both.
+    """
 
     run: str
     reference: str
     words: str
+    statement: str | None = None
 
 
 CLAIMS = (
     Claim("cam_r50_1x_nonvoc2voc", "mask_rcnn_r50_1x_nonvoc2voc", "The class activation map helps"),
     Claim("contrastmask_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "The CL branch adds to it"),
     Claim("contrastmask_r50_1x_nonvoc2voc", CONTROL, "It is the contrastive loss that adds, not the branch"),
-    Claim(
-        "study_oracle",
-        "contrastmask_r50_1x_nonvoc2voc",
-        "True masks as the prior of the loss beat CAMs (oracle)",
-    ),
+    Claim(ORACLE, "contrastmask_r50_1x_nonvoc2voc", "True masks beat CAMs as its prior (oracle)", "oracle_prior_gain"),
 )
 
 
@@ -82,7 +83,7 @@ def _printed(table, name, declared):
 
 
 def claims(found, declared):
-    """[(Claim, `study.Comparison` or None, published difference or None)] of every claim."""
+    """[(Claim, `study.Comparison` or None, published difference in words or None)] of every claim."""
     task = methods.task_of(declared.runs[CLAIMS[0].run].method)
     return [
         (claim, found.compare(claim.run, claim.reference, study.column(task)), printed(claim, declared, task.main[2]))
@@ -91,16 +92,15 @@ def claims(found, declared):
 
 
 def printed(claim, declared, metric):
-    """The published difference of a claim: of two rows of a table, or what the text states of its last and first."""
+    """The published difference of a claim in words: of two rows of a table, or what the text states; None without."""
+    if claim.statement is not None:
+        stated = published.statement(claim.statement)
+        return f"{tables.difference(stated['delta'][metric])} in the direction {stated['setting']}"
     for table in declared.tables.values():
-        rows = {run: row for row in table["rows"] for run in row.get("runs", [])}
-        if not {claim.run, claim.reference} <= rows.keys():
-            continue
-        pair = rows[claim.run], rows[claim.reference]
-        if all("published" in row for row in pair):
-            return order.published_difference(table["published"], *pair, declared.runs[claim.run].direction, metric)
-        if "gain" in table:
-            return published.statement(table["gain"])["delta"].get(metric)
+        rows = {run: row for row in table["rows"] for run in row.get("runs", []) if "published" in row}
+        if {claim.run, claim.reference} <= rows.keys():
+            pair, direction = (rows[claim.run], rows[claim.reference]), declared.runs[claim.run].direction
+            return tables.difference(order.published_difference(table["published"], *pair, direction, metric))
     return None
 
 
@@ -109,7 +109,7 @@ ANSWERS = {study.BETTER: "found", study.WORSE: "the opposite is found", study.UN
 
 def claim_line(claim, comparison, printed):
     """A line of Markdown: the claim, whether it is found, the difference with its interval and the published one."""
-    beside = "" if printed is None else f"; published: {tables.difference(printed)}"
+    beside = "" if printed is None else f"; published: {printed}"
     if comparison is None:
         return f"- **{claim.words}: not tried**{beside}."
     found = f"{tables.difference(comparison.mean)} AP on novel categories ({_interval(comparison)}{beside})"
@@ -117,12 +117,11 @@ def claim_line(claim, comparison, printed):
 
 
 def _interval(comparison):
+    pairs = f"{comparison.pairs} pairs of trainings"
     if comparison.interval is None:
-        return f"{comparison.pairs} pairs of trainings, too few for an interval"
-    of = f"{comparison.pairs} pairs of trainings"
-    if comparison.clustered:
-        of = f"the means of {comparison.sets} data sets, {of}"
-    return f"95 % interval {_bounds(comparison.interval)} over {of}"
+        return f"{pairs}, too few for an interval"
+    beside = f", {_bounds(comparison.over_sets)} over {comparison.sets} data sets" if comparison.over_sets else ""
+    return f"95 % interval {_bounds(comparison.interval)} over {pairs}{beside}"
 
 
 def _bounds(interval):
@@ -170,15 +169,18 @@ def page(declared, dataset):
         raise ExperimentError(f"no seed study applies to {dataset}: {found.reason}")
     told, _ = order.differences(ABLATIONS, declared, dataset)
     compared = [(claim.words, comparison, printed) for claim, comparison, printed in claims(found, declared)]
-    compared += [(f"{each.table}: {each.row} less {each.reference}", each.found, each.printed) for each in told]
+    compared += [
+        (f"{each.table}: {each.row} less {each.reference}", each.found, tables.difference(each.printed))
+        for each in told
+    ]
     return "\n\n".join(
         [
             f"Trainings that nothing was chosen on: {found.described}. Generated data, not comparable to COCO.",
             every_row(found).to_markdown(index=False, disable_numparse=True),
-            "Differences in novel mask AP of trainings on the same data with the same seed. The interval that is used "
-            "is that over pairs, or that over the means of the data sets where their trainings agree with each other "
-            f"more than with those of others; of fewer than {study.FEWEST} there is none. 95 %, Student's t, without "
-            "correction for the number of comparisons.",
+            "Differences in novel mask AP of trainings on the same data with the same seed. The verdict follows the "
+            "95 % interval over pairs, Student's t, without correction for the number of comparisons. The last column "
+            "says if pairs on one data set agree with each other more than with those on others; then the interval "
+            f"over the means of the data sets is the safer one. Of fewer than {study.FEWEST} there is none.",
             comparisons(compared).to_markdown(index=False, disable_numparse=True),
             order.summary(told),
         ]
@@ -200,20 +202,20 @@ def _head(column):
 
 
 def comparisons(compared):
-    """Comparisons as people read them: [(words, `study.Comparison` or None, published difference or None)]."""
+    """Comparisons as people read them: [(words, `study.Comparison` or None, published difference in words or None)]."""
     return pd.DataFrame(
         [
             {
                 "Comparison": words,
-                "Published": tables.difference(printed),
+                "Published": printed or "–",
                 "Pairs": str(each.pairs),
                 "Mean": tables.difference(each.mean),
                 "SD of a pair": tables.number(each.deviation),
                 "Above 0": f"{each.positive} of {each.pairs}",
                 "Interval over pairs": _bounds(each.over_pairs),
                 "Over data sets": _bounds(each.over_sets),
-                "Used": each.unit if each.interval else "none",
                 "Verdict": each.verdict(),
+                "Data sets differ": "yes" if each.clustered else "no",
             }
             for words, each, printed in compared
             if each is not None

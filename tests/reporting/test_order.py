@@ -11,10 +11,10 @@ from .studies import rows, write
 from .test_figures import declare, drawn
 
 REAL = experiments.load()
+PROTOCOL = paths.study().with_name("protocol.yaml")
 BASELINE, CM, FULL = experiments.runs_of(REAL.tables["table2"])
 NOISE = (0.1, 0.0, 0.0, 0.2, 0.1, 0.1, 0.0, 0.1, 0.2)  # another one than that of `wandering`
-SETS = ("generated_study1", "generated_study2", "generated")
-ALIKE = {name: REAL.datasets["generated"] | {"seed": seed} for seed, name in enumerate(SETS)}
+SETS = ("generated_study1", "generated_study2", "generated_study3")
 
 
 def wandering(centre, noise=(0.0, 0.1, 0.2, 0.1, 0.2, 0.0, 0.2, 0.0, 0.1)):
@@ -26,11 +26,10 @@ def wandering(centre, noise=(0.0, 0.1, 0.2, 0.1, 0.2, 0.0, 0.2, 0.0, 0.1)):
 def studied(tmp_path, monkeypatch):
     """Write a study of runs of the repository: {run: {(data set, seed): AP}}."""
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    declared = experiments.Experiments(**{**vars(REAL), "datasets": REAL.datasets | ALIKE})
 
     def make(numbers):
         write(rows(numbers))
-        return study.of("generated", declared), declared
+        return study.of("generated", REAL), REAL
 
     return make
 
@@ -110,7 +109,7 @@ def test_the_figure_has_a_panel_of_published_and_one_of_measured_differences(stu
 def test_without_a_study_the_seeds_of_the_runs_tell(workspace):
     experiments.load().tables["table2"]["rows"][0]["reference"] = True
     declare("order", "order", tables=["table2"])
-    for seeds, sentence in ((1, "without intervals"), (3, "95 % intervals of Student's t over pairs")):
+    for seeds, sentence in ((1, "too few for intervals"), (3, "95 % intervals of Student's t")):
         workspace.result("plain", tuple(10.0 + seed for seed in range(seeds)))
         workspace.result("ours", tuple(20.0 + 1.1 * seed for seed in range(seeds)))
         _, caption = drawn("order")
@@ -144,7 +143,7 @@ def test_the_first_screen_has_rows_with_spread_and_says_of_each_claim_if_it_is_f
     assert "- **The class activation map helps: found.** +4.0 AP on novel categories (95 % interval " in text
     assert "- **It is the contrastive loss that adds, not the branch: found.** +1.9 AP" in text
     assert "published: +2.8)." in text and "9 pairs of trainings" in text
-    assert "(oracle): not tried**; published: +1.4." in text
+    assert "(oracle): not tried**; published: +1.4 in the direction voc2nonvoc." in text
     assert "The baseline reaches 60% of the AP that the row with CM has (published: 74%)." in text
     assert "*generated* images (3 data sets, seeds 0, 1, 2" in text and "not comparable" in text
 
@@ -171,7 +170,7 @@ def test_the_page_gives_both_intervals_and_the_one_that_is_used(studied):
     text = study_page.page(declared, "generated")
     (line,) = (line for line in text.splitlines() if line.startswith("| The class activation map"))
     assert [cell.strip() for cell in line.split("|")][2:5] == ["+8.4", "9", "+4.0"] and line.count(" to ") == 2
-    assert line.rstrip("| ").endswith("better")
+    assert [cell.strip() for cell in line.split("|")][-3:-1] == ["better", "no"]
     assert f"| label of {BASELINE} " in text and "6.1 ± 0.1" in text
 
 
@@ -180,3 +179,9 @@ def test_a_page_without_a_study_is_refused(studied):
     paths.study().unlink()
     with pytest.raises(ExperimentError, match="no seed study applies to generated: there is no"):
         study_page.page(declared, "generated")
+
+
+def test_the_claims_are_the_comparisons_of_the_protocol():
+    protocol = experiments.read_yaml(PROTOCOL)
+    assert [[claim.run, claim.reference] for claim in study_page.CLAIMS] == protocol["comparisons"]
+    assert {study_page.CONTROL, study_page.ORACLE} == set(protocol["controls"])
