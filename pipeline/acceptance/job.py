@@ -31,8 +31,9 @@ def draw_inputs(declared):
     labels = declared.label_set(DATASET)
     for name in labels.directions:
         split(subsets.train(DATASET).annotations, labels, name, paths.split(DATASET, name))
-    for name in declared.backbones:
-        checkpoint.write(paths.initial_weights(DATASET, name), {}, {})
+    of_backbones = (config.resolve_pretraining(name, DATASET, declared).initial_weights for name in declared.backbones)
+    for key in filter(None, (*declared.backbones, *of_backbones)):
+        checkpoint.write(paths.initial_weights(DATASET, key), {}, {})
 
 
 def shrunk(training):

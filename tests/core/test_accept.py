@@ -10,7 +10,7 @@ import torch
 
 from pipeline.acceptance import accept, job
 from pipeline.artifacts import checkpoint, paths
-from pipeline.declaration import recipe
+from pipeline.declaration import experiments, recipe
 from pipeline.errors import ExperimentError
 from pipeline.training import loop
 from tests import tiny
@@ -110,6 +110,19 @@ def test_a_job_that_differs_accepts_nothing(trees):
     with pytest.raises(ExperimentError, match=f"nothing was accepted, since job {RUN} differs: at iteration 2"):
         accept.accept("HEAD")
     assert not paths.accepted().exists()
+
+
+def test_every_job_finds_what_it_starts_from(monkeypatch):
+    """A pre-training starts from weights of its own, those of a classifier."""
+    declared, written = experiments.load(), set()
+    for name in ("prepare", "split"):
+        monkeypatch.setattr(job, name, lambda *_, **__: None)
+    monkeypatch.setattr(job.checkpoint, "write", lambda path, *_: written.add(path))
+    monkeypatch.setattr(job, "_code", lambda training: training.method)
+    job.draw_inputs(declared)
+    starts = {training.initial_weights for training in job.jobs(declared, ["all"]).values()}
+    assert {"r50", "classifier_r50"} <= starts
+    assert {paths.initial_weights(job.DATASET, key) for key in starts - {None}} <= written
 
 
 def test_what_is_no_commit_is_named(tmp_path, monkeypatch):

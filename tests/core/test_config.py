@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline import methods
 from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
 
 RUN = "mask_rcnn_r50_1x_nonvoc2voc"
+OURS = "contrastmask_r50_1x_nonvoc2voc"
+SCALE = {"recipe": "paper", "tau_easy": 0.45, "loss_similarity": "centred"}  # knobs of a profile: paper's but for two
 
 
 def resolved(**training):
@@ -41,3 +44,48 @@ def test_a_training_handed_on_as_text_is_the_same_training(dataset):
 def test_text_that_is_no_training_is_one_line(text):
     with pytest.raises(ExperimentError, match="not a training that this version wrote"):
         config.Training.from_json(text)
+
+
+def loaded(scale=SCALE, **values):
+    """The pinned knobs of ContrastMask with other values, at the scale of a profile."""
+    room = methods.method("contrastmask")
+    return room.load_knobs(room.pinned() | values, "mine.yaml", scale=scale)
+
+
+def differing(first, second):
+    first, second = first.model_dump(), second.model_dump()
+    return {name for name in first if first[name] != second[name]}
+
+
+def test_the_profile_stands_behind_the_word_recipe_alone():
+    assert differing(loaded(), loaded(recipe="paper")) == {"tau_easy", "loss_similarity"}
+    assert (loaded().tau_easy, loaded().loss_similarity) == (0.45, "centred")
+    assert loaded(tau_easy=0.2).tau_easy == 0.2
+    assert differing(loaded(scale=SCALE | {"loss_denominator": "plain"}), loaded()) == set(), "it is pinned"
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_a_recipe_that_is_named_is_the_recipe_whatever_the_profile_says(recipe):
+    assert loaded(recipe=recipe) == loaded(recipe=recipe, scale=None)
+    assert loaded(recipe=recipe).tau_easy == methods.method("contrastmask").preset(recipe).tau_easy
+
+
+@pytest.mark.parametrize("scale", [None, {}])
+def test_a_profile_that_says_nothing_means_the_released_recipe(scale):
+    assert loaded(scale=scale) == loaded(recipe="released")
+    assert differing(loaded(scale={"tau_easy": 0.45}), loaded(recipe="released")) == {"tau_easy"}
+
+
+def test_pinned_runs_and_initial_weights_follow_the_profile_of_their_dataset():
+    declared = experiments.load()
+    profiles = declared.profiles | {"embedded": declared.profiles["embedded"] | {"knobs": SCALE}}
+    scaled = replace(declared, profiles=profiles)
+    knobs = config.resolve(OURS, "generated", 0, scaled).knobs
+    assert (knobs.recipe, knobs.tau_easy) == ("paper", 0.45)
+    assert config.resolve(OURS, "coco2017", 0, scaled).knobs == loaded(scale=None)
+    assert config.resolve_pretraining("r50", "generated", scaled).knobs.recipe == "paper"
+
+
+def test_a_bad_recipe_names_the_word_profile_among_the_valid_ones():
+    with pytest.raises(ExperimentError, match="mine.yaml: knob recipe is 'x'; valid: paper, released, or `profile`$"):
+        loaded(recipe="x")

@@ -8,7 +8,8 @@ import torch
 from mmcv.runner import LogBuffer
 from mmcv.runner.hooks import lr_updater, optimizer
 
-from pipeline.declaration import schema
+from pipeline.declaration import config, schema
+from pipeline.methods.contrastmask.losses import warmup_weight
 from pipeline.training.schedule import POLICIES, Schedule
 from pipeline.training.update import Update
 
@@ -22,7 +23,7 @@ HOOKS = {
 @pytest.mark.parametrize("warmup", [0, 7])
 @pytest.mark.parametrize("policy", HOOKS)
 def test_learning_rates_are_those_of_mmcv(policy, warmup):
-    schedule = Schedule(iterations=60, milestones=(40, 55), warmup=warmup, policy=policy)
+    schedule = Schedule(iterations=60, milestones=(40, 55), warmup=warmup, policy=policy, epoch=1)
     warm = {"warmup": "linear", "warmup_ratio": 0.001, "warmup_iters": warmup} if warmup else {}
     hook, parameters = HOOKS[policy](**warm), [torch.nn.Parameter(torch.zeros(1))]
     runner = SimpleNamespace(optimizer=torch.optim.SGD(parameters, lr=0.0183), max_iters=60, iter=0)
@@ -82,3 +83,24 @@ def test_rates_are_relative_to_what_each_group_declares_and_continue_from_a_stat
     second.restore(first.state())
     second.set_rates(lambda rate: rate)
     assert {group["lr"] for group in second.optimizer.param_groups} == {0.05, 0.1}
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("run", ["contrastmask_r50_1x_nonvoc2voc", "contrastmask_r50_3x_nonvoc2voc"])
+def test_a_scale_down_warms_the_contrastive_loss_up_in_the_paper_s_share_of_the_training(run, accumulate):
+    """4 epochs of 12, of a pass each in 1x and of three in 3x: a third, however many images there are."""
+    training = config.resolve(run, "generated", 0)
+    given, roi_head = Schedule.of(training, 99, accumulate), training.model["roi_head"]
+    epoch = given.epoch * roi_head["lambda_epoch_passes"]
+    weights = [warmup_weight(i / epoch, "linear", roi_head["lambda_warmup_epochs"]) for i in range(given.iterations)]
+    first = next(iteration for iteration, weight in enumerate(weights) if weight >= 1 - 1e-9)
+    assert first == pytest.approx(given.iterations / 3, abs=1) and weights[0] == 0.25
+
+
+def test_without_it_an_epoch_is_a_pass_over_the_training_set():
+    training = SimpleNamespace(
+        schedule={"iterations": 30, "milestones": []}, optimisation={"warmup_iterations": 0, "lr_policy": "step"}
+    )
+    assert Schedule.of(training, 99, 1).epoch == 99
+    training.schedule["stands_for"] = 12
+    assert (Schedule.of(training, 99, 1).epoch, Schedule.of(training, 99, 2).epoch) == (2.5, 5)

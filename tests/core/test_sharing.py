@@ -239,8 +239,9 @@ def assert_close(one, two):
         torch.testing.assert_close(two[name], value, rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name} {text}")
 
 
-def test_a_detector_has_the_losses_and_gradients_of_one_process_with_the_whole_batch(compared):
-    one, two = (found["detector"] for found in compared)
+@pytest.mark.parametrize("model", ["detector", "normalised detector"])
+def test_a_detector_has_the_losses_and_gradients_of_one_process_with_the_whole_batch(compared, model):
+    one, two = (found[model] for found in compared)
     assert "loss_contrastive" in one and one["loss_contrastive"] > 0
     assert_close(one, two)
 

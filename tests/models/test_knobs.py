@@ -157,6 +157,8 @@ def test_every_field_of_the_sizes_changes_the_model(field):
         other = (*default, 2 * default[-1])
     elif isinstance(default, float):
         other = default / 2
+    elif default is None:
+        other = 2 * Sizes().finest_scale
     else:
         other = default - 1 if field == "roi_levels" else default + 1
     knobs = ROOM.preset("released")

@@ -30,9 +30,9 @@ EVERYTHING = {  # every anchor and every proposal is a sample, so counts per ima
 }
 
 
-def detector():
+def detector(**sizes):
     """Two images with as many base objects each: the stock losses divide by counts of one process."""
-    model = build("contrastmask", EVERYTHING, sigma=1.0, mask_loss_rois="base_gt")
+    model = build("contrastmask", EVERYTHING | sizes, sigma=1.0, mask_loss_rois="base_gt")
     model.backbone.norm_eval = True
     data = batch(images=2, novel=(0,))
     for image in range(2):
@@ -41,6 +41,9 @@ def detector():
     share = slice(None) if world_size() == 1 else slice(rank(), rank() + 1)
     data = {name: value[share] for name, value in data.items()}
     model.train()
+    for part in (*model.neck.modules(), *model.roi_head.bbox_head.modules()):
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.eval()
     model.roi_head.set_progress(0, 0.0, 0, 0)
     wrapped = averaged(model) if world_size() > 1 else model
     loss, log = model._parse_losses(wrapped(return_loss=True, **data))
@@ -104,6 +107,7 @@ def main():
     dist.init_process_group("gloo")
     found = {
         "detector": detector(),
+        "normalised detector": detector(normalise=True),
         "head": {f"{first} and {6 - first}": contrastive(first) for first in (3, 5, 6)},
         "alone": {"loss": contrastive(4, exchange_queries=False)["loss"]},
         "batch_norm": batch_norm(),
