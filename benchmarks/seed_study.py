@@ -1,6 +1,7 @@
 """Does each part of the method help on the embedded default, beyond the luck of data and seed?
 
     python -m benchmarks.seed_study held_out [--processes 2]      # what reports/seed_study/protocol.yaml holds out
+    python -m benchmarks.seed_study held_out_oracle
     python -m benchmarks.seed_study ablation [--processes 2]      # the rows of the ablation tables, in pairs
     python -m benchmarks.seed_study report                        # the report again, from runs.csv
 
@@ -93,7 +94,7 @@ def measure(phase, dataset, run, seed):
     log = read_log(scratch / "log.jsonl")
     late = pd.DataFrame(log[len(log) // 2 :])
     return {
-        "phase": phase,
+        "phase": phase.removesuffix("_oracle"),
         "run": run,
         "label": plan["labels"].get(run, run),
         "dataset": dataset,
@@ -115,7 +116,7 @@ def jobs_of(phase, plan, declared):
     for table in part.get("tables", ()):
         runs += experiments.runs_of(declared.tables[table])
     runs = list(dict.fromkeys(runs))
-    return [(data, run, seed) for data in part["datasets"] for seed in part["seeds"] for run in runs]
+    return [(data, run, seed) for seed in part["seeds"] for data in part["datasets"] for run in runs]
 
 
 def run_phase(phase, processes):
@@ -151,7 +152,7 @@ def write_report():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("phase", choices=("held_out", "ablation", "report"))
+    parser.add_argument("phase", choices=("held_out", "held_out_oracle", "ablation", "report"))
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at a time")
     arguments = parser.parse_args()
     if arguments.phase != "report":

@@ -18,7 +18,7 @@ from pipeline.datasets.generated.painting import REFERENCE_SIZE
 OBJECTS = (2, 4)  # in an image
 OBJECT_SIZE = (28, 110)  # pixels of a 128-pixel image, longer side of the box; drawn on a logarithmic scale
 TURN = 35  # degrees, at most
-OWN = 0.95  # probability that an individual has its category's texture, and that it has its hues
+OWN = 0.98  # probability that an individual has its category's texture, and that it has its hues
 HUE_SPREAD = 12  # degrees, around the hues of a category
 SATURATION = (0.5, 1.0)
 OUTLINE = 0.6  # of the colour's value
