@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmdet.core import BitmapMasks
 
+from pipeline import methods
 from pipeline.methods.shared import two_stage
 from pipeline.methods.shared.sizes import Sizes
 
@@ -44,7 +45,8 @@ def test_groups_divide_the_channels_and_are_not_small(channels):
 
 
 def test_mask_branches_look_closer_and_nothing_else_does():
-    near, far = (configuration(sizes=SMALL | sizes) for sizes in ({"mask_finest_scale": 112}, {}))
+    released = methods.method("contrastmask").preset("released")
+    near, far = (configuration(knobs=released, sizes=SMALL | sizes) for sizes in ({"mask_finest_scale": 112}, {}))
     for extractor in ("mask_roi_extractor", "cl_roi_extractor"):
         assert near["roi_head"][extractor].pop("finest_scale") == 112
         assert far["roi_head"][extractor].pop("finest_scale") == Sizes().finest_scale
