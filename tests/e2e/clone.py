@@ -10,6 +10,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from pipeline.artifacts import paths
+from pipeline.reporting import study
 
 TINY = {
     ("datasets", "generated"): {"train_images": 24, "val_images": 6},
@@ -27,7 +28,7 @@ TINY = {
 
 
 class Clone:
-    """A temporary clone of the working tree, committed.
+    """A temporary clone of the working tree, committed, with a seed study of no training.
 
     Args:
         changes: what is shrunk in the declaration, as for `edit_experiments`.
@@ -51,6 +52,9 @@ class Clone:
             if (paths.ROOT / name).is_file() and not name.startswith("reports/"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(paths.ROOT / name, folder / name)
+        runs = folder / paths.study().relative_to(paths.ROOT)  # tables and figures depend on it
+        runs.parent.mkdir(parents=True)
+        runs.write_text(",".join(study.COLUMNS) + "\n")
         self.edit_experiments(changes)
         self.run("git", "init", "-q", "-b", "main")
         self.commit()

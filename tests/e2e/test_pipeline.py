@@ -177,7 +177,7 @@ def test_a_finished_report_becomes_the_snapshot(clone):
     clone.commit()
     clone.run("python", "-m", "commands.snapshot")
     changed = {line.split()[-1] for line in status(clone).splitlines()}
-    assert changed == {"README.md", "reports/"}  # the clone was made without one
+    assert changed == {"README.md", "reports/snapshot/"}  # the clone was made without one
     page = clone.folder / "reports/snapshot/README.md"
     assert clone.run("git", "rev-parse", "HEAD").stdout.strip() in page.read_text()
     assert broken(page, lambda path: path.exists()) == []
