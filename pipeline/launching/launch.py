@@ -250,10 +250,11 @@ def _side_by_side(stages, force):
     with ThreadPoolExecutor(max_workers=hands or 1) as pool:
         made = [pool.submit(launchers.dvc, *share, single=True, force=force, echo=True) for share in shares]
         try:
-            return max((each.result() for each in made), default=0)
+            ended = [each.result() for each in made]
         except BaseException:  # asked to end: nobody else tells them
             launchers.children.end()
             raise
+    return next(filter(None, ended), 0)  # of one that was killed it is negative
 
 
 def _reason(places, name, state):

@@ -152,6 +152,14 @@ def test_stages_of_the_report_are_made_side_by_side_and_the_page_behind_them(dvc
     assert slow.over[-1] == "report"
 
 
+@pytest.mark.parametrize("status", [1, -9])
+def test_a_command_of_the_report_that_fails_or_is_killed_leaves_it_incomplete(dvc, monkeypatch, status):
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(launchers, "dvc", lambda *stages, **_: status if "tables@table2" in stages else 0)
+    assert launch._report({}, experiments.selected()) == status
+    assert launch._incomplete().exists()
+
+
 def test_a_run_with_a_dataset_of_its_own_is_made_after_its_data_and_weights(dvc, monkeypatch):
     own = "contrastmask_r50_1x_nonvoc2voc"
     declared = experiments.load()
