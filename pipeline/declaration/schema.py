@@ -501,7 +501,7 @@ class Statement(Strict):
 class Published(Strict):
     """A file of pipeline/experiments/published/."""
 
-    schema_version: Literal[1, 2]
+    schema_version: Literal[1]
     documents: dict[Id, Document]
     tolerances: list[Tolerance]
     tables: Annotated[list[PublishedTable], Field(min_length=1)]
