@@ -131,12 +131,13 @@ def _bounds(interval):
 def share(found, declared):
     """How much of the AP of the row with CM the baseline reaches, here and in the paper; empty without both rows."""
     claim = CLAIMS[0]
-    column = study.column(methods.task_of(declared.runs[claim.run].method))
+    task = methods.task_of(declared.runs[claim.run].method)
+    column = study.column(task)
     ours, theirs = (found.values(name, column).mean() for name in (claim.reference, claim.run))
     if pd.isna(ours) or pd.isna(theirs) or not theirs:
         return ""
     table = declared.tables[TABLE]
-    there = [_printed(table, name, declared)["mAP"] for name in (claim.reference, claim.run)]
+    there = [_printed(table, name, declared)[task.main[-1]] for name in (claim.reference, claim.run)]
     here, there = f"{ours / theirs:.0%}", f"{there[0] / there[1]:.0%}"
     return f"The baseline reaches {here} of the AP that the row with CM has (published: {there})."
 
@@ -193,12 +194,8 @@ def every_row(found):
     lines = []
     for name, trainings in found.rows.groupby("run", sort=False):
         line = {"Row": trainings["label"].iloc[0], "Trainings": str(len(trainings))}
-        lines.append(line | {_head(column): spread(found.values(name, column)) for column in numbers})
+        lines.append(line | {column.replace("_", " "): spread(found.values(name, column)) for column in numbers})
     return pd.DataFrame(lines)
-
-
-def _head(column):
-    return column.replace("_", " ").replace("mAP", "AP")
 
 
 def comparisons(compared):
