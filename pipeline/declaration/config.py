@@ -27,7 +27,7 @@ class Training:
         model: MMDetection model configuration.
         data: `train` and `test` pipelines, `batch_size` (images per optimiser step), `images_per_gpu` (in
             one iteration, at most).
-        schedule: {epochs | iterations, milestones} in optimiser steps' unit.
+        schedule: {epochs | iterations, milestones} in optimiser steps' unit, and `stands_for` of a scale-down.
         optimisation: optimiser, learning-rate policy, warm-up, log and checkpoint intervals (in optimiser steps),
             precision.
         initial_weights: key of the weights it starts from, runs/<dataset>/init/<key>.pth; None starts afresh.
