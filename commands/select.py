@@ -1,4 +1,4 @@
-"""python -m commands.select [TABLE ...]: choose the tables that `dvc repro` makes; their runs and figures follow."""
+"""python -m commands.select [TABLE ...] [--seeds N ...]: choose the tables that `dvc repro` makes; runs follow."""
 
 import argparse
 

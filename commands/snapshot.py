@@ -10,7 +10,7 @@ from pipeline.reporting import snapshot
 def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
     snapshot.take()
-    print("written: reports/snapshot/ and Table 2 in README.md; look at `git diff`, then commit")
+    print("written: reports/snapshot/ and the first screen of README.md; look at `git diff`, then commit")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ BLOCK = re.compile(r"(<!-- snapshot: written by `make snapshot` -->\n).*?(<!-- e
 
 
 def take():
-    """Copy the finished report of the embedded default to reports/snapshot/ and its Table 2 into README.md.
+    """Copy the finished report of the embedded default to reports/snapshot/ and write the block of README.md.
 
     Raises:
         ExperimentError: another dataset is chosen, the report is not finished, or the code differs from the commit that
