@@ -176,7 +176,8 @@ def test_a_detector_of_one_stage_trains_as_any_other(workspace):
             "type": "RetinaNet",
             "backbone": full.model["backbone"],
             "neck": full.model["neck"] | {"num_outs": 3},
-            "bbox_head": {"type": "RetinaHead", "num_classes": 80, "in_channels": 48, "feat_channels": 8}
+            "bbox_head": {"type": "RetinaHead", "num_classes": 80, "feat_channels": 8}
+            | {"in_channels": full.model["neck"]["out_channels"]}
             | {"anchor_generator": full.model["rpn_head"]["anchor_generator"], "stacked_convs": 1},
             "train_cfg": {"assigner": full.model["train_cfg"]["rpn"]["assigner"], "allowed_border": -1}
             | {"pos_weight": -1, "debug": False},
