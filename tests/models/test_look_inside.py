@@ -136,6 +136,7 @@ def trained(tmp_path, monkeypatch):
         path = paths.checkpoint("generated", run, 3)
         path.parent.mkdir(parents=True)
         torch.manual_seed(0)
+        methods.register(training.method, training.knobs)
         model = build_detector(ConfigDict(training.model))
         model.init_weights()
         torch.save({"state_dict": model.state_dict()}, path)
