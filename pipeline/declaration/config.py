@@ -125,6 +125,8 @@ def resolve(run_name, dataset, seed, declared=None):
     )
     knobs, chosen = load_knobs(run, profile), methods.method(run.method)
     data = _data(profile, methods.task_of(run.method))
+    model = _model(chosen, knobs, profile, run.backbone, len(declared.label_set(dataset)))
+    afresh = profile["initial_weights"]["kind"] == "random"
     return Training(
         name=run.name,
         dataset=dataset,
@@ -133,13 +135,11 @@ def resolve(run_name, dataset, seed, declared=None):
         seed=seed,
         method=run.method,
         knobs=knobs,
-        model=_model(chosen, knobs, profile, run.backbone, len(declared.label_set(dataset))),
+        model=_all_trained(model) if afresh else model,
         data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
         schedule=dict(profile["schedules"][run.schedule]),
         optimisation=_optimisation(profile),
-        initial_weights=None
-        if profile["initial_weights"]["kind"] == "random"
-        else methods.weights_key(chosen.detector, run.backbone),
+        initial_weights=None if afresh else methods.weights_key(chosen.detector, run.backbone),
     )
 
 
@@ -156,6 +156,7 @@ def resolve_pretraining(key, dataset, declared=None):
     chosen = methods.method(detector)
     knobs = chosen.load_knobs(chosen.pinned(), f"pipeline/methods/{detector}", scale=profile.get("knobs"))
     data = _data(profile, methods.task_of(detector))
+    model = _model(chosen, knobs, profile, backbone, len(declared.label_set(dataset)))
     return Training(
         name=f"init_{key}",
         dataset=dataset,
@@ -164,9 +165,9 @@ def resolve_pretraining(key, dataset, declared=None):
         seed=recipe["seed"],
         method=detector,
         knobs=knobs,
-        model=_model(chosen, knobs, profile, backbone, len(declared.label_set(dataset))),
+        model=_all_trained(model),
         data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
-        schedule={"iterations": recipe["iterations"], "milestones": []},
+        schedule={"iterations": recipe["iterations"], "milestones": recipe.get("milestones", [])},
         optimisation=_optimisation(profile, recipe["lr"]),
         initial_weights=f"classifier_{key}" if recipe.get("classifier") else None,
     )
@@ -175,6 +176,11 @@ def resolve_pretraining(key, dataset, declared=None):
 def _model(method, knobs, profile, backbone, num_classes):
     sizes = method.sizes(**profile["architecture"].get(method.detector, {}))
     return method.model(knobs, sizes, profile["backbones"][backbone], num_classes)
+
+
+def _all_trained(model):
+    """The model configuration without what the profile freezes in its backbone: of weights that start from nothing."""
+    return model | {"backbone": model["backbone"] | {"frozen_stages": -1, "norm_eval": False}}
 
 
 def _data(profile, task):

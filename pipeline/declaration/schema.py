@@ -179,6 +179,21 @@ class Downloaded(Strict):
     kind: Literal["download"]
 
 
+def in_order(schedule, unit):
+    """The schedule, if its milestones ascend and lie within its length, which is the field `unit`."""
+    length = getattr(schedule, unit)
+    if (
+        schedule.milestones != sorted(set(schedule.milestones))
+        or schedule.milestones
+        and schedule.milestones[-1] >= length
+    ):
+        raise refused(
+            f"is {schedule.milestones}; valid: whole {unit} in ascending order, above 0 and below {length}",
+            "milestones",
+        )
+    return schedule
+
+
 class Classifier(Strict):
     """The backbone's first training, to name objects that are cut out by their boxes."""
 
@@ -195,8 +210,13 @@ class Pretrained(Strict):
     classifier: Classifier | None = None
     direction: Name
     iterations: Count
+    milestones: list[Count] = []
     lr: Positive
     seed: Seed
+
+    @model_validator(mode="after")
+    def _in_order(self):
+        return in_order(self, "iterations")
 
 
 class Random(Strict):
@@ -267,13 +287,7 @@ class Schedule(Strict):
             )
         if self.stands_for and self.epochs:
             raise refused("is for a length in iterations; epochs are passes already", "stands_for")
-        length = getattr(self, units[0])
-        if self.milestones != sorted(set(self.milestones)) or self.milestones and self.milestones[-1] >= length:
-            raise refused(
-                f"is {self.milestones}; valid: whole {units[0]} in ascending order, above 0 and below {length}",
-                "milestones",
-            )
-        return self
+        return in_order(self, units[0])
 
 
 class Profile(Strict):

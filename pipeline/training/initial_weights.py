@@ -60,7 +60,7 @@ def _classify(training, profile):
     recipe = profile["initial_weights"]["classifier"]
     crops, labels = object_crops(training.dataset, training.split, recipe["crop_size"])
     logger.info("%s: %d objects of %d categories", training.name, len(labels), len(labels.unique()))
-    backbone = profile["backbones"][training.backbone]
+    backbone = training.model["backbone"]
     weights = object_classifier.train(backbone, crops, labels, recipe, training.seed, use_device())
     checkpoint.write(paths.initial_weights(training.dataset, training.initial_weights), weights, {})
 

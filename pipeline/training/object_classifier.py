@@ -19,6 +19,7 @@ from tqdm import trange
 from pipeline.errors import ExperimentError
 from pipeline.tasks.instances.steps import IMAGE_NORM
 from pipeline.training.computation import seed_everything
+from pipeline.training.schedule import Schedule
 
 WARMUP = 20  # steps
 
@@ -43,18 +44,19 @@ def train(backbone, crops, labels, recipe, seed, device):
     seed_everything(seed)
     model = build_backbone(dict(backbone))
     model.init_weights()
-    model.to(device).train()
+    model.to(device).eval()
     classes = int(labels.max()) + 1
-    with torch.no_grad():
+    with torch.no_grad():  # which moves no statistics of a normalisation
         channels = model(torch.zeros(2, 3, *crops.shape[1:3], device=device))[-1].shape[1]
+    model.train()
     classifier = nn.Linear(channels, classes).to(device)
     parameters = [p for part in (model, classifier) for p in part.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe["lr"], weight_decay=1e-4)
+    schedule = Schedule(recipe["iterations"], milestones=(), warmup=WARMUP, policy="cosine", epoch=recipe["iterations"])
     chosen = torch.Generator().manual_seed(seed)
     for step in (bar := trange(recipe["iterations"], desc="learning to name objects", unit="step", mininterval=2)):
         for group in optimizer.param_groups:
-            cosine = 0.5 * (1 + math.cos(math.pi * step / recipe["iterations"]))
-            group["lr"] = recipe["lr"] * cosine * min(1.0, (step + 1) / WARMUP)
+            group["lr"] = schedule.rate(recipe["lr"], step)
         batch = torch.randint(len(crops), (recipe["batch_size"],), generator=chosen)
         images = _normalised(crops[batch]).to(device)
         if torch.rand((), generator=chosen) < 0.5:

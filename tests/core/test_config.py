@@ -89,3 +89,25 @@ def test_pinned_runs_and_initial_weights_follow_the_profile_of_their_dataset():
 def test_a_bad_recipe_names_the_word_profile_among_the_valid_ones():
     with pytest.raises(ExperimentError, match="mine.yaml: knob recipe is 'x'; valid: paper, released, or `profile`$"):
         loaded(recipe="x")
+
+
+def test_what_starts_from_nothing_trains_all_of_its_backbone():
+    def frozen(training):
+        return training.model["backbone"]["frozen_stages"], training.model["backbone"]["norm_eval"]
+
+    run = "mask_rcnn_r50_1x_nonvoc2voc"
+    declared = experiments.load()
+    assert frozen(config.resolve(run, "generated", 0, declared)) == (3, True)
+    key = methods.weights_key(methods.method(declared.run(run).method).detector, "r50")
+    assert frozen(config.resolve_pretraining(key, "generated", declared)) == (-1, False)
+    declared.profiles["embedded"]["initial_weights"] = {"kind": "random"}
+    assert frozen(config.resolve(run, "generated", 0, declared)) == (-1, False)
+
+
+def test_a_pretraining_takes_its_own_milestones():
+    declared = experiments.load()
+    recipe = declared.profiles["embedded"]["initial_weights"]
+    key = methods.weights_key(methods.method("mask_rcnn").detector, "r50")
+    assert config.resolve_pretraining(key, "generated", declared).schedule["milestones"] == recipe["milestones"] != []
+    del recipe["milestones"]
+    assert config.resolve_pretraining(key, "generated", declared).schedule["milestones"] == []

@@ -260,6 +260,11 @@ MISTAKES = {
         12,
         "1x.stands_for: is for a length in iterations; epochs are passes already",
     ),
+    "milestone beyond a pretraining": (
+        ("profiles", "embedded", "initial_weights", "milestones"),
+        [1000],
+        r"initial_weights.milestones: is \[1000\]; valid: whole iterations in ascending order, above 0 and below 1000",
+    ),
     "no passes": (
         ("profiles", "embedded", "schedules", "1x", "stands_for"),
         0,

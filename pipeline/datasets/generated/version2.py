@@ -15,7 +15,7 @@ from pipeline.datasets.generated.geometry import SUBPIXEL_BITS, Figure, bounding
 from pipeline.datasets.generated.looks import TEXTURES
 from pipeline.datasets.generated.painting import REFERENCE_SIZE
 
-OBJECTS = (2, 4)  # in an image
+OBJECTS = (2, 3)  # in an image
 OBJECT_SIZE = (28, 110)  # pixels of a 128-pixel image, longer side of the box; drawn on a logarithmic scale
 TURN = 35  # degrees, at most
 OWN = 0.98  # probability that an individual has its category's texture, and that it has its hues

@@ -56,7 +56,11 @@ def _crop(pixels, box, size):
     x, y, width, height = box
     side = CONTEXT * max(width, height)
     scale = size / side
+    half = (scale - 1) / 2  # OpenCV counts from the middle of the first pixel, a box from its edge
     to_crop = np.array(
-        [[scale, 0, size / 2 - (x + width / 2) * scale], [0, scale, size / 2 - (y + height / 2) * scale]]
+        [
+            [scale, 0, size / 2 - (x + width / 2) * scale + half],
+            [0, scale, size / 2 - (y + height / 2) * scale + half],
+        ]
     )
     return cv2.warpAffine(pixels, to_crop, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
