@@ -290,9 +290,9 @@ def headline(declared, built, results):
         results: {run name: Result}.
 
     Returns:
-        {table, heading, columns, rows, measured, seeds, metric, training, undefined}: `rows` of texts, `measured` the
-        columns (from 1) of scores measured here, `seeds` how many there are, in words, `metric` what is shown,
-        `training` what the groups are trained with, `undefined` why numbers are; None without a table.
+        {table, label, heading, columns, rows, measured, seeds, metric, training, undefined}: `rows` of texts,
+        `measured` the columns (from 1) of scores measured here, `seeds` how many there are, in words, `metric` what is
+        shown, `training` what the groups are trained with, `undefined` why numbers are; None without a table.
     """
     name = LEAD_TABLE if LEAD_TABLE in built else next(iter(built), None)
     if name is None:
@@ -317,6 +317,7 @@ def headline(declared, built, results):
     counts = sorted({len(results[run].seeds) for run in frame["run"] if run in results})
     return {
         "table": name,
+        "label": built[name]["label"],
         "heading": built[name]["heading"],
         "columns": [*columns, published] if printed else columns,
         "rows": rows,

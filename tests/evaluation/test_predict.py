@@ -58,8 +58,8 @@ def narrow(*positions):
     for position in positions:
         image = content["images"][position]
         file = paths.images(DATASET, "val2017") / image["file_name"]
-        cv2.imwrite(str(file), cv2.imread(str(file))[:96])
-        image["height"] = 96
+        image["height"] = image["height"] * 3 // 4
+        cv2.imwrite(str(file), cv2.imread(str(file))[: image["height"]])
     path.write_text(json.dumps(content))
 
 

@@ -6,6 +6,7 @@ The default form is small; with CONTRASTMASK_FULL set it is the embedded default
 import csv
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -19,9 +20,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.skipif(missing() 
 
 FULL = bool(os.environ.get("CONTRASTMASK_FULL"))
 SCHEDULE = ("profiles", "embedded", "schedules", "1x")
-ITERATIONS = experiments.load().profiles["embedded"]["schedules"]["1x"]["iterations"] if FULL else 60
-STATE = 50 if FULL else 4  # iterations between two resumable states
-CHANGES = {} if FULL else TINY | {SCHEDULE: {"iterations": ITERATIONS, "milestones": []}}
+CHANGES = {} if FULL else TINY
+ITERATIONS = (experiments.load().profiles["embedded"]["schedules"]["1x"] | CHANGES.get(SCHEDULE, {}))["iterations"]
 PATIENCE = 3600 if FULL else 600  # seconds for any one thing to happen
 CRASHED, REQUEUED, OVER_NODES, LIMITED = RUNS = (
     "mask_rcnn_r50_1x_nonvoc2voc",
@@ -29,7 +29,15 @@ CRASHED, REQUEUED, OVER_NODES, LIMITED = RUNS = (
     "contrastmask_r50_1x_nonvoc2voc",
     "current",
 )
-MACHINE = f"launcher: slurm\nruns: {{{OVER_NODES}: {{nodes: 2}}}}\nslurm: {{poll_seconds: 2}}\n"
+HOLD = "tests/slurm/hold"
+MACHINE = f"""\
+launcher: slurm
+runs: {{{OVER_NODES}: {{nodes: 2}}}}
+slurm:
+  poll_seconds: 2
+  prologue:
+    - export PYTHONPATH="$PWD/{HOLD}" CONTRASTMASK_TEST_HELD="{CRASHED} {REQUEUED} {LIMITED}"
+"""
 
 
 class Login:
@@ -57,14 +65,6 @@ class Login:
         lines = self.cluster.run("squeue", "--noheader", "--format=%j|%i|%T|%N").stdout.splitlines()
         return {name.split("/")[-1]: rest for name, *rest in (line.split("|") for line in lines)}
 
-    def iteration(self, run):
-        """How far a training is."""
-        try:
-            fingerprint = self.clone.json(f"scratch/status/generated/{run}.json")["fingerprint"]
-            return self.clone.json(f"scratch/{fingerprint}/progress.json")["iteration"]
-        except (FileNotFoundError, KeyError, json.JSONDecodeError):
-            return 0
-
     def wait(self, what, ready):
         until = time.monotonic() + PATIENCE
         while not ready():
@@ -73,15 +73,15 @@ class Login:
             time.sleep(0.5)
 
     def wait_midway(self, run):
-        """Until a training has left a state and runs on. Returns its (job, node)."""
-
-        def midway():
-            assert self.iteration(run) < ITERATIONS, f"{run} was too fast to be caught midway"
-            return self.iteration(run) > STATE and self.jobs()[run][1] == "RUNNING"
-
-        self.wait(f"{run} midway", midway)
-        job, _, node = self.jobs()[run]
+        """Until a training has left a state and waits to be interrupted. Returns its (job, node)."""
+        self.wait(f"{run} midway", (self.clone.folder / "scratch" / f"{run}.waits").exists)
+        job, state, node = self.jobs()[run]
+        assert state == "RUNNING"
         return job, node
+
+    def restarts(self, job):
+        """How often Slurm has put a job back into the queue; it remembers jobs that have ended, too."""
+        return int(re.search(r"Restarts=(\d+)", self.cluster.run("scontrol", "show", "job", job).stdout)[1])
 
     def log(self, run):
         return (self.clone.folder / "scratch" / "launch" / f"train_{run}.log").read_text()
@@ -103,11 +103,11 @@ def through_slurm(tmp_path_factory):
             shell.kill()  # the login shell is lost
             shell.wait()
 
-            _, node = login.wait_midway(CRASHED)
+            crashed, node = login.wait_midway(CRASHED)
             cluster.kill_node(node)
             job, _ = login.wait_midway(REQUEUED)
             cluster.run("scontrol", "requeue", job)
-            login.wait("the crash is noticed", lambda: login.jobs()[CRASHED][1] == "PENDING")
+            login.wait("the crash is noticed", lambda: login.restarts(crashed) == 1)
             cluster.start_node(node)
 
             shell = login.launch()  # another one watches on
