@@ -19,6 +19,11 @@ PAPER_KNOBS = ROOT / "pipeline" / "methods" / "contrastmask" / "knobs.yaml"
 SNAPSHOT = ROOT / "reports" / "snapshot"  # tracked by git: a finished report that `commands.snapshot` copied
 
 
+def own(dataset):
+    """Where `commands.own` declares a user's data set, with its runs; its label set is beside the others."""
+    return EXPERIMENTS / f"own_{dataset}.yaml"
+
+
 def home():
     """The working copy the user cloned; CONTRASTMASK_HOME overrides it, for data on another disk.
 

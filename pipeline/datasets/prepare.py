@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.artifacts import locks
-from pipeline.datasets import coco, coco_check, contents
+from pipeline.datasets import coco, coco_check, contents, own
 from pipeline.datasets.annotations import REMEDY, listed_image_sizes, read_instances
 from pipeline.datasets.contents import Filled, Source
 from pipeline.datasets.files import refusals_told, require_regular
@@ -68,6 +68,7 @@ class Kind(NamedTuple):
 KINDS = {
     "generated": Kind(identify_generated, fill_generated),
     "coco": Kind(coco.identify, coco.fill),
+    "own": Kind(own.identify, own.fill),
 }
 # What is corrected where it was unpacked is brought back as it was.
 IN_ARCHIVE = (

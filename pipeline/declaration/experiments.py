@@ -120,10 +120,17 @@ class Experiments:
         return lookup(self.runs, name, "run")
 
     def profile(self, dataset):
-        return lookup(self.profiles, self.dataset(dataset)["profile"], f"profile of dataset {dataset!r}:")
+        """The profile of a dataset, with the length and the batch that its entry has of its own."""
+        entry = self.dataset(dataset)
+        return _fitted(lookup(self.profiles, entry["profile"], f"profile of dataset {dataset!r}:"), entry)
 
     def dataset(self, name):
         return lookup(self.datasets, name, "dataset")
+
+    def declared_in(self, dataset):
+        """The file whose entry of a dataset dvc.yaml compares."""
+        name = paths.own(dataset).name if self.dataset(dataset)["kind"] == "own" else "datasets.yaml"
+        return f"pipeline/experiments/{name}"
 
     def label_set(self, dataset):
         """The `label_sets.LabelSet` of a dataset."""
@@ -140,9 +147,9 @@ class Experiments:
             seeds: that their pinned runs are to be trained with; none: as their knob files say.
 
         Returns:
-            {chosen, seeds, label_set, directions, splits, tables, figures, weights, runs, free, look_inside,
-            elsewhere}: the first is `tables` in the order of the declaration, the third the label set of `dataset`. The
-            others are dictionaries with just the values that stage descriptions and commands need. `splits` are the
+            {chosen, seeds, declared, label_set, directions, splits, tables, figures, weights, runs, free, look_inside,
+            elsewhere}: the first is `tables` in the order of the declaration, the third the file that declares `dataset`,
+            the fourth its label set. The others are dictionaries with just the values that stage descriptions and commands need. `splits` are the
             annotations of other tasks than the first, `free` the runs that follow params.yaml, `look_inside` those that
             chosen figures need this stage of. `elsewhere` holds {datasets, directions, splits, weights, runs,
             look_inside} of the runs with another dataset than `dataset`, as dvc.yaml cannot look it up for a run.
@@ -170,6 +177,7 @@ class Experiments:
         return {
             "chosen": [name for name in self.tables if name in tables],
             "seeds": list(seeds),
+            "declared": self.declared_in(dataset),
             "label_set": labels.name,
             "directions": {name: dict(sides) for name, sides in labels.directions.items()},
             "splits": _named_splits(_splits(here.values(), weights)),
@@ -190,7 +198,10 @@ class Experiments:
         directions = {(run.dataset, run.direction) for run in runs.values()}
         directions |= {(name, self._weights_direction(labels)) for name, labels in datasets.items()}
         return {
-            "datasets": {name: {"label_set": labels.name} for name, labels in datasets.items()},
+            "datasets": {
+                name: {"label_set": labels.name, "declared": self.declared_in(name)}
+                for name, labels in datasets.items()
+            },
             "directions": {
                 f"{dataset}_{name}": {"dataset": dataset, "direction": name, "label_set": datasets[dataset].name}
                 for dataset, name in sorted(directions)
@@ -231,6 +242,24 @@ class Experiments:
         profiles = (profile["initial_weights"] for profile in self.profiles.values())
         names = [weights["direction"] for weights in profiles if weights["kind"] == "pretrain"]
         return next((name for name in names if name in labels.directions), next(iter(labels.directions)))
+
+
+def _fitted(profile, entry):
+    """A profile with `iterations` and `batch_size` of a dataset's entry in the place of its own."""
+    if "batch_size" in entry:
+        profile = profile | {"training": profile["training"] | {"batch_size": entry["batch_size"]}}
+    if "iterations" in entry:
+        share = entry["iterations"] / profile["schedules"]["1x"]["iterations"]
+        schedules = {
+            name: schedule
+            | {
+                "iterations": round(share * schedule["iterations"]),
+                "milestones": [round(share * step) for step in schedule["milestones"]],
+            }
+            for name, schedule in profile["schedules"].items()
+        }
+        profile = profile | {"schedules": schedules}
+    return profile
 
 
 def _splits(runs, weights):
@@ -422,13 +451,14 @@ def repro(stage, *names, again=False):
         selection = selected(declared)
     except (ExperimentError, OSError):  # said by whatever reads them for more than a message
         return " ".join([*options, *(f"{stage}@{name}" for name in names)])
-    line = " ".join([*options, *(target(stage, name, selection) for name in names)])
     chosen = selection["chosen"]
     wanted = list(chosen)
     for name in names:
         showing = [table for table, entry in declared.tables.items() if name in runs_of(entry)]
         if showing and declared.runs[name].pinned and not set(showing) & set(wanted):
             wanted.append(showing[0])
+    selection = selection if wanted == chosen else declared.selection(wanted, chosen_dataset(), selection["seeds"])
+    line = " ".join([*options, *(target(stage, name, selection) for name in names)])
     return line if wanted == chosen else f"python -m commands.select {' '.join(wanted)} && {line}"
 
 

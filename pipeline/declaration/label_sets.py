@@ -131,11 +131,12 @@ def label_set(name, folder=FOLDER):
             f"unknown label set {name!r}{strict.options(name, known(folder))} (a file of "
             "pipeline/declaration/label_sets each)"
         )
-    return _read(folder / f"{name}.yaml")
+    path = folder / f"{name}.yaml"
+    return _read(path, path.stat().st_mtime_ns, path.stat().st_size)
 
 
 @cache
-def _read(path):
+def _read(path, _time, _size):
     where = _relative(path.stem)
     try:
         content = YAML(typ="safe").load(path)

@@ -3,6 +3,7 @@
 from pydantic import create_model
 
 from pipeline import methods, tasks
+from pipeline.artifacts import paths
 from pipeline.declaration import schema, strict
 from pipeline.declaration.knobs import RECIPE, differences
 from pipeline.declaration.label_sets import known as label_sets
@@ -111,13 +112,20 @@ class Check:
     def datasets(self, dataset, *keys):
         self.known("profile", self.declared.profiles, dataset.profile, *keys, "profile")
         file = self.origin(keys)
-        if file.startswith("pipeline/experiments/") and file != DATASETS:
+        if file.startswith("pipeline/experiments/") and file not in (
+            DATASETS,
+            f"pipeline/experiments/{paths.own(keys[-1]).name}",
+        ):
             self.refuse(f"move it to {DATASETS}, where dvc.yaml looks for data sets", *keys)
         if keys[-1] in REPORT_FOLDERS:
             self.refuse(f"reports/{keys[-1]} is taken; choose another name", *keys)
         self.known("label set", label_sets(), dataset.label_set, *keys, "label_set")
         if dataset.train == dataset.validation:
             self.refuse(f"is {dataset.train!r}, as `train`; name another folder", *keys, "validation")
+        if getattr(dataset, "iterations", None) and "iterations" not in self.lengths(dataset.profile):
+            self.refuse(
+                f"is for profiles whose schedules count iterations, not {dataset.profile!r}", *keys, "iterations"
+            )
         weights = self.declared.profiles[dataset.profile].initial_weights
         if isinstance(weights, schema.Pretrained) and weights.direction not in self.directions(keys[-1]):
             self.refuse(
@@ -126,6 +134,11 @@ class Check:
                 *keys,
                 "profile",
             )
+
+    def lengths(self, profile):
+        """In what the schedules of a profile count, as far as all of them do."""
+        schedules = self.declared.profiles[profile].schedules.values()
+        return [unit for unit in ("epochs", "iterations") if all(getattr(each, unit) for each in schedules)]
 
     def directions(self, *datasets):
         """Names of the directions that one of some datasets has."""

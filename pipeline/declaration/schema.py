@@ -91,7 +91,36 @@ class Coco(_Dataset):
     train_images: Count | None = None
 
 
-Dataset = one_of("kind", Generated, Coco)
+class AnnotationFile(Strict):
+    """A file of a user, as it was when it was declared."""
+
+    path: Text
+    sha256: SHA256
+
+
+class Own(_Dataset):
+    """A user's own images, in place, and annotations in COCO's format: one file that is parted, or two."""
+
+    kind: Literal["own"]
+    images: Text
+    annotations: AnnotationFile
+    val_annotations: AnnotationFile | None = None
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    seed: Seed | None = None
+    keep_rectangles: bool = False
+    iterations: Count | None = None  # of schedule 1x, the others in proportion; instead of the profile's
+    batch_size: Count | None = None
+
+    @model_validator(mode="after")
+    def _parted_or_given(self):
+        if self.val_annotations is None and (self.val_fraction is None or self.seed is None):
+            raise refused("is missing; give it, or val_fraction and seed to set images apart", "val_annotations")
+        if self.val_annotations is not None and self.val_fraction is not None:
+            raise refused("is for one file of annotations; leave it out beside val_annotations", "val_fraction")
+        return self
+
+
+Dataset = one_of("kind", Generated, Coco, Own)
 
 
 # Label sets

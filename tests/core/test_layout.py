@@ -55,7 +55,7 @@ LAYERS = [
         "pipeline.methods.*.released_checkpoint",
     },
     {"pipeline.tracking"},
-    {"pipeline.runs", "pipeline.launching", "pipeline.doctor", "pipeline.acceptance"},
+    {"pipeline.runs", "pipeline.launching", "pipeline.doctor", "pipeline.acceptance", "pipeline.own"},
     {"pipeline.reporting"},
     {"pipeline.launching.plan"},  # reads of the reports how long runs took
 ]

@@ -1,5 +1,8 @@
 """Write the training annotations of a split direction: novel objects keep their box and lose everything else.
 
+An object of a base category that has no mask to begin with is written like a novel one: whether a mask is trained is a
+property of the object, and base categories are those whose masks may be seen.
+
 What is not in the file cannot leak: an object of a novel category is rewritten from a list of allowed fields,
 none of which derives from its mask. COCO's `area` does, so novel objects carry the area of their box. Nothing
 else that is written or counted looks at a mask or an `area` of a novel object.
@@ -62,7 +65,11 @@ def split(annotations_file, label_set, direction, out_dir, statistics_file=None,
         with writing(out_dir / "train.json") as file:
             partial.write(file)
     coco_check.log(Path(annotations_file).name, partial.findings)
-    write_text(out_dir / "split.json", json.dumps(partial.statistics.summary(), indent=1) + "\n")
+    summary = partial.statistics.summary()
+    if partial.without_mask:
+        summary["base_without_mask"] = partial.without_mask
+        logger.info("%d objects of base categories have no mask: they train boxes alone", partial.without_mask)
+    write_text(out_dir / "split.json", json.dumps(summary, indent=1) + "\n")
     if statistics_file:
         for extension, text in partial.statistics.tables(*caption).items():
             write_text(Path(f"{statistics_file}.{extension}"), text)
@@ -82,11 +89,12 @@ class PartialAnnotations:
     Attributes:
         statistics: of what came by.
         findings: of the checks, see `coco_check.Checker`.
+        without_mask: number of objects of base categories that have none.
     """
 
     def __init__(self, path, label_set, groups):
         self.path, self.label_set, self.groups = path, label_set, groups
-        self.statistics, self.findings = Statistics(label_set, groups), {}
+        self.statistics, self.findings, self.without_mask = Statistics(label_set, groups), {}, 0
 
     def read(self, on_images, on_annotations=None):
         """Pass the file by, checked again; masks of base objects only. Returns the header and the checker."""
@@ -146,21 +154,21 @@ class PartialAnnotations:
         if not self.statistics.sizes:
             raise UnknownSizes
         groups = [self.groups.get(annotation["category_id"]) for annotation in annotations]
+        self.without_mask += sum(map(_lacks_its_mask, annotations, groups))
         self.statistics.add(annotations, groups)
         write_items(file, self._records(annotations, groups), lambda: self._records(again(), groups))
 
     def _records(self, annotations, groups):
         for annotation, group in zip(annotations, groups, strict=True):
-            if group == "novel":
+            if group == "novel" or _lacks_its_mask(annotation, group):
                 yield novel_record(annotation)
             elif group == "base":
-                if not annotation.get("segmentation"):
-                    raise ExperimentError(
-                        f"{self.path}: annotation {annotation['id']} is of a base category and has no segmentation; "
-                        "use a file with masks, or a direction in which that category is novel"
-                    )
                 annotation["novel"] = False
                 yield annotation
+
+
+def _lacks_its_mask(annotation, group):
+    return group == "base" and not annotation.get("segmentation")
 
 
 def image_records(images):

@@ -1,0 +1,116 @@
+"""A user's own data from the export to scores, as docs/own_data.md types it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.artifacts import paths
+from tests.datasets import tools
+
+pytestmark = pytest.mark.slow
+
+DOCUMENT = paths.ROOT / "docs" / "own_data.md"
+# What the document types, one after the other in one process; of a few images, with the profile of a few iterations.
+TYPED = """
+import importlib, shlex, sys
+from pipeline.declaration import experiments
+for line in sys.argv[1:]:
+    print("$", line, flush=True)
+    sys.argv = shlex.split(line)
+    importlib.import_module(sys.argv[0]).main()
+"""
+CHAIN = (
+    "stages.download {0}",
+    "stages.split own --dataset {0}",
+    "stages.recipes {0}",
+    "stages.pretrain r50 --dataset {0}",
+    "stages.train {0}_contrastmask",
+    "stages.evaluate {0}_contrastmask",
+    "commands.scores {0}_contrastmask",
+)
+SMOKE = {"batch_size": 2, "images_per_gpu": 2, "log_interval": 1, "warmup_iterations": 1}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A copy of the code in which a drawn example and an export with 1,100 classes went from files to scores."""
+    root = tmp_path_factory.mktemp("own")
+    for name in ("pipeline", "stages", "commands", ".dvc"):
+        shutil.copytree(paths.ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(paths.ROOT / name, root)
+    declared, yaml = root / "pipeline/experiments/profiles.yaml", YAML()
+    content = yaml.load(declared)
+    content["profiles"]["smoke"]["training"].update(SMOKE)
+    content["profiles"]["smoke"]["schedules"]["1x"]["iterations"] = 4
+    yaml.dump(content, declared)
+    tools.photographs(root / "parts")
+    tools.write(tools.lvis(), root / "parts.json")
+    environment = os.environ | {"CONTRASTMASK_HOME": str(root), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+
+    def python(*arguments):
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=1800
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    example, own = re.findall(r"^python -m (commands\.own\S* .*)$", DOCUMENT.read_text(), re.MULTILINE)[:2]
+    lines = [
+        f"{example} --count 24",
+        f"{own} --profile smoke",
+        "commands.own many --images parts --annotations parts.json --profile smoke",
+        "commands.select products many",
+        *(line.format(name) for name in ("products", "many") for line in CHAIN),
+    ]
+    said = python("-c", TYPED, *lines)
+    return root, python, dict(part.partition("\n")[::2] for part in re.split(r"^\$ ", said, flags=re.MULTILINE)[1:])
+
+
+def test_what_is_printed_next_is_what_the_graph_knows(ran):
+    root, python, said = ran
+    printed = next(text for line, text in said.items() if line.startswith("commands.own products"))
+    command = re.search(r"&& dvc repro (.*)", printed)[1].split()
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    planned = python("-m", "dvc", "repro", "--dry", *command)
+    for name in ("mask_rcnn", "contrastmask"):
+        assert f"python -m stages.evaluate products_{name}" in planned
+    assert "python -m stages.download products" in planned
+    assert (root / "reports/products/own_data.png").stat().st_size > 10_000
+
+
+def test_an_object_without_mask_of_a_base_class_trains_its_box(ran):
+    root, *_ = ran
+    train = json.loads((root / "data/products/splits/own/train.json").read_text())
+    names = {category["id"]: category["name"] for category in train["categories"]}
+    flags = {
+        name: {a["novel"] for a in train["annotations"] if names[a["category_id"]] == name} for name in names.values()
+    }
+    assert flags["toy_car"] == {True, False} and flags["beaker"] == {False} and flags["vase"] == {True}
+
+
+def test_scores_are_told_by_group_and_class_with_what_is_undefined(ran):
+    root, _, said = ran
+    text = said["commands.scores products_contrastmask"]
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in text.splitlines() if line.startswith("|")}
+    assert {"novel (mean)", "base (mean)", "all (mean)", "beaker", "vase"} <= rows.keys()
+    results = json.loads((root / "results/products/products_contrastmask.json").read_text())["per_seed"][0]
+    undefined = results["undefined"]["segm"]
+    assert "vase" in undefined and "beaker" not in undefined
+    assert all(rows[name][2].strip() == "–" for name in undefined)
+    assert re.search(r"No mask AP \(–\): validation objects have no mask: .*vase", text)
+    assert rows["beaker"][2].strip() != "–" and rows["all (mean)"][3].strip() != "–"
+
+
+def test_many_classes_are_those_that_have_objects(ran):
+    root, _, said = ran
+    labels = YAML(typ="safe").load(root / "pipeline/declaration/label_sets/many.yaml")
+    assert [entry["name"] for entry in labels["classes"]] == list(tools.CLASSES)
+    assert "commands.scores many_contrastmask" in said
