@@ -88,7 +88,7 @@ def declare(name, options, base=(), novel=(), profile=None, force=False):
         name: of data set, label set and table; lower-case letters, digits and `_`.
         options: as `options_of` returns them.
         base, novel: names of classes that are to be so whatever masks they have; others are base if they have masks.
-        profile: name of one; by default `own` with a GPU, `embedded` without.
+        profile: name of one; by default that of before, else `own` with a GPU, `embedded` without.
         force: replace what was declared under this name.
 
     Returns:
@@ -101,7 +101,8 @@ def declare(name, options, base=(), novel=(), profile=None, force=False):
     _require_free(name, declared, force)
     from pipeline.hardware import gpu_names  # torch, which a mistake above need not wait for
 
-    profile = profile or (WITH_GPU if gpu_names() else WITHOUT)
+    before = declared.datasets.get(name, {}).get("profile")
+    profile = profile or before or (WITH_GPU if gpu_names() else WITHOUT)
     experiments.lookup(declared.profiles, profile, "profile")
     gathered = own.gather(options)
     groups = grouped(gathered, base, novel)

@@ -177,8 +177,8 @@ def _refuse_shared_images(paths, checked):
 def parted(content, fraction, seed):
     """Set images apart for validation: {"train", "val"}.
 
-    Images go in the order of a hash of seed and file name, so that an image stays on its side when others come. One
-    whose absence would leave a class without an object, or with fewer than `KEPT` masks, stays in training.
+    Images go in the order of a hash of seed and file name, whatever their order in the file. One whose
+    absence would leave a class without an object, or with fewer than `KEPT` masks, stays in training.
 
     Args:
         content: of an annotation file, checked.

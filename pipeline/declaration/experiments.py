@@ -148,8 +148,9 @@ class Experiments:
 
         Returns:
             {chosen, seeds, declared, label_set, directions, splits, tables, figures, weights, runs, free, look_inside,
-            elsewhere}: the first is `tables` in the order of the declaration, the third the file that declares `dataset`,
-            the fourth its label set. The others are dictionaries with just the values that stage descriptions and commands need. `splits` are the
+            elsewhere}: the first is `tables` in the order of the declaration, the third the file that declares
+            `dataset`, the fourth its label set. The others are dictionaries with just the values that stage
+            descriptions and commands need. `splits` are the
             annotations of other tasks than the first, `free` the runs that follow params.yaml, `look_inside` those that
             chosen figures need this stage of. `elsewhere` holds {datasets, directions, splits, weights, runs,
             look_inside} of the runs with another dataset than `dataset`, as dvc.yaml cannot look it up for a run.

@@ -9,6 +9,7 @@ import pytest
 from pipeline import own
 from pipeline.datasets import exports, prepare
 from pipeline.datasets import own as data
+from pipeline.declaration import schema, strict
 from pipeline.errors import ExperimentError
 from pipeline.tasks.instances.split import split
 
@@ -300,7 +301,7 @@ def test_what_is_right_and_perhaps_not_meant_is_noted(gather):
     assert findings["boxes outside the image, which training skips"].count == 1
 
 
-def test_mistakes_in_options(photos, tmp_path, monkeypatch):
+def test_mistakes_in_options_are_mended_as_said(photos, tmp_path):
     path = tools.write(tools.coco(), tmp_path / "export.json")
 
     def refused(call, *args, **named):
@@ -328,6 +329,38 @@ def test_mistakes_in_options(photos, tmp_path, monkeypatch):
     assert "is no name; valid: lower-case" in refused(own.declare, "My Parts", {})
     assert "is the name of another data set" in refused(own.declare, "coco2017", {})
     assert "unknown profile 'fast'" in refused(own.declare, "parts", {}, profile="fast")
+    (tmp_path / "latin.json").write_bytes(b'{"x": "\xff"}')
+    assert "not UTF-8 text; save the JSON" in refused(exports.read, tmp_path / "latin.json")
+    assert "put the annotations back" in refused(data.digest, tmp_path / "gone.json")
+    half = {"kind": "own", "images": "x", "annotations": {"path": "x", "sha256": "0" * 64}}
+    half |= {"label_set": "coco", "profile": "own", "train": "train", "validation": "val"}
+    assert "val_annotations: is missing; give it, or val_fraction" in refused(strict.check, schema.Own, half, "f.yaml")
+    strict.check(schema.Own, half | {"val_fraction": 0.2, "seed": 0}, "f.yaml")
+    chosen = own.options_of("parts", **given)
+    assert chosen["val_fraction"] == 0.2 and len(data.gather(chosen).subsets["val"]["images"]) == 1
+
+
+def test_mistakes_in_files_are_mended_as_said(photos, gather, tmp_path):
+    with pytest.raises(ExperimentError, match="give each class its own id"):
+        gather(edited(at("categories", 1, id=1)))
+    gather(edited(lambda content: None))
+    single = edited(lambda content: content["images"].__delitem__(slice(1, None)))
+    single["annotations"] = [a for a in single["annotations"] if a["image_id"] == 1]
+    with pytest.raises(ExperimentError, match="0 images and no object are left for val; give more images"):
+        gather(single)
+    rest = edited(lambda content: content["images"].pop(0) and None)
+    rest["annotations"] = [a for a in rest["annotations"] if a["image_id"] != 1]
+    path = tools.write(rest, tmp_path / "rest.json")
+    assert len(gather(single, val_annotations={"path": str(path)}).subsets["val"]["images"]) == 5
+
+
+def test_groups_are_mended_as_said(gather):
+    gathered = gather(edited(lambda content: None))
+    for chosen in ({"novel": ["bolt", "washer"]}, {"base": ["nut"]}):
+        with pytest.raises(ExperimentError, match="take classes off --novel|or leave it to be novel"):
+            own.grouped(gathered, **chosen)
+    assert own.grouped(gathered, novel=["bolt"])["washer"] == "base"
+    assert own.grouped(gathered)["nut"] == "novel"
 
 
 def test_a_truncated_image_is_named(photos, tmp_path):

@@ -179,27 +179,43 @@ def test_other_categories_are_dropped_and_counted(train_annotations, tmp_path):
     assert summary["images"]["total"] == 12
 
 
-def test_a_base_object_without_mask_is_refused(edited, tmp_path):
+def test_another_direction_mends_a_split(edited, tmp_path):
     def spoil(content):
         names = category_names(content)
-        del next(a for a in content["annotations"] if names[a["category_id"]] not in VOC)["segmentation"]
-
-    with pytest.raises(ExperimentError, match="is of a base category and has no segmentation; use a file with masks"):
-        split(edited(spoil), COCO_SET, NONVOC2VOC, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir()), "nothing half-written"
-
-
-def test_another_direction_or_a_file_with_masks_mends_a_split(train_annotations, edited, tmp_path):
-    def spoil(content):
-        names = category_names(content)
-        del next(a for a in content["annotations"] if names[a["category_id"]] not in VOC)["segmentation"]
+        for annotation in content["annotations"]:
+            if names[annotation["category_id"]] not in VOC:
+                del annotation["segmentation"]
 
     path = edited(spoil)
-    with pytest.raises(ExperimentError, match="or a direction in which that category is novel"):
+    with pytest.raises(ExperimentError, match="no base mask left to train on: .* or use another direction"):
         split(path, COCO_SET, NONVOC2VOC, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir()), "nothing half-written"
     split(path, COCO_SET, {"base": "voc", "novel": "nonvoc"}, tmp_path / "out")
-    split(train_annotations, COCO_SET, NONVOC2VOC, tmp_path / "out")
     assert load(tmp_path / "out")["annotations"]
+
+
+@pytest.mark.parametrize("none", [..., [], None])
+def test_a_base_object_without_mask_is_written_like_a_novel_one(edited, tmp_path, none):
+    """Nothing that may come from a mask is left of it, and nothing else changes."""
+    spoiled = []
+
+    def spoil(content):
+        names = category_names(content)
+        annotation = next(a for a in content["annotations"] if names[a["category_id"]] not in VOC)
+        spoiled.append(annotation)
+        annotation |= {"segmentation": none}
+        if none is ...:
+            del annotation["segmentation"]
+
+    split(edited(lambda content: None), COCO_SET, NONVOC2VOC, tmp_path / "whole")
+    split(edited(spoil), COCO_SET, NONVOC2VOC, tmp_path / "out")
+    whole, out = (json.loads((tmp_path / name / "train.json").read_text()) for name in ("whole", "out"))
+    (box,) = [a for a, b in zip(out["annotations"], whole["annotations"], strict=True) if a != b]
+    (annotation,) = spoiled
+    kept = {key: annotation[key] for key in ("id", "image_id", "category_id", "bbox", "iscrowd")}
+    assert box == kept | {"area": box["bbox"][2] * box["bbox"][3], "novel": True}
+    counted = [json.loads((tmp_path / name / "split.json").read_text()) for name in ("whole", "out")]
+    assert counted[1] == counted[0] | {"base_without_mask": 1} and "base_without_mask" not in counted[0]
 
 
 def test_bad_direction_writes_nothing(train_annotations, tmp_path):

@@ -109,6 +109,32 @@ def test_scores_are_told_by_group_and_class_with_what_is_undefined(ran):
     assert rows["beaker"][2].strip() != "–" and rows["all (mean)"][3].strip() != "–"
 
 
+def test_annotations_that_changed_are_declared_anew_as_printed(ran):
+    root, python, _ = ran
+    path, entry = root / "parts.json", root / "pipeline/experiments/own_many.yaml"
+    before, declared = path.read_text(), entry.read_text()
+    path.write_text(before + " ")
+    script = """if True:
+        from pipeline.datasets import own, prepare
+        from pipeline.declaration import experiments
+        from pipeline.errors import ExperimentError
+        def fill():
+            source = prepare._kind("many", experiments.load().dataset("many"))[1]
+            own.fill(source, __import__("pathlib").Path("filled/images"), None, None)
+        try:
+            fill()
+        except ExperimentError as error:
+            import re, shlex, sys
+            command = re.search("run `python -m (.*)`", str(error))[1]
+            sys.argv = shlex.split(command)
+            __import__("commands.own").own.main()
+            fill()
+            print("mended by", command)
+    """
+    assert "mended by commands.own many --force" in python("-c", script)
+    assert entry.read_text() != declared and entry.read_text().count("sha256") == declared.count("sha256")
+
+
 def test_many_classes_are_those_that_have_objects(ran):
     root, _, said = ran
     labels = YAML(typ="safe").load(root / "pipeline/declaration/label_sets/many.yaml")
