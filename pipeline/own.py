@@ -231,8 +231,10 @@ def _some(names, most=8):
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def table(found, most=60):
-    """What training and validation images hold, a line a class, as Markdown; of many classes the most frequent."""
+def told(found, most=60):
+    """What training and validation images hold, a line a class, as Markdown, and notes; of many classes the most
+    frequent.
+    """
     train, validation = (masks_of(found.gathered.subsets[name]) for name in (own.TRAIN, own.VALIDATION))
     rows = [
         {
@@ -250,7 +252,8 @@ def table(found, most=60):
     left = f"\nand {len(rows) - most} classes with fewer objects" if len(rows) > most else ""
     counts = [len(found.gathered.subsets[name]["images"]) for name in (own.TRAIN, own.VALIDATION)]
     images = f"{counts[0]} training and {counts[1]} validation images"
-    return f"{images}, {len(rows)} classes; objects, and those with a mask:\n\n{text}{left}"
+    notes = "".join(f"\nnote: {each}" for each in found.warnings)
+    return f"{images}, {len(rows)} classes; objects, and those with a mask:\n\n{text}{left}\n{notes}"
 
 
 def next_commands(found):

@@ -181,6 +181,7 @@ def _check_subset(root, subset, labels):
         Its entry of the manifest, and the coco_check.Checker that the annotations passed.
     """
     path, folder = root / "annotations" / f"instances_{subset}.json", root / subset
+    unpacked = contents.managed(root) and not folder.is_symlink()  # else the images are somebody's own
     require_regular(path)
     if not path.exists():
         raise ExperimentError(f"{path}: no such file; the source of the images has to hold it too")
@@ -202,7 +203,7 @@ def _check_subset(root, subset, labels):
                 f"train or to evaluate on; {REMEDY}"
             )
     except ExperimentError as error:
-        if not contents.managed(root) or not str(error).endswith(REMEDY):
+        if not unpacked or not str(error).endswith(REMEDY):
             raise
         raise ExperimentError(f"{str(error).removesuffix(REMEDY)}{IN_ARCHIVE}") from None
     if not folder.is_dir():
@@ -211,7 +212,7 @@ def _check_subset(root, subset, labels):
     sizes = listed_image_sizes(path, [on_disk[name] for name in names], folder)
     checker.check_images(folder, on_disk)
     delivered = "its source holds it like that: take it out of the annotations, or declare an archive with a whole one"
-    coco.check_whole(folder, list(sizes), delivered if contents.managed(root) else remedy(folder))
+    coco.check_whole(folder, list(sizes), delivered if unpacked else remedy(folder))
     listing = "".join(f"{name} {size}\n" for name, size in sorted(sizes.items()))
     entry = {
         "images": len(sizes),

@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from pipeline import own
 from pipeline.datasets import exports, prepare
 from pipeline.datasets import own as data
-from pipeline.declaration import schema, strict
+from pipeline.declaration import experiments, schema, strict
 from pipeline.errors import ExperimentError
 from pipeline.tasks.instances.split import split
 
@@ -229,7 +230,7 @@ CONTENTS = {
     "id twice": (at("categories", 1, id=1), "id 1 is also that of 'bolt'; give each class its own id"),
     "name twice": (at("categories", 1, name="bolt"), r"2 classes are called 'bolt' \(ids 1, 2\) and all have objects"),
     "name missing": (without("categories", 0, "name"), "categories\\[0\\]: name is None"),
-    "unknown class": (at("annotations", 0, category_id=42), 'annotation 1: unknown category_id "42"'),
+    "unknown class": (at("annotations", 0, category_id=42), "annotation 1: unknown category_id 42"),
     "image missing": (
         at("images", 0, file_name="front/IMG_9.JPG"),
         "of the 6 images that its annotations list 1 cannot be",
@@ -361,6 +362,20 @@ def test_groups_are_mended_as_said(gather):
             own.grouped(gathered, **chosen)
     assert own.grouped(gathered, novel=["bolt"])["washer"] == "base"
     assert own.grouped(gathered)["nut"] == "novel"
+
+
+def test_length_and_batch_of_profile_own_follow_images_and_gpus():
+    assert own.scale(300, 1) == {"batch_size": 8, "iterations": 2000}
+    assert own.scale(50, 0) == {"batch_size": 8, "iterations": 625}, "no image more than 100 times"
+    assert own.scale(3000, 8) == {"batch_size": 16, "iterations": 2250}, "at least 12 times"
+    declared = experiments.load()
+    entry = {"kind": "own", "profile": "own", **own.scale(50, 8)}
+    fitted = replace(declared, datasets={"mine": entry}).profile("mine")
+    assert fitted["training"]["batch_size"] == 16 and fitted["schedules"]["1x"]["iterations"] == 312
+    assert fitted["schedules"]["1x"]["milestones"] == [208, 286] and fitted["schedules"]["3x"]["iterations"] == 936
+    assert declared.profiles["own"]["training"]["batch_size"] == 8, "left alone"
+    for name in ("generated", "coco2017"):
+        assert declared.profile(name) == declared.profiles[declared.datasets[name]["profile"]]
 
 
 def test_a_truncated_image_is_named(photos, tmp_path):

@@ -133,6 +133,29 @@ def lvis(count=1100):
     return content
 
 
+def lvis_in_use(count=1100, side=5):
+    """Like `lvis`, with a small box of every class: two files, of five images and of the last."""
+    content = lvis(count)
+    of_image = -(-(count - len(CLASSES)) // (len(SCENES) - 1))
+    across = SIDE[0] // side
+    for k in range(count - len(CLASSES)):
+        image, place = divmod(k, of_image)
+        box = [place % across * side, place // across * side, side - 1, side - 1]
+        number = len(content["annotations"]) + 1
+        content["annotations"].append(
+            {"id": number, "image_id": 1 + image, "category_id": 1 + k, "bbox": box, "area": 16.0, "segmentation": []}
+        )
+    last = len(SCENES)
+    return [
+        content
+        | {
+            "images": [image for image in content["images"] if (image["id"] == last) == validation],
+            "annotations": [each for each in content["annotations"] if (each["image_id"] == last) == validation],
+        }
+        for validation in (False, True)
+    ]
+
+
 TOOLS = {each.__name__: each for each in (cvat, label_studio, roboflow, labelme, fiftyone, lvis)}
 
 

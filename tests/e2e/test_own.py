@@ -51,7 +51,8 @@ def ran(tmp_path_factory):
     content["profiles"]["smoke"]["schedules"]["1x"]["iterations"] = 4
     yaml.dump(content, declared)
     tools.photographs(root / "parts")
-    tools.write(tools.lvis(), root / "parts.json")
+    for name, content in zip(("parts", "parts_val"), tools.lvis_in_use(), strict=True):
+        tools.write(content, root / f"{name}.json")
     environment = os.environ | {"CONTRASTMASK_HOME": str(root), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
 
@@ -66,7 +67,7 @@ def ran(tmp_path_factory):
     lines = [
         f"{example} --count 24",
         f"{own} --profile smoke",
-        "commands.own many --images parts --annotations parts.json --profile smoke",
+        "commands.own many --images parts --annotations parts.json --val-annotations parts_val.json --profile smoke",
         "commands.select products many",
         *(line.format(name) for name in ("products", "many") for line in CHAIN),
     ]
@@ -135,8 +136,13 @@ def test_annotations_that_changed_are_declared_anew_as_printed(ran):
     assert entry.read_text() != declared and entry.read_text().count("sha256") == declared.count("sha256")
 
 
-def test_many_classes_are_those_that_have_objects(ran):
+def test_more_than_a_thousand_classes_are_trained_and_scored(ran):
     root, _, said = ran
     labels = YAML(typ="safe").load(root / "pipeline/declaration/label_sets/many.yaml")
-    assert [entry["name"] for entry in labels["classes"]] == list(tools.CLASSES)
-    assert "commands.scores many_contrastmask" in said
+    assert len(labels["classes"]) == 1100 and labels["groups"]["base"] == ["bolt", "washer"]
+    recipe = json.loads((root / "recipes/many/content/training/many_contrastmask.json").read_text())
+    assert recipe["configuration"]["model"]["roi_head"]["bbox_head"]["num_classes"] == 1100
+    text = said["commands.scores many_contrastmask"]
+    assert sum(line.startswith("|") for line in text.splitlines()) == 2 + 3 + 1100
+    declared = next(value for line, value in said.items() if line.startswith("commands.own many"))
+    assert "and 1040 classes with fewer objects" in declared

@@ -412,6 +412,32 @@ def test_w22_masks_of_novel_objects_change_no_loss_and_no_gradient(recipe, super
     assert all(torch.equal(one, other) for one, other in zip(results[0][1], results[1][1], strict=True))
 
 
+def test_w22_a_mask_is_hidden_by_object_not_by_category():
+    """Of objects of one category those that are flagged have no mask for any loss, and the others have."""
+
+    def spoiled(flagged):
+        data, rng = batch(novel=()), np.random.default_rng(0)
+        for image, masks in enumerate(data["gt_masks"]):
+            count = len(masks.masks)
+            flags = np.arange(count) % 2 == 0
+            data["gt_labels"][image][:] = 2
+            data["gt_is_novel"][image] = torch.from_numpy(flags)
+            masks.masks[flags] = 0
+            if flagged is not None:
+                masks.masks[flags == flagged] = rng.integers(0, 2, masks.masks[flags == flagged].shape)
+        return data
+
+    results = []
+    for data in (spoiled(None), spoiled(True), spoiled(False)):
+        model = build(recipe="released", supervision="all", min_keys=1)
+        torch.manual_seed(0)
+        losses_ = train_losses(model, data, epoch=9)
+        total(losses_).backward()
+        results.append((total(losses_), [p.grad for p in model.parameters() if p.grad is not None]))
+    assert torch.equal(results[0][0], results[1][0]) and not torch.equal(results[0][0], results[2][0])
+    assert all(torch.equal(one, other) for one, other in zip(results[0][1], results[1][1], strict=True))
+
+
 def test_w22_the_split_leaves_no_trace_of_novel_masks(tmp_path):
     from pipeline.declaration.label_sets import label_set
     from pipeline.tasks.instances.split import split
