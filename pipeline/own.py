@@ -13,7 +13,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from pipeline.artifacts import files, paths
-from pipeline.datasets import own
+from pipeline.datasets import coco_check, own
 from pipeline.declaration import experiments, label_sets, strict
 from pipeline.errors import ExperimentError
 
@@ -209,6 +209,12 @@ def grouped(gathered, base=(), novel=()):
 def warnings(gathered, groups):
     """Sentences on what is right and perhaps not meant."""
     found = [f"{count} {what}" for what, count in gathered.notes.items()]
+    found += [
+        f"{file}: {each.count} {kind}, first {each.example}"
+        for file, findings in gathered.findings.items()
+        for kind, each in findings.items()
+        if each.done in (coco_check.WARNED, coco_check.DROPPED)
+    ]
     (objects, masks), (val_objects, val_masks) = (
         masks_of(gathered.subsets[name]) for name in (own.TRAIN, own.VALIDATION)
     )
