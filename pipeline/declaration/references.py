@@ -112,11 +112,9 @@ class Check:
     def datasets(self, dataset, *keys):
         self.known("profile", self.declared.profiles, dataset.profile, *keys, "profile")
         file = self.origin(keys)
-        if file.startswith("pipeline/experiments/") and file not in (
-            DATASETS,
-            f"pipeline/experiments/{paths.own(keys[-1]).name}",
-        ):
-            self.refuse(f"move it to {DATASETS}, where dvc.yaml looks for data sets", *keys)
+        due = f"pipeline/experiments/{paths.own(keys[-1]).name}" if dataset.kind == "own" else DATASETS
+        if file.startswith("pipeline/experiments/") and file != due:
+            self.refuse(f"move it to {due}, where dvc.yaml looks for data sets", *keys)
         if keys[-1] in REPORT_FOLDERS:
             self.refuse(f"reports/{keys[-1]} is taken; choose another name", *keys)
         self.known("label set", label_sets(), dataset.label_set, *keys, "label_set")

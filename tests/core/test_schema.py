@@ -374,6 +374,14 @@ def test_a_dataset_is_declared_where_dvc_looks_for_it(repository):
         "pipeline/experiments/mine.yaml: datasets.mine: move it to pipeline/experiments/datasets.yaml, where dvc.yaml "
         "looks for data sets"
     )
+    own = {key: DATASET[key] for key in ("profile", "label_set", "train", "validation")} | {"kind": "own"}
+    own |= {"images": "x", "annotations": {"path": "x", "sha256": "0" * 64}, "val_fraction": 0.2, "seed": 0}
+    WRITER.dump({"datasets": {"mine": own}}, file)
+    assert "move it to pipeline/experiments/own_mine.yaml, where dvc.yaml looks" in refused()
+    file = file.rename(file.with_name("own_mine.yaml"))
+    assert experiments.load().declared_in("mine") == "pipeline/experiments/own_mine.yaml"
+    WRITER.dump({"datasets": {"mine": own | {"profile": "full", "iterations": 5}}}, file)
+    assert refused().endswith("datasets.mine.iterations: is for profiles whose schedules count iterations, not 'full'")
 
 
 def test_a_direction_that_initial_weights_need_is_asked_of_every_label_set_that_is_trained_so(repository, monkeypatch):
