@@ -25,16 +25,22 @@ TINY = {
     },
     ("profiles", "embedded", "schedules", "1x"): {"iterations": 6, "milestones": []},
 }
+ROUND_TRIP = YAML()
+ROUND_TRIP.width = 1000  # a text that a test looks for stays on its line
+
+# Of the figures of Table 2, which are drawn again and again: one for each kind of input, and those that a test names.
+FIGURES = ("qualitative", "same_objects", "supp_fig1_partition", "base_novel_gap", "loss_curves")
 
 
 class Clone:
-    """A temporary clone of the working tree, committed, with a seed study of no training.
+    """A temporary clone of the working tree, committed, with a few of the figures and a seed study of no training.
 
     Args:
         changes: what is shrunk in the declaration, as for `edit_experiments`.
+        figures: those that stay declared; None: all.
     """
 
-    def __init__(self, folder, changes=TINY):
+    def __init__(self, folder, changes=TINY, figures=FIGURES):
         self.folder = folder
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
         self.environment = inherited | {
@@ -56,14 +62,15 @@ class Clone:
         runs.parent.mkdir(parents=True)
         runs.write_text(",".join(study.COLUMNS) + "\n")
         self.edit_experiments(changes)
+        if figures:
+            self.keep_figures(figures)
         self.run("git", "init", "-q", "-b", "main")
         self.commit()
 
     def edit_experiments(self, changes):
         """Update sections of the declaration: {keys that lead to one: {name: value}}, each in the file that has it."""
-        yaml = YAML()
         for path in (self.folder / "pipeline" / "experiments").glob("*.yaml"):
-            content = yaml.load(path)
+            content = ROUND_TRIP.load(path)
             here = {keys: values for keys, values in changes.items() if keys[0] in content}
             for keys, values in here.items():
                 section = content
@@ -71,7 +78,15 @@ class Clone:
                     section = section[key]
                 section.update(values)
             if here:
-                yaml.dump(content, path)
+                ROUND_TRIP.dump(content, path)
+
+    def keep_figures(self, names):
+        """Declare no figures but these, and choose the tables anew."""
+        path = self.folder / "pipeline" / "experiments" / "contrastmask.yaml"
+        content = ROUND_TRIP.load(path)
+        content["figures"] = {name: content["figures"][name] for name in names}
+        ROUND_TRIP.dump(content, path)
+        self.run("python", "-m", "commands.select")
 
     def commit(self):
         self.run("git", "add", "-A")

@@ -6,27 +6,17 @@ from tests.e2e.clone import Clone
 
 pytestmark = pytest.mark.slow
 
-MISTAKES = {  # keys, what is written there, and the line
+MISTAKES = {  # keys, what is written there, and the line; tests/core/test_schema.py has those of every kind
     "policy": (
         ("profiles", "embedded", "training"),
         {"lr_policy": "cosinee"},
         "profiles.yaml: profiles.embedded.training.lr_policy: is 'cosinee'; valid: step, cosine, poly; "
         "did you mean 'cosine'?",
     ),
-    "clipping": (
-        ("profiles", "full", "training"),
-        {"clip_gradients": 35},
-        "profiles.yaml: profiles.full.training.clip_gradients: unknown key; valid: batch_size, ",
-    ),
-    "flip": (
-        ("profiles", "embedded", "images"),
-        {"flip": 0.5},
-        "profiles.yaml: profiles.embedded.images.flip: unknown key; valid: train_scales, test_scale, size_divisor",
-    ),
     "score": (
-        ("figures", "strip"),
+        ("figures", "qualitative"),
         {"minscore": 0.5},
-        "contrastmask.yaml: figures.strip.minscore: unknown key; valid: title, ",
+        "contrastmask.yaml: figures.qualitative.minscore: unknown key; valid: title, ",
     ),
 }
 

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from pipeline.declaration import experiments
-from tests.e2e.clone import TINY, Clone
+from tests.e2e.clone import FIGURES, TINY, Clone
 from tests.slurm.cluster import Cluster, missing
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
@@ -90,7 +90,7 @@ class Login:
 @pytest.fixture(scope="module")
 def through_slurm(tmp_path_factory):
     """The clone after everything, and the Login."""
-    clone = Clone(tmp_path_factory.mktemp("cluster"), CHANGES)
+    clone = Clone(tmp_path_factory.mktemp("cluster"), CHANGES, None if FULL else FIGURES)
     own_knobs(clone)
     (clone.folder / "machine.yaml").write_text(MACHINE)
     with Cluster(tmp_path_factory.mktemp("slurm") / "etc") as cluster:
@@ -133,7 +133,7 @@ def numbers(login):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The same on this machine alone, without accidents."""
-    clone = Clone(tmp_path_factory.mktemp("alone"), CHANGES)
+    clone = Clone(tmp_path_factory.mktemp("alone"), CHANGES, None if FULL else FIGURES)
     own_knobs(clone)
     clone.run("python", "-m", "commands.launch", "--jobs", "2")
     return clone
