@@ -119,19 +119,12 @@ def test_an_experiment_retrains_what_follows_the_knobs(clone):
     assert found == [["FINISHED", "0.2", "lower-sigma", True, 3], ["FINISHED", "0.3", "", True, 3]]
 
 
-BAD_INPUT = {
-    "dataset": (["-S", "dataset=coco2071"], "coco2071"),
-    "sigma": (["-S", "sigma=1.5"], "sigma"),
-    "sigma zero": (["-S", "sigma=0"], "sigma"),
-    "knob": (["-S", "sigm=0.2"], "sigm"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_refused_and_leaves_nothing(clone, case):
-    arguments, word = BAD_INPUT[case]
+@pytest.mark.parametrize("word", ["coco2071", "sigm"])
+def test_bad_input_is_refused_and_leaves_nothing(clone, word):
+    """A value and a key; values of every kind have their turn in tests/core/test_schema.py and test_mistakes.py."""
+    argument = {"coco2071": "dataset=coco2071", "sigm": "sigm=0.2"}[word]
     clone.commit()
-    result = clone.run("dvc", "exp", "run", "--temp", *arguments, check=False)
+    result = clone.run("dvc", "exp", "run", "--temp", "-S", argument, check=False)
     assert result.returncode != 0
     assert word in result.stdout + result.stderr and "Traceback" not in result.stderr
     clone.run(
@@ -244,14 +237,14 @@ DIVERGED = "lower the learning rate"
 
 
 def test_a_run_that_fails_is_shown_and_stops_nothing_else(clone):
-    clone.run("python", "-m", "commands.select", "table2", "table6")
+    clone.run("python", "-m", "commands.select", "table6")
     clone.edit_experiments(
         {("runs", "contrastmask_novel_only"): {"overrides": {"supervision": "novel", "cl_loss_weight": 1e300}}}
     )
     launched = clone.run("python", "-m", "commands.launch", "--jobs", "2", check=False)
     assert launched.returncode == 1
     (line,) = [line for line in launched.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: 1 of 6 runs have no result: contrastmask_novel_only (failed: ") and DIVERGED in line
+    assert line.startswith("error: 1 of 4 runs have no result: contrastmask_novel_only (failed: ") and DIVERGED in line
     with (clone.folder / "reports/generated/tables/table6.csv").open() as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     assert rows["contrastmask_novel_only"]["state"].startswith("failed: ")
