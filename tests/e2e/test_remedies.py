@@ -59,9 +59,12 @@ def clone(made, monkeypatch):
     oracle_steps.complete_annotations.cache_clear()
 
 
+REMOVE = re.compile("remove (the file|it) and")
+
+
 def obey(clone, text):
     """Do what a message says: remove the file that it begins with, if it says so, and run the command at its end."""
-    if "remove the file and" in text or "remove it and" in text:
+    if REMOVE.search(text):
         (clone.folder / text.partition(":")[0]).unlink()
     command = re.findall("`([^`]+)`", text)[-1]
     done = subprocess.run(command, shell=True, cwd=clone.folder, env=clone.environment, capture_output=True, text=True)
@@ -69,13 +72,38 @@ def obey(clone, text):
     return command
 
 
-def mend(clone, step, said):
-    """Let a step fail, obey, and let it succeed. Returns the command."""
+def refused(step, said):
+    """What a step says that fails, one line."""
     with pytest.raises(ExperimentError, match=said) as caught:
         step()
     assert "\n" not in str(caught.value)
-    command = obey(clone, str(caught.value))
+    return str(caught.value)
+
+
+def mend(clone, step, said):
+    """Let a step fail, obey, and let it succeed. Returns the command."""
+    command = obey(clone, refused(step, said))
     step()
+    return command
+
+
+def mend_together(clone, *cases):
+    """Spoil something and let a step fail, case by case; obey the one command that all of them print; let all succeed.
+
+    Args:
+        cases: (function that spoils, step, what it says) each.
+    """
+    texts = []
+    for spoils, step, said in cases:
+        spoils()
+        texts.append(refused(step, said))
+    (command,) = {re.findall("`([^`]+)`", text)[-1] for text in texts}
+    for text in texts:
+        if REMOVE.search(text):
+            (clone.folder / text.partition(":")[0]).unlink(missing_ok=True)
+    obey(clone, f"`{command}`")
+    for _, step, _ in cases:
+        step()
     return command
 
 
@@ -114,29 +142,31 @@ def test_a_run_that_is_not_trained(clone):
     assert mend(clone, trained, "not trained yet") == f"dvc repro train@{RUN}"
 
 
-def test_a_damaged_checkpoint(clone):
-    spoil_in_place(paths.checkpoint(DATASET, RUN, 0))
-    assert mend(clone, trained, "damaged") == f"dvc repro -s -f train@{RUN}"
-
-
-def test_a_checkpoint_of_another_run(clone):
+def test_a_checkpoint_that_is_damaged_or_of_another_run(clone):
     path = paths.checkpoint(DATASET, RUN, 0)
-    checkpoint.write(path, checkpoint.read(path)["state_dict"], {"fingerprint": "0"})
-    assert mend(clone, trained, "trained with other code, settings or data") == f"dvc repro -s -f train@{RUN}"
+    weights = checkpoint.read(path)["state_dict"]
+    command = mend_together(
+        clone,
+        (lambda: spoil_in_place(path), trained, "damaged"),
+        (
+            lambda: checkpoint.write(path, weights, {"fingerprint": "0"}),
+            trained,
+            "trained with other code, settings or data",
+        ),
+    )
+    assert command == f"dvc repro -s -f train@{RUN}"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        lambda: paths.split_train(DATASET, DIRECTION),
-        lambda: paths.manifest(DATASET),
-        lambda: paths.initial_weights(DATASET, "r50"),
-    ],
-    ids=["split", "manifest", "initial weights"],
-)
-def test_what_a_training_starts_from_is_missing(clone, path):
-    path().unlink()
-    assert mend(clone, lambda: recipe.fingerprint(job()), "no such file") == f"dvc repro train@{RUN}"
+def test_what_a_training_starts_from_is_missing(clone):
+    step = lambda: recipe.fingerprint(job())  # noqa: E731
+    needed = paths.split_train(DATASET, DIRECTION), paths.manifest(DATASET), paths.initial_weights(DATASET, "r50")
+    for path in needed:
+        kept = path.rename(path.with_name("kept"))
+        refused(step, f"{path.name}: no such file.*`dvc repro train@{RUN}`")
+        kept.rename(path)
+    for path in needed:
+        path.unlink()
+    assert mend(clone, step, "no such file") == f"dvc repro train@{RUN}"
 
 
 def load_initial_weights():
@@ -145,28 +175,35 @@ def load_initial_weights():
     starting_weights.load(model, paths.initial_weights(DATASET, "r50"))
 
 
-def test_damaged_initial_weights(clone):
-    spoil_in_place(paths.initial_weights(DATASET, "r50"))
-    assert mend(clone, load_initial_weights, "damaged") == "dvc repro -s -f pretrain@r50"
-
-
-def test_initial_weights_of_another_model(clone):
-    checkpoint.write(paths.initial_weights(DATASET, "r50"), {"backbone.other": torch.zeros(1)}, {})
-    assert mend(clone, load_initial_weights, "has no place in the model") == "dvc repro -s -f pretrain@r50"
+def test_initial_weights_that_are_damaged_or_of_another_model(clone):
+    path = paths.initial_weights(DATASET, "r50")
+    command = mend_together(
+        clone,
+        (lambda: spoil_in_place(path), load_initial_weights, "damaged"),
+        (
+            lambda: checkpoint.write(path, {"backbone.other": torch.zeros(1)}, {}),
+            load_initial_weights,
+            "has no place in the model",
+        ),
+    )
+    assert command == "dvc repro -s -f pretrain@r50"
 
 
 def read_result():
     assert measured.result(DATASET, run()) is not None
 
 
-def test_a_malformed_result(clone):
-    spoil(paths.results(DATASET, RUN))
-    assert mend(clone, read_result, "not JSON") == f"dvc repro evaluate@{RUN}"
-
-
-def test_a_malformed_log(clone):
-    spoil(next(paths.logs(DATASET, RUN).glob("seed*.jsonl")))
-    assert mend(clone, lambda: measured.losses(DATASET, run()), "no(t a)? JSON") == f"dvc repro evaluate@{RUN}"
+def test_a_malformed_result_or_log(clone):
+    command = mend_together(
+        clone,
+        (lambda: spoil(paths.results(DATASET, RUN)), read_result, "not JSON"),
+        (
+            lambda: spoil(next(paths.logs(DATASET, RUN).glob("seed*.jsonl"))),
+            lambda: measured.losses(DATASET, run()),
+            "no(t a)? JSON",
+        ),
+    )
+    assert command == f"dvc repro evaluate@{RUN}"
 
 
 def request_of_a_figure():
@@ -213,15 +250,15 @@ def draw_partition():
     figures.build_figure("supp_fig1_partition")
 
 
-def test_stage_look_inside_has_not_run(clone):
-    paths.look_inside(DATASET, RUN).unlink()
-    step = lambda: request_of_a_figure().available(roi_cells.read, roi_cells.look_inside_command)  # noqa: E731
-    assert mend(clone, step, "none of its runs has data") == f"dvc repro look_inside@{RUN}"
-
-
-def test_a_damaged_file_of_stage_look_inside(clone):
-    spoil(paths.look_inside(DATASET, RUN))
-    assert mend(clone, draw_partition, "remove the file") == f"dvc repro look_inside@{RUN}"
+def test_stage_look_inside_has_not_run_or_left_a_damaged_file(clone):
+    path = paths.look_inside(DATASET, RUN)
+    available = lambda: request_of_a_figure().available(roi_cells.read, roi_cells.look_inside_command)  # noqa: E731
+    command = mend_together(
+        clone,
+        (path.unlink, available, "none of its runs has data"),
+        (lambda: spoil(path), draw_partition, "remove the file"),
+    )
+    assert command == f"dvc repro look_inside@{RUN}"
 
 
 def test_objects_of_stage_look_inside_that_are_gone(clone):
