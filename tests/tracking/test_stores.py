@@ -137,12 +137,15 @@ def test_the_tables_of_an_older_version_are_lifted(store_file):
     assert again == "python -m commands.track" and "brought up to date" in sync.complete(everything=False)
 
 
-def test_a_locked_database_holds_nothing_up_for_long(store_file, caplog):
+def test_a_locked_database_holds_nothing_up_for_long(store_file, caplog, monkeypatch):
     database = sqlite3.connect(store_file, isolation_level=None)
     database.execute("begin exclusive")
-    began = time.monotonic()
-    message = warned(caplog)
-    assert time.monotonic() - began < 4 * store.OPEN_SECONDS  # at the begin and at the end, each twice as slow
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "OPEN_SECONDS", 3.0)
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")  # by which the bound is raised
+        began = time.monotonic()
+        message = warned(caplog)
+        assert time.monotonic() - began < 30  # twice the bound, on a busy machine; mlflow itself tries for minutes
     assert "locked by another process" in message or "could not be opened within" in message
     database.execute("rollback")
     database.close()
