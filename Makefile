@@ -50,13 +50,13 @@ snapshot: reproduce ## reproduce, then copy the finished report to reports/snaps
 	@$(ACTIVATE) python -m commands.snapshot
 
 test: lint ## lint, then run every test (quick pass: make test PYTEST='-m "not slow"')
-	@$(ACTIVATE) python -m pytest -n logical --maxprocesses 8 $(PYTEST)
+	@$(ACTIVATE) python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-slurm: setup ## run Table 2 through a real Slurm of two nodes on this machine, as root (FULL=1: at full length)
 	@$(ACTIVATE) CONTRASTMASK_FULL="$(FULL)" python -m pytest -m slurm tests/slurm $(PYTEST)
 
 test-postgres: setup ## show MLflow on PostgreSQL with eight writers and an outage; needs Debian's package postgresql
-	@$(ACTIVATE) python -m pytest -s -m postgres tests/tracking
+	@$(ACTIVATE) CONTRASTMASK_FULL=1 python -m pytest -s -m postgres tests/tracking
 
 lint: setup ## check code and format with ruff
 	@$(ACTIVATE) python -m ruff check . && python -m ruff format --check -q .
