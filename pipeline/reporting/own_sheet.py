@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from pycocotools import mask as coco_mask
 
@@ -13,7 +14,8 @@ from pipeline.reporting.style import plt
 
 IMAGES, ACROSS = 12, 4
 SIDE = 480  # pixels of an image on the sheet, its longer one
-WIDTH = 10  # inches
+NAMED = 12  # objects of an image that bear their name, the largest ones
+WIDTH, ROW, HEAD = 10, 2.2, 0.4  # inches
 
 
 def write(name, found):
@@ -39,7 +41,9 @@ def sheet(found):
         of_image.setdefault(annotation["image_id"], []).append(annotation)
     chosen = _chosen(content["images"], of_image)
     rows = -(-len(chosen) // ACROSS)
-    figure, axes = plt.subplots(rows, ACROSS, figsize=(WIDTH, 0.82 * WIDTH / ACROSS * rows + 0.4), squeeze=False)
+    height = ROW * rows + HEAD
+    margins = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - (HEAD + 0.15) / height, "wspace": 0.04}
+    figure, axes = plt.subplots(rows, ACROSS, figsize=(WIDTH, height), squeeze=False, gridspec_kw=margins)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image in zip(axes.flat, chosen, strict=False):
@@ -50,20 +54,28 @@ def sheet(found):
             )
         scale = min(1, SIDE / max(pixels.shape[:2]))
         shown = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[..., ::-1] / 255
-        for annotation in of_image[image["id"]]:
+        objects = sorted(of_image[image["id"]], key=lambda each: -each["bbox"][2] * each["bbox"][3])
+        for position, annotation in enumerate(objects):
             colour = style.GROUP_COLOURS[found.groups[names[annotation["category_id"]]]]
-            if "segmentation" in annotation:
+            masked = "segmentation" in annotation
+            if masked:
                 _tint(shown, annotation["segmentation"], image, colour)
             x, y, width, height = (scale * value for value in annotation["bbox"])
-            axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=1.2))
+            line = {"edgecolor": colour, "linewidth": 1.2, "linestyle": "-" if masked else "--"}
+            axis.add_patch(Rectangle((x, y), width, height, fill=False, **line))
+            if position >= NAMED:
+                continue
             label = {"s": names[annotation["category_id"]], "fontsize": 6, "color": "white", "clip_on": True}
             axis.text(x, y, va="bottom", bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8}, **label)
         axis.imshow(shown.clip(0, 1))
         axis.set_title(image["file_name"][-40:], fontsize=6)
     words = {"base": "base: masks are trained", "novel": "novel: boxes alone"}
     handles = [Patch(color=style.GROUP_COLOURS[group], label=text) for group, text in words.items()]
-    figure.legend(handles=handles, loc="upper center", ncols=2, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
+    handles += [
+        Line2D([], [], color="black", label="with mask"),
+        Line2D([], [], color="black", ls="--", label="without"),
+    ]
+    figure.legend(handles=handles, loc="upper center", ncols=4, fontsize=8, frameon=False)
     return figure
 
 
