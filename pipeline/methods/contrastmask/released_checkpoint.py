@@ -33,7 +33,10 @@ PREFIXES = (
 )
 LAST_PROJECTOR_WEIGHT = re.compile(r"roi_head\.cl_head\.projector\.\d+\.weight")
 
+THEIRS, OURS = "roi_head.mask_head.contrastive_head", "roi_head.cl_head"  # what no other model has
+
 NUM_CLASSES = 80
+FROZEN = {"frozen_stages": 1, "norm_eval": True, "style": "pytorch"}
 BACKBONES = {
     "r50": {"type": "ResNet", "depth": 50},
     "r101": {"type": "ResNet", "depth": 101},
@@ -58,8 +61,7 @@ def released_model(backbone: str, **knobs):
     Args:
         backbone: 'r50', 'r101', 'x50' or 'x101'.
     """
-    frozen = {"frozen_stages": 1, "norm_eval": True, "style": "pytorch"}
-    return build_detector(Config({"model": released_config({**BACKBONES[backbone], **frozen}, **knobs)}).model)
+    return build_detector(Config({"model": released_config({**BACKBONES[backbone], **FROZEN}, **knobs)}).model)
 
 
 def released_config(backbone: dict, sizes: Sizes | None = None, **knobs) -> dict:
@@ -73,6 +75,24 @@ def released_config(backbone: dict, sizes: Sizes | None = None, **knobs) -> dict
     chosen = method.preset("released", **knobs)
     methods.register("contrastmask", chosen)
     return method.model(chosen, sizes or Sizes(), backbone, NUM_CLASSES)
+
+
+def renamed(state: dict) -> dict | None:
+    """Give a state of the released code our names and shapes, one that was converted as it is; None for any other."""
+    if any(key.startswith(f"{OURS}.") for key in state):
+        return state
+    if not any(key.startswith(f"{THEIRS}.") for key in state):
+        return None
+    return {
+        ours: tensor[:, :, None, None] if LAST_PROJECTOR_WEIGHT.fullmatch(ours) and tensor.ndim == 2 else tensor
+        for key, tensor in state.items()
+        if (ours := our_key(key) or key)
+    }
+
+
+def configuration(state: dict, path: Path) -> dict:
+    """The model configuration of a state in our names, by its backbone. Raises ExperimentError for an unknown one."""
+    return released_config({**BACKBONES[_backbone(state, path)], **FROZEN})
 
 
 def released_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,0 +1,57 @@
+"""A trained detector is loaded by the name of its run or by its file, whoever wrote that."""
+
+import shutil
+
+import pytest
+import torch
+
+from pipeline.artifacts import paths
+from pipeline.declaration.label_sets import label_set
+from pipeline.errors import ExperimentError
+from pipeline.trained import reading
+from pipeline.trained.loading import load_model
+from tests import tiny
+
+
+def test_a_run_and_its_file_give_the_same_model(trained):
+    run = load_model(tiny.RUN)
+    path = paths.checkpoint(tiny.DATASET, tiny.RUN, 0)
+    for given in (path, path.parent):
+        file = load_model(given, tiny.DATASET)
+        state = file.model.state_dict()
+        assert all(torch.equal(state[key], tensor) for key, tensor in run.model.state_dict().items())
+        assert file.config.model == run.config.model
+    assert run.labels.names == run.model.CLASSES == label_set("coco").names
+    assert not run.model.training and run.model.test_cfg.rcnn.score_thr == 0.0
+    assert run.config.data.test.pipeline[0].type == "LoadWholeImage"
+
+
+def test_what_cannot_be_loaded_is_said(trained, tmp_path):
+    path = paths.checkpoint(tiny.DATASET, tiny.RUN, 0)
+    text = tmp_path / "text.pth"
+    text.write_text("weights")
+    alone = shutil.copy(path, tmp_path / "alone.pth")
+    for given, words in (
+        ("nothing_r50", "'nothing_r50': neither a file nor a run"),
+        (tmp_path / "absent.pth", "absent.pth: no such file"),
+        (text, "text.pth: not a checkpoint of tensors alone"),
+        (alone, "alone.pth: says nothing of its architecture; put the config.py of its training beside it"),
+        ("contrastmask_c4f2", "not trained yet"),
+    ):
+        with pytest.raises(ExperimentError, match=words):
+            load_model(given)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import os", "model = open('x')", "model = dict(**a)", "model = dict([1])", "a.b = 1", "model = (", "print(1)"],
+)
+def test_a_configuration_that_is_more_than_data_is_refused(text):
+    with pytest.raises(ExperimentError, match="not a configuration as MMDetection prints it"):
+        reading.literal(text, "config.py")
+
+
+def test_a_configuration_is_read_as_mmcv_reads_it(trained):
+    path = paths.config(tiny.DATASET, tiny.RUN, 0)
+    found = reading.literal(path.read_text(), path)
+    assert found["model"] == trained.model
