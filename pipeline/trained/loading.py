@@ -13,7 +13,7 @@ import mmcv
 from mmdet.models import build_detector
 from torch import nn
 
-from pipeline import methods
+from pipeline import methods, tasks
 from pipeline.artifacts import checkpoint as checkpoints
 from pipeline.artifacts import paths
 from pipeline.declaration import config as configs
@@ -24,6 +24,7 @@ from pipeline.trained import reading
 
 logger = logging.getLogger("pipeline.trained.loading")
 
+INSTANCES = "instances"
 FULL_SIZE = "full"  # profile whose images released checkpoints were trained on
 COCO = "coco"  # label set of files that name no class, if they have as many
 
@@ -72,8 +73,8 @@ def training_of(run, dataset=None, seed=None):
     """The `pipeline.declaration.config.Training` of a run of detections. Arguments as of `load_model`."""
     declared = experiments.load()
     chosen = declared.run(run)
-    if (task := methods.task_of(chosen.method).name) != "instances":
-        raise ExperimentError(f"run {run}: detects nothing, its task is {task}; name a run of instances")
+    if (task := methods.task_of(chosen.method).name) != INSTANCES:
+        raise ExperimentError(f"run {run}: its task is {task}; name a run of the task {INSTANCES}")
     dataset = dataset or chosen.on(experiments.chosen_dataset())
     if seed is None:
         seed = configs.load_knobs(chosen).seeds[0]
@@ -114,9 +115,13 @@ def of_checkpoint(trained, dataset=None, config=None):
             f"{config or trained.path}: the configuration has no `model`; name another: --config FILE"
         )
     _import(full, config or trained.path)
-    if "pipeline" not in full.get("data", {}).get("test", {}):
+    full.data = mmcv.ConfigDict(full.get("data", {}))
+    tested = full.data.get("test", {})
+    if isinstance(tested, list):  # as runs were published before MMDetection's tools could read it
+        full.data.test = {"pipeline": tested}
+    elif "pipeline" not in tested:
         images = experiments.load().profiles[FULL_SIZE]["images"]
-        full.merge_from_dict({"data": {"test": {"pipeline": methods.task_of("contrastmask").steps(images)["test"]}}})
+        full.data.test = {"pipeline": tasks.task(INSTANCES).steps(images)["test"]}
     labels = _labels(trained, full, dataset)
     return Loaded(_built(trained, full, labels), labels, full)
 

@@ -8,9 +8,11 @@ import torch
 from pipeline.artifacts import paths
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
+from pipeline.methods.contrastmask import released_checkpoint as released
 from pipeline.trained import reading
 from pipeline.trained.loading import load_model
 from tests import tiny
+from tests.trained.conftest import plain
 
 
 def test_a_run_and_its_file_give_the_same_model(trained):
@@ -55,3 +57,35 @@ def test_a_configuration_is_read_as_mmcv_reads_it(trained):
     path = paths.config(tiny.DATASET, tiny.RUN, 0)
     found = reading.literal(path.read_text(), path)
     assert found["model"] == trained.model
+
+
+def test_a_configuration_that_is_named_or_put_beside_mends_it(of_mmdetection, trained, tmp_path):
+    file = of_mmdetection(("disc", "star"), config=None)
+    with pytest.raises(ExperimentError, match="put the config.py of its training beside it, or name .*: --config FILE"):
+        load_model(file)
+    text = plain(trained, ("disc", "star")).pretty_text
+    named = tmp_path / "mask_rcnn.py"
+    named.write_text(text)
+    assert load_model(file, config=named).labels.names == ("disc", "star")
+    file.with_name("config.py").write_text(text)
+    assert load_model(file).model.CLASSES == ("disc", "star")
+    named.write_text(plain(trained, ("disc", "star", "bolt")).pretty_text)
+    with pytest.raises(ExperimentError, match="names 2 classes, its configuration has 3"):
+        load_model(file, config=named)
+
+
+def test_an_imported_checkpoint_is_known_by_its_names(root, tmp_path):
+    """Its model is at full size: built without memory, its weights are never looked at."""
+    with torch.device("meta"):
+        state = released.released_model("r50").state_dict()
+    theirs = {
+        released.released_key(key): torch.empty(released.released_shape(key, t.shape)) for key, t in state.items()
+    }
+    for given in ({"state_dict": theirs}, theirs):
+        found = released.renamed(given.get("state_dict", given))
+        assert {key: tuple(tensor.shape) for key, tensor in found.items()} == {
+            k: tuple(t.shape) for k, t in state.items()
+        }
+    checkpoint = reading.Checkpoint(tmp_path / "released.pth", found, {}, reading.RELEASED, "contrastmask")
+    assert checkpoint.configuration()["model"]["backbone"]["depth"] == 50
+    assert released.renamed({"backbone.conv1.weight": torch.ones(1)}) is None

@@ -18,6 +18,7 @@ from mmdet.models import build_detector
 
 from pipeline import methods
 from pipeline.artifacts import files
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 from pipeline.methods.shared.sizes import Sizes
 
@@ -92,7 +93,12 @@ def renamed(state: dict) -> dict | None:
 
 def configuration(state: dict, path: Path) -> dict:
     """The model configuration of a state in our names, by its backbone. Raises ExperimentError for an unknown one."""
-    return released_config({**BACKBONES[_backbone(state, path)], **FROZEN})
+    return configuration_of(_backbone(state, path))
+
+
+def configuration_of(backbone: str) -> dict:
+    """The model configuration of the released code with one of `BACKBONES`."""
+    return released_config({**BACKBONES[backbone], **FROZEN})
 
 
 def released_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -126,7 +132,7 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
     else:
         _compare(state, theirs, path, backbone)
         converted = {key: state[released_key(key)].reshape(shape).clone() for key, shape in shapes.items()}
-    _save({"state_dict": converted}, Path(out))
+    _save({"state_dict": converted, "meta": {} if reverse else {"CLASSES": label_set("coco").names}}, Path(out))
     return backbone
 
 
