@@ -146,7 +146,7 @@ def _executed(config):
 
 def _import(full, where):
     """Import what the model's types are registered by: modules of this project or of MMDetection alone."""
-    wanted = (full.pop("custom_imports", None) or {}).get("imports") or []
+    wanted = (full.get("custom_imports") or {}).get("imports") or []
     for name in [wanted] if isinstance(wanted, str) else wanted:
         if name.split(".")[0] not in ("pipeline", "mmdet"):
             raise ExperimentError(
@@ -211,13 +211,8 @@ def _number(model):
 
 def _built(trained, full, labels):
     """Build the model of a configuration and put weights into it."""
-    model_config = mmcv.ConfigDict(full.model)
-    for part in [model_config, *(value for value in model_config.values() if isinstance(value, dict))]:
-        for key in ("pretrained", "init_cfg"):  # else building it would fetch a classifier
-            if key in part:
-                part[key] = None
     try:
-        model = build_detector(model_config, test_cfg=full.get("test_cfg"))
+        model = build_detector(mmcv.ConfigDict(full.model), test_cfg=full.get("test_cfg"))
     except Exception as error:  # of another version of MMDetection, for example
         reason = str(error).splitlines()[0]
         raise ExperimentError(

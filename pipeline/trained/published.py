@@ -48,7 +48,12 @@ def configuration(training):
         "optimisation": training.optimisation,
     }
     if methods.task_of(training.method).name == INSTANCES:
-        ours |= {"data": data(training), "custom_imports": custom_imports(training), **TOOLS}
+        ours |= {
+            "data": data(training),
+            "custom_imports": custom_imports(training),
+            **TOOLS,
+            "runner": runner(training),
+        }
     return mmcv.Config(ours).pretty_text + "\n"
 
 
@@ -70,6 +75,7 @@ def write_imported(room, backbone, checkpoint):
         "data": {"samples_per_gpu": 1, "workers_per_gpu": 2, "val": tested, "test": tested},
         "custom_imports": {"imports": ["pipeline.compat", *every, __name__], "allow_failed_imports": False},
         **TOOLS,
+        "runner": {"type": "EpochBasedRunner", "max_epochs": 12},  # which tools insist on; nothing is trained with it
     }
     path = checkpoint.with_name(CONFIG)
     files.write_text(path, mmcv.Config(content).pretty_text + "\n")
@@ -90,6 +96,16 @@ def custom_imports(training):
     """What registers the types of the configuration with MMDetection."""
     modules = ("pipeline.compat", *methods.modules_of(training.method, training.knobs), __name__)
     return {"imports": list(modules), "allow_failed_imports": False}
+
+
+def runner(training):
+    """The length of a training in the words of mmcv's runners, which MMDetection's tools insist on."""
+    for unit, name, key in (
+        ("epochs", "EpochBasedRunner", "max_epochs"),
+        ("iterations", "IterBasedRunner", "max_iters"),
+    ):
+        if training.schedule.get(unit):
+            return {"type": name, key: training.schedule[unit]}
 
 
 def data(training):

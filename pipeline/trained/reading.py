@@ -56,16 +56,16 @@ class Checkpoint:
         return tuple(map(str, names)) if isinstance(names, list | tuple) and names else None
 
     def configuration(self):
-        """Its configuration in MMDetection's words, plain containers, from beside it, from within it, or by its names.
+        """Its configuration in MMDetection's words, plain containers, from within it, from beside it, or by its names.
 
         Raises:
             ExperimentError: nothing tells it, or it is no plain data.
         """
+        if isinstance(text := self.meta.get("config"), str):
+            return literal(text, f"{self.path}: the configuration in it")
         beside = self.path.with_name(CONFIG)
         if beside.is_file():
             return literal(beside.read_text(encoding="utf-8"), beside)
-        if isinstance(text := self.meta.get("config"), str):
-            return literal(text, f"{self.path}: the configuration in it")
         if self.method:
             model = methods.required(self.method, "checkpoint_map").configuration(self.state, self.path)
             return {"model": model}
@@ -99,9 +99,9 @@ def read(path):
     for name in methods.names():
         if methods.method(name).checkpoint_map is None:
             continue
-        renamed = methods.required(name, "checkpoint_map").renamed(state)
-        if renamed is not None:
-            return Checkpoint(path, renamed, meta, RELEASED, name)
+        room = methods.required(name, "checkpoint_map")
+        if (renamed := room.renamed(state)) is not None:
+            return Checkpoint(path, renamed, {"CLASSES": room.classes()} | meta, RELEASED, name)
     return Checkpoint(path, state, meta, OTHER, None)
 
 

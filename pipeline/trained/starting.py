@@ -35,6 +35,10 @@ def prepare(key, dataset):
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in trained.state.items()}
     if name := next((name for name, value in weights.items() if not torch.isfinite(value).all()), None):
         raise ExperimentError(f"{trained.path}: {name!r} holds a value that is not finite; start from another file")
+    if trained.classes is None:
+        logger.warning(
+            "%s names no classes: those of %s are taken for its own, if they are as many", trained.path, dataset
+        )
     target = paths.initial_weights(dataset, key)
     checkpoint.write(target, weights, {"CLASSES": list(trained.classes)} if trained.classes else {})
     logger.info(

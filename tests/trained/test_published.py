@@ -1,5 +1,6 @@
 """MMDetection's own functions and tools work with the configuration that lies beside a run's weights."""
 
+import collections.abc
 import runpy
 import sys
 from pathlib import Path
@@ -65,6 +66,7 @@ def test_get_flops(published, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_browse_dataset(published, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(collections, "Sequence", collections.abc.Sequence, raising=False)  # gone since Python 3.10
     tool(monkeypatch, capsys, "misc/browse_dataset.py", published / "config.py", "--not-show", "--output-dir", tmp_path)
     assert len(list(tmp_path.glob("*"))) == 12
 

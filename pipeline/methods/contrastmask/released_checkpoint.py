@@ -91,6 +91,11 @@ def renamed(state: dict) -> dict | None:
     }
 
 
+def classes() -> tuple[str, ...]:
+    """The classes of the released checkpoints."""
+    return label_set("coco").names
+
+
 def configuration(state: dict, path: Path) -> dict:
     """The model configuration of a state in our names, by its backbone. Raises ExperimentError for an unknown one."""
     return configuration_of(_backbone(state, path))
@@ -132,7 +137,7 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
     else:
         _compare(state, theirs, path, backbone)
         converted = {key: state[released_key(key)].reshape(shape).clone() for key, shape in shapes.items()}
-    _save({"state_dict": converted, "meta": {} if reverse else {"CLASSES": label_set("coco").names}}, Path(out))
+    _save({"state_dict": converted, "meta": {} if reverse else {"CLASSES": classes()}}, Path(out))
     return backbone
 
 
