@@ -18,7 +18,7 @@ def main():
     starting.require_backbone(trained, fit, training.backbone)
     print(f"{trained.path} ({trained.origin}): what {args.run} takes of it on {training.dataset}\n\n{fit.table()}\n")
     print(f"To start from it, give the entry of {training.dataset} in pipeline/experiments the line\n")
-    print(f'    initial_weights: {{kind: checkpoint, file: "{args.file}", sha256: {reading.sha256(trained.path)}}}')
+    print(f"    initial_weights: {starting.declaration(trained.path)}")
 
 
 if __name__ == "__main__":

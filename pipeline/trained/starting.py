@@ -76,6 +76,13 @@ def file_of(source):
     return paths.home().joinpath(source["file"]).expanduser()
 
 
+def declaration(path):
+    """How a file is declared as initial weights, as YAML in one line."""
+    whole, home = path.resolve(), paths.home()
+    shown = whole.relative_to(home) if whole.is_relative_to(home) else whole
+    return f'{{kind: checkpoint, file: "{shown}", sha256: {reading.sha256(path)}}}'
+
+
 def against(trained, training, dataset):
     """The `fitting.Fit` of a checkpoint and the model of a training on a data set."""
     methods.register(training.method, training.knobs)
