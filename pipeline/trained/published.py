@@ -48,12 +48,9 @@ def configuration(training):
         "optimisation": training.optimisation,
     }
     if methods.task_of(training.method).name == INSTANCES:
-        ours |= {
-            "data": data(training),
-            "custom_imports": custom_imports(training),
-            **TOOLS,
-            "runner": runner(training),
-        }
+        sets = data(training)
+        ours |= {"data": sets, "custom_imports": custom_imports(training), **TOOLS, "runner": runner(training)}
+        ours |= {f"{part}_pipeline": sets[part]["pipeline"] for part in ("train", "test")}
     return mmcv.Config(ours).pretty_text + "\n"
 
 
