@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline import methods
 from pipeline.cli import command
+from pipeline.trained import published
 
 
 @command
@@ -15,8 +16,12 @@ def main():
     parser.add_argument("--method", default="contrastmask", help="a folder of pipeline/methods; default: %(default)s")
     parser.add_argument("--reverse", action="store_true", help="from ours to the released code's names")
     args = parser.parse_args()
-    backbone = methods.required(args.method, "checkpoint_map").convert(args.file, args.out, args.reverse)
+    room = methods.required(args.method, "checkpoint_map")
+    backbone = room.convert(args.file, args.out, args.reverse)
     print(f"{args.out}: {backbone}, every key mapped")
+    if not args.reverse:
+        config = published.write_imported(room, backbone, args.out)
+        print(f"{config}: its configuration, for MMDetection's tools too")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ IN_ARCHIVE = (
     "its archive holds it like that: correct the file there and declare the archive's new bytes and checksums in "
     "pipeline/experiments/datasets.yaml, then run `python -m stages.download`"
 )
-NOT_FOR_KINDS = ("kind", "profile", "paper_data", "label_set", *subsets.PARTS)
+NOT_FOR_KINDS = ("kind", "profile", "paper_data", "label_set", "initial_weights", *subsets.PARTS)
 
 
 def prepare(name, entry, *, images_root, out_dir):

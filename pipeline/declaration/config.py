@@ -6,6 +6,7 @@ Nothing that changes numbers is decided elsewhere.
 
 import json
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 from pipeline import methods, tasks
 from pipeline.artifacts import paths
@@ -31,6 +32,7 @@ class Training:
         optimisation: optimiser, learning-rate policy, warm-up, log and checkpoint intervals (in optimiser steps),
             precision.
         initial_weights: key of the weights it starts from, runs/<dataset>/init/<key>.pth; None starts afresh.
+        fitted: whether those are of a trained detector, of which it takes what fits.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Training:
     schedule: dict
     optimisation: dict
     initial_weights: str | None
+    fitted: bool = False
 
     @property
     def direction(self):
@@ -69,7 +72,9 @@ class Training:
         Names are left out, so equal runs share one training; so are the knobs, which act through the model and the
         data steps, and what only an evaluation reads.
         """
-        left_out = ("name", "dataset", "backbone", "method", "knobs", "initial_weights")
+        left_out = ["name", "dataset", "backbone", "method", "knobs", "initial_weights"]
+        if not self.fitted:  # runs have the identity that they had before there was such a thing
+            left_out.append("fitted")
         content = {key: value for key, value in self._plain().items() if key not in left_out}
         content["initial_weights"] = self.initial_weights is not None
         content["data"] = {k: v for k, v in content["data"].items() if k != "test"}
@@ -140,6 +145,7 @@ def resolve(run_name, dataset, seed, declared=None):
         schedule=dict(profile["schedules"][run.schedule]),
         optimisation=_optimisation(profile),
         initial_weights=None if afresh else methods.weights_key(chosen.detector, run.backbone),
+        fitted=profile["initial_weights"]["kind"] == "checkpoint",
     )
 
 
@@ -151,12 +157,11 @@ def resolve_pretraining(key, dataset, declared=None):
     """
     declared = declared or experiments.load()
     profile = declared.profile(dataset)
-    detector, backbone = methods.of_weights(key, profile["backbones"])
+    detector, knobs, model = resolve_detector(key, dataset, declared)
+    _, backbone = methods.of_weights(key, profile["backbones"])
     recipe = profile["initial_weights"]
     chosen = methods.method(detector)
-    knobs = chosen.load_knobs(chosen.pinned(), f"pipeline/methods/{detector}", scale=profile.get("knobs"))
     data = _data(profile, methods.task_of(detector))
-    model = _model(chosen, knobs, profile, backbone, len(declared.label_set(dataset)))
     return Training(
         name=f"init_{key}",
         dataset=dataset,
@@ -171,6 +176,24 @@ def resolve_pretraining(key, dataset, declared=None):
         optimisation=_optimisation(profile, recipe["lr"]),
         initial_weights=f"classifier_{key}" if recipe.get("classifier") else None,
     )
+
+
+class Detector(NamedTuple):
+    """The detector that initial weights are of; columns as of `Training`."""
+
+    method: str
+    knobs: KnobSet
+    model: dict
+
+
+def resolve_detector(key, dataset, declared=None):
+    """The `Detector` of a key of initial weights (`methods.weights_key`) on a dataset."""
+    declared = declared or experiments.load()
+    profile = declared.profile(dataset)
+    detector, backbone = methods.of_weights(key, profile["backbones"])
+    chosen = methods.method(detector)
+    knobs = chosen.load_knobs(chosen.pinned(), f"pipeline/methods/{detector}", scale=profile.get("knobs"))
+    return Detector(detector, knobs, _model(chosen, knobs, profile, backbone, len(declared.label_set(dataset))))
 
 
 def _model(method, knobs, profile, backbone, num_classes):

@@ -120,9 +120,10 @@ class Experiments:
         return lookup(self.runs, name, "run")
 
     def profile(self, dataset):
-        """The profile of a dataset, with the length and the batch that its entry has of its own."""
+        """The profile of a dataset, with length, batch and initial weights that its entry has of its own."""
         entry = self.dataset(dataset)
-        return _fitted(lookup(self.profiles, entry["profile"], f"profile of dataset {dataset!r}:"), entry)
+        profile = _fitted(lookup(self.profiles, entry["profile"], f"profile of dataset {dataset!r}:"), entry)
+        return profile | {name: entry[name] for name in ("initial_weights",) if name in entry}
 
     def dataset(self, name):
         return lookup(self.datasets, name, "dataset")

@@ -20,6 +20,7 @@ from pipeline.errors import ExperimentError
 
 TRAINING = "pipeline.training.computation"
 WEIGHTS = "pipeline.training.initial_weights"
+STARTING = ("pipeline.trained.starting",)  # of runs that start from a trained detector
 # Of the backbone, where a profile has one.
 CLASSIFIER, CROPS = "pipeline.training.object_classifier", "pipeline.tasks.instances.object_crops"
 RESULTS = ("pipeline.artifacts.detections", "pipeline.artifacts.results")  # that no prediction, but an evaluation needs
@@ -60,13 +61,18 @@ def of_initial_weights(key, dataset, declared):
             recipe["configuration"]["classifier"] = config.tagged(dict(source["classifier"]))
             code |= code_of((CLASSIFIER, CROPS))
         return {"configuration": recipe["configuration"], "code": recipe["code"] | code}
+    if source["kind"] == "checkpoint":
+        maps = (method.checkpoint_map for method in map(methods.method, methods.names()) if method.checkpoint_map)
+        named = {"kind": source["kind"], "sha256": source["sha256"].lower()}
+        return {"configuration": named, "code": code_of((*STARTING, *maps))}
     _, backbone = methods.of_weights(key, profile["backbones"])
     named = {"kind": source["kind"], "url": source.get(backbone), "backbone": profile["backbones"][backbone]}
     return {"configuration": config.tagged(named), "code": code}
 
 
 def _roots(training):
-    return (TRAINING, *methods.task_of(training.method).training_modules, *_method(training))
+    fitting = STARTING if training.fitted else ()
+    return (TRAINING, *fitting, *methods.task_of(training.method).training_modules, *_method(training))
 
 
 def _scoring(training):

@@ -124,7 +124,10 @@ class Check:
             self.refuse(
                 f"is for profiles whose schedules count iterations, not {dataset.profile!r}", *keys, "iterations"
             )
-        weights = self.declared.profiles[dataset.profile].initial_weights
+        profile = self.declared.profiles[dataset.profile]
+        if dataset.initial_weights is not None:
+            self.weights(dataset.initial_weights, profile, *keys, "initial_weights")
+        weights = dataset.initial_weights or profile.initial_weights
         if isinstance(weights, schema.Pretrained) and weights.direction not in self.directions(keys[-1]):
             self.refuse(
                 f"profile {dataset.profile!r} pre-trains on direction {weights.direction!r}, which label set "
@@ -153,16 +156,19 @@ class Check:
         strict.check(_decided(), profile.knobs, self.origin(keys), (*keys, "knobs"))
         for backbone in profile.backbones:
             self.known("backbone", self.declared.backbones, backbone, *keys, "backbones", backbone)
-        weights = profile.initial_weights
+        self.weights(profile.initial_weights, profile, *keys, "initial_weights")
+
+    def weights(self, weights, profile, *keys):
+        """Initial weights of a profile, or of a data set that is run at it."""
         if isinstance(weights, schema.Pretrained):
             directions = self.directions(*self.declared.datasets)
-            self.known("direction", directions, weights.direction, *keys, "initial_weights", "direction")
+            self.known("direction", directions, weights.direction, *keys, "direction")
         if isinstance(weights, schema.Downloaded):
             for backbone in weights.model_extra:
-                self.known("backbone", profile.backbones, backbone, *keys, "initial_weights", backbone)
+                self.known("backbone", profile.backbones, backbone, *keys, backbone)
             for backbone in profile.backbones:
                 if backbone not in weights.model_extra:
-                    self.refuse("is missing; give the URL of its weights", *keys, "initial_weights", backbone)
+                    self.refuse("is missing; give the URL of its weights", *keys, backbone)
 
     def runs(self, run, *keys):
         declared = self.declared

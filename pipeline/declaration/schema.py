@@ -32,6 +32,75 @@ Variable = matching("[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variab
 Checkpoint = matching(r"(https?|file)://\S+", "the URL of a checkpoint (http, https, file)")
 
 
+# Initial weights, of a profile or of a data set instead
+
+
+class Downloaded(Strict):
+    """Initial weights: the URL of a classifier for each backbone."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Checkpoint]
+
+    kind: Literal["download"]
+
+
+def in_order(schedule, unit):
+    """The schedule, if its milestones ascend and lie within its length, which is the field `unit`."""
+    length = getattr(schedule, unit)
+    if (
+        schedule.milestones != sorted(set(schedule.milestones))
+        or schedule.milestones
+        and schedule.milestones[-1] >= length
+    ):
+        raise refused(
+            f"is {schedule.milestones}; valid: whole {unit} in ascending order, above 0 and below {length}",
+            "milestones",
+        )
+    return schedule
+
+
+class Classifier(Strict):
+    """The backbone's first training, to name objects that are cut out by their boxes."""
+
+    crop_size: Annotated[int, Field(ge=32)]
+    batch_size: Count
+    iterations: Count
+    lr: Positive
+
+
+class Pretrained(Strict):
+    """Initial weights: of a detector that is trained without masks, after its backbone if `classifier` says how."""
+
+    kind: Literal["pretrain"]
+    classifier: Classifier | None = None
+    direction: Name
+    iterations: Count
+    milestones: list[Count] = []
+    lr: Positive
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _in_order(self):
+        return in_order(self, "iterations")
+
+
+class Random(Strict):
+    """No initial weights."""
+
+    kind: Literal["random"]
+
+
+class FromCheckpoint(Strict):
+    """Initial weights: a trained detector, of which each run takes what fits."""
+
+    kind: Literal["checkpoint"]
+    file: Text = Field(description="give the path of a checkpoint")
+    sha256: SHA256 = Field(description="give the SHA-256 of the file, which `sha256sum FILE` prints")
+
+
+InitialWeights = one_of("kind", Downloaded, Pretrained, Random, FromCheckpoint)
+
+
 # Datasets
 
 
@@ -44,6 +113,7 @@ class _Dataset(Strict):
     validation: Folder = Field(description="the folder of its validation images, such as val2017")
     profile: Name = Field(description="the entry of `profiles` that says at which scale it is run")
     paper_data: bool = False
+    initial_weights: InitialWeights | None = Field(None, description="instead of the profile's")
 
 
 class Generated(_Dataset):
@@ -199,62 +269,6 @@ class ResNeXt(_Stages):
 BackboneModel = one_of("type", ResNet, ResNeXt)
 
 
-class Downloaded(Strict):
-    """Initial weights: the URL of a classifier for each backbone."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Checkpoint]
-
-    kind: Literal["download"]
-
-
-def in_order(schedule, unit):
-    """The schedule, if its milestones ascend and lie within its length, which is the field `unit`."""
-    length = getattr(schedule, unit)
-    if (
-        schedule.milestones != sorted(set(schedule.milestones))
-        or schedule.milestones
-        and schedule.milestones[-1] >= length
-    ):
-        raise refused(
-            f"is {schedule.milestones}; valid: whole {unit} in ascending order, above 0 and below {length}",
-            "milestones",
-        )
-    return schedule
-
-
-class Classifier(Strict):
-    """The backbone's first training, to name objects that are cut out by their boxes."""
-
-    crop_size: Annotated[int, Field(ge=32)]
-    batch_size: Count
-    iterations: Count
-    lr: Positive
-
-
-class Pretrained(Strict):
-    """Initial weights: of a detector that is trained without masks, after its backbone if `classifier` says how."""
-
-    kind: Literal["pretrain"]
-    classifier: Classifier | None = None
-    direction: Name
-    iterations: Count
-    milestones: list[Count] = []
-    lr: Positive
-    seed: Seed
-
-    @model_validator(mode="after")
-    def _in_order(self):
-        return in_order(self, "iterations")
-
-
-class Random(Strict):
-    """No initial weights."""
-
-    kind: Literal["random"]
-
-
-InitialWeights = one_of("kind", Downloaded, Pretrained, Random)
 Scale = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 

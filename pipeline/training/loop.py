@@ -16,7 +16,6 @@ import logging
 import threading
 import time
 
-import mmcv
 import torch
 
 from pipeline import methods
@@ -25,6 +24,7 @@ from pipeline.artifacts.training_log import read_log
 from pipeline.declaration import recipe
 from pipeline.errors import ExperimentError
 from pipeline.hardware import data_workers, use_device
+from pipeline.trained import published, starting
 from pipeline.training import collectives, states, torchrun
 from pipeline.training.computation import Computation
 from pipeline.training.interruption import Interruption
@@ -50,6 +50,7 @@ def train(training, tracker=None):
     with locks.hold(scratch / "lock", f"training {training.name}"):
         if finished(scratch):
             logger.info("%s seed %d: already trained, reusing %s", training.name, training.seed, identity)
+            files.write_text(scratch / "config.py", published.configuration(training))  # in the words of today
         else:
             _train(training, scratch, tracker)
             recipe.require_unchanged(training)
@@ -60,6 +61,8 @@ def train(training, tracker=None):
 
 def _train(training, scratch, tracker):
     """Train in this process, or in as many as the machine's settings say."""
+    if training.fitted:
+        starting.fit(training, scratch)
     if torchrun.processes() == (1, 1):
         work(training, scratch, tracker)
         return
@@ -115,7 +118,7 @@ def work(training, scratch, tracker=None):
     if collectives.agree((scratch / "checkpoint.pth").exists()):
         return
     first = collectives.rank() == 0
-    computation = _computation(training)
+    computation = _computation(training, scratch)
     state = states.latest(scratch)
     if state:
         states.restore(computation, state)
@@ -124,7 +127,7 @@ def work(training, scratch, tracker=None):
     if first:
         for leftover in scratch.glob("*.part"):
             leftover.unlink()
-        files.write_text(scratch / "config.py", mmcv.Config(_published(training)).pretty_text + "\n")
+        files.write_text(scratch / "config.py", published.configuration(training))
     journal = Journal(training, scratch, computation.steps, done, state and state.get("pending"), tracker)
     began = time.monotonic()
     _run(computation, done, journal, scratch, training.optimisation["checkpoint_interval"])
@@ -134,15 +137,17 @@ def work(training, scratch, tracker=None):
     require_finite(weights, training.name)
     meta = {"fingerprint": scratch.name, "CLASSES": list(computation.dataset.CLASSES), "versions": recipe.versions()}
     checkpoint.write(scratch / "checkpoint.pth", weights, meta)
-    for leftover in scratch.glob("state_*.pth*"):
+    for leftover in (*scratch.glob("state_*.pth*"), *scratch.glob(starting.FITTED)):
         leftover.unlink()
     logger.info("%s seed %d: trained in %.0f s", training.name, training.seed, time.monotonic() - began)
 
 
-def _computation(training):
+def _computation(training, scratch):
     """What a training computes, on the device of this process."""
     methods.register(training.method, training.knobs)
     starts_from = training.initial_weights and paths.initial_weights(training.dataset, training.initial_weights)
+    if training.fitted:
+        starts_from = scratch / starting.FITTED
     return Computation(
         training,
         training_set=functools.partial(methods.task_of(training.method).training_set, training),
@@ -182,17 +187,6 @@ def _run(computation, done, journal, scratch, interval):
             if stop:
                 collectives.barrier()  # torchrun kills the others as soon as one has ended
                 raise interruption.error(f" at step {step.number}; the state is saved, run again to continue")
-
-
-def _published(training):
-    """The configuration that lies beside the weights, in MMDetection's words where it has some."""
-    return {
-        "model": training.model,
-        "data": training.data,
-        "seed": training.seed,
-        "schedule": training.schedule,
-        "optimisation": training.optimisation,
-    }
 
 
 def require_finite(weights, run):

@@ -49,6 +49,7 @@ LAYERS = [
     {"pipeline.declaration.config", "pipeline.declaration.recipe"},
     {
         "pipeline.training",
+        "pipeline.trained",
         "pipeline.tasks.*.prediction",
         "pipeline.methods.*.look_inside",
         "pipeline.methods.*.golden",

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import mmcv
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from commands.import_checkpoint import main
 from pipeline.errors import ExperimentError
 from pipeline.methods.contrastmask import released_checkpoint as released
 from pipeline.methods.contrastmask.golden import drawn_parameter
+from pipeline.trained.loading import load_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -114,6 +116,11 @@ def test_the_command(state, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["import_checkpoint", str(file), "--out", str(tmp_path / "ours.pth")])
     main()
     assert "r50, every key mapped" in capsys.readouterr().out
+    for given in (tmp_path / "ours.pth", file):
+        loaded = load_model(given, "coco2017")
+        assert loaded.model.roi_head.cl_head is not None and loaded.model.CLASSES == loaded.labels.names
+        assert loaded.config.data.test.pipeline[1].img_scale == (1333, 800)
+    assert mmcv.Config.fromfile(str(tmp_path / "config.py")).model.type == "MaskRCNN"
     monkeypatch.setattr(sys, "argv", ["import_checkpoint", str(tmp_path / "absent"), "--out", str(tmp_path / "o")])
     with pytest.raises(SystemExit):
         main()

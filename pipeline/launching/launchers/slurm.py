@@ -31,7 +31,11 @@ GRACE_SECONDS = 60  # a file written on a node may take as long to show on a net
 PATIENCE_SECONDS = 60  # for an answer of Slurm
 REPORT = "report"
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")  # states of squeue
-WEIGHTS_HERE = ("download", "random")  # kinds of initial weights that take no training; nodes may lack the network
+WEIGHTS_HERE = (
+    "download",
+    "random",
+    "checkpoint",
+)  # kinds of initial weights that take no training; nodes may lack the network
 
 SCRIPT = Path(__file__).with_name("job.sh")
 

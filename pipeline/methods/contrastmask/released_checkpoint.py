@@ -18,6 +18,7 @@ from mmdet.models import build_detector
 
 from pipeline import methods
 from pipeline.artifacts import files
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 from pipeline.methods.shared.sizes import Sizes
 
@@ -33,7 +34,10 @@ PREFIXES = (
 )
 LAST_PROJECTOR_WEIGHT = re.compile(r"roi_head\.cl_head\.projector\.\d+\.weight")
 
+THEIRS, OURS = "roi_head.mask_head.contrastive_head", "roi_head.cl_head"  # what no other model has
+
 NUM_CLASSES = 80
+FROZEN = {"frozen_stages": 1, "norm_eval": True, "style": "pytorch"}
 BACKBONES = {
     "r50": {"type": "ResNet", "depth": 50},
     "r101": {"type": "ResNet", "depth": 101},
@@ -58,8 +62,7 @@ def released_model(backbone: str, **knobs):
     Args:
         backbone: 'r50', 'r101', 'x50' or 'x101'.
     """
-    frozen = {"frozen_stages": 1, "norm_eval": True, "style": "pytorch"}
-    return build_detector(Config({"model": released_config({**BACKBONES[backbone], **frozen}, **knobs)}).model)
+    return build_detector(Config({"model": released_config({**BACKBONES[backbone], **FROZEN}, **knobs)}).model)
 
 
 def released_config(backbone: dict, sizes: Sizes | None = None, **knobs) -> dict:
@@ -73,6 +76,34 @@ def released_config(backbone: dict, sizes: Sizes | None = None, **knobs) -> dict
     chosen = method.preset("released", **knobs)
     methods.register("contrastmask", chosen)
     return method.model(chosen, sizes or Sizes(), backbone, NUM_CLASSES)
+
+
+def renamed(state: dict) -> dict | None:
+    """Give a state of the released code our names and shapes, one that was converted as it is; None for any other."""
+    if any(key.startswith(f"{OURS}.") for key in state):
+        return state
+    if not any(key.startswith(f"{THEIRS}.") for key in state):
+        return None
+    return {
+        ours: tensor[:, :, None, None] if LAST_PROJECTOR_WEIGHT.fullmatch(ours) and tensor.ndim == 2 else tensor
+        for key, tensor in state.items()
+        if (ours := our_key(key) or key)
+    }
+
+
+def classes() -> tuple[str, ...]:
+    """The classes of the released checkpoints."""
+    return label_set("coco").names
+
+
+def configuration(state: dict, path: Path) -> dict:
+    """The model configuration of a state in our names, by its backbone. Raises ExperimentError for an unknown one."""
+    return configuration_of(_backbone(state, path))
+
+
+def configuration_of(backbone: str) -> dict:
+    """The model configuration of the released code with one of `BACKBONES`."""
+    return released_config({**BACKBONES[backbone], **FROZEN})
 
 
 def released_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -106,7 +137,7 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
     else:
         _compare(state, theirs, path, backbone)
         converted = {key: state[released_key(key)].reshape(shape).clone() for key, shape in shapes.items()}
-    _save({"state_dict": converted}, Path(out))
+    _save({"state_dict": converted, "meta": {} if reverse else {"CLASSES": classes()}}, Path(out))
     return backbone
 
 
