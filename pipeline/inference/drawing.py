@@ -61,6 +61,8 @@ def _labelled(image, places):
     canvas = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
     draw = ImageDraw.Draw(canvas)
     for left, top, text, fill in places:
+        if not text:
+            continue
         box = draw.textbbox((0, 0), text, font=_font(size))
         wide, tall = box[2] + size // 2, box[3] + size // 4
         x = max(0, min(left, canvas.width - wide))
@@ -76,12 +78,17 @@ def _font(size):
     return ImageFont.truetype(str(FONT), size)
 
 
+def scaled(image, side, nearest=False):
+    """A picture or mask whose longer side has `side` pixels."""
+    factor = side / max(image.shape[:2])
+    way = cv2.INTER_NEAREST if nearest else cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    size = [max(1, round(length * factor)) for length in image.shape[1::-1]]
+    return cv2.resize(np.ascontiguousarray(image), size, interpolation=way)
+
+
 def fitted(image, side):
     """A picture shrunk so that its longer side has at most `side` pixels."""
-    factor = side / max(image.shape[:2])
-    if factor >= 1:
-        return image
-    return cv2.resize(np.ascontiguousarray(image), None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    return image if max(image.shape[:2]) <= side else scaled(image, side)
 
 
 def jpeg(image):

@@ -14,17 +14,19 @@ from pipeline.inference import pictures
 
 @PIPELINES.register_module()
 class LoadPicture:
-    """Load `img_info["path"]`, upright or, if `img_info["stored"]`, as it is stored.
+    """Load `img_info["path"]` upright, or take `img_info["image"]`, [H, W, 3] uint8 BGR, where there is one.
 
-    One that cannot be read any more is black: whoever reads it again for the results says so and leaves it out.
+    A file that cannot be read any more is black: whoever reads it again for the results says so and leaves it out.
     """
 
     def __call__(self, results):
         info = results["img_info"]
-        try:
-            image = pictures.read(info["path"], info.get("stored", False))
-        except ExperimentError:
-            image = np.zeros((info["height"], info["width"], 3), np.uint8)
+        image = info.get("image")
+        if image is None:
+            try:
+                image = pictures.read(info["path"])
+            except ExperimentError:
+                image = np.zeros((info["height"], info["width"], 3), np.uint8)
         name = str(info["path"])
         shape = image.shape
         return results | {

@@ -5,8 +5,7 @@ An image at a time is in memory, however many there are; of the page, a line for
 
 import contextlib
 import json
-from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -17,12 +16,12 @@ from pipeline.artifacts import files
 from pipeline.errors import ExperimentError
 from pipeline.hardware import data_workers
 from pipeline.inference import drawing, masks, pictures
+from pipeline.inference.ahead import in_order
 from pipeline.inference.predict import records
 from pipeline.reporting.report import render
 
 FORMS = ("polygons", "rle")
 THUMBNAIL = 160  # pixels of the longer side
-AHEAD = 4  # images a thread that wait to be written in order
 
 
 def write(lines, found, skipped, detector, out, score, classes, form=FORMS[0]):
@@ -60,7 +59,7 @@ def write(lines, found, skipped, detector, out, score, classes, form=FORMS[0]):
         progress = stack.enter_context(
             tqdm(total=len(found), desc=f"write {out}", unit="image", mininterval=5, disable=None)
         )
-        for position, made in enumerate(_in_order(one, enumerate(records(lines)))):
+        for position, made in enumerate(in_order(one, enumerate(records(lines)), data_workers())):
             progress.update()
             if isinstance(made, ExperimentError):
                 skipped.append((found[position].name, str(made)))
@@ -185,15 +184,3 @@ def _array(path, before=None, after=None):
         yield add
         file.write(b"]")
         file.write(f",{dump(after())[1:]}\n".encode() if after else b"\n")
-
-
-def _in_order(function, arguments):
-    """Results of a function for tuples of arguments, in their order, computed by a few threads a little ahead."""
-    with ThreadPoolExecutor(data_workers()) as threads:
-        waiting = deque()
-        for each in arguments:
-            waiting.append(threads.submit(function, *each))
-            if len(waiting) >= AHEAD * data_workers():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

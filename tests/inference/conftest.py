@@ -28,7 +28,7 @@ def root(tmp_path_factory):
         patch.setattr(paths, "ROOT", root)
         patch.setenv("CONTRASTMASK_HOME", str(root))
         patch.setenv("CONTRASTMASK_WORKERS", "1")
-        entry = experiments.load().dataset(DATASET) | {"train_images": 1, "val_images": 6}
+        entry = experiments.load().dataset(DATASET) | {"train_images": 1, "val_images": 4}
         prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
         training = config.resolve(RUN, DATASET, 0)
         methods.register(training.method, training.knobs)
