@@ -65,7 +65,8 @@ class GrabCut:
         # As with a rectangle: outside is background for certain, inside probably foreground.
         state = np.where(inner, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
         try:
-            cv2.grabCut(crop, state, None, None, None, self.ITERATIONS, cv2.GC_INIT_WITH_MASK)
+            models = np.zeros((2, 1, 65))
+            cv2.grabCut(crop, state, (0, 0, 1, 1), *models, self.ITERATIONS, cv2.GC_INIT_WITH_MASK)
         except cv2.error:  # fewer pixels than colours to tell apart
             return mask
         found = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
@@ -106,7 +107,7 @@ class Model:
         sample = self.steps({"img_info": info})
         meta = sample["img_metas"][0].data
         model, device = self.detector.model, self.detector.device
-        features = model.extract_feat(sample["img"][0][None].to(device))
+        features = model.extract_feat(sample["img"][0].data[None].to(device))  # a tensor, or a container of one
         scale = np.broadcast_to(np.asarray(meta["scale_factor"], np.float32), 4).copy()
         frames = torch.from_numpy(np.asarray(boxes, np.float32) * scale).to(device)
         labels = torch.tensor([self.detector.names.index(name) for name in names], device=device)

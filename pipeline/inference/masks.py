@@ -5,7 +5,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 SCALE = 2  # contours are traced on a mask so many times as large, so that they enclose the centres of its pixels
-TOLERANCE = 0.5  # pixels that a polygon may leave its contour by
+TOLERANCE = 0.3  # pixels that a polygon may leave its contour by
 
 
 def encoded(mask, form="polygons"):

@@ -5,6 +5,7 @@ An image at a time is in memory, however many there are; of the page, a line for
 
 import contextlib
 import json
+import os
 from collections import Counter
 from pathlib import PurePosixPath
 
@@ -57,7 +58,7 @@ def write(lines, found, skipped, detector, out, score, classes, form=FORMS[0]):
             _array(out / "annotations.json", _header(detector), lambda: {"images": images})
         )
         progress = stack.enter_context(
-            tqdm(total=len(found), desc=f"write {out}", unit="image", mininterval=5, disable=None)
+            tqdm(total=len(found), desc=f"results in {out}", unit="image", mininterval=5, disable=None)
         )
         for position, made in enumerate(in_order(one, enumerate(records(lines)), data_workers())):
             progress.update()
@@ -145,9 +146,9 @@ def _one(picture, name, kept, label_of, names, out, form):
     entries, drawn, listed = entries[::-1], drawn[::-1], listed[::-1]
     shown = drawing.overlay(image, drawn)
     targets = {kind: f"{kind}/{name}.{suffix}" for kind, suffix in _KINDS.items()}
-    files.write_bytes(out / targets["overlays"], drawing.jpeg(shown))
-    files.write_bytes(out / targets["thumbnails"], drawing.jpeg(drawing.fitted(shown, THUMBNAIL)))
-    files.write_bytes(out / targets["masks"], drawing.encoded(labels, ".png"))
+    _put(out / targets["overlays"], drawing.jpeg(shown))
+    _put(out / targets["thumbnails"], drawing.jpeg(drawing.fitted(shown, THUMBNAIL)))
+    _put(out / targets["masks"], drawing.encoded(labels, ".png"))
     row = {
         "name": picture.name,
         "size": [width, height],
@@ -159,6 +160,15 @@ def _one(picture, name, kept, label_of, names, out, form):
 
 
 _KINDS = {"overlays": "jpg", "thumbnails": "jpg", "masks": "png"}
+
+
+def _put(path, content):
+    """Write a picture's file in one step; `files` would look through the folder for leftovers each time."""
+    with files.naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.part")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
 
 
 @contextlib.contextmanager

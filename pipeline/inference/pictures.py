@@ -46,17 +46,18 @@ def find(patterns, apart_from=None):
         ExperimentError: one of them matches nothing, or a folder without an image.
     """
     found = {}
-    apart = Path(apart_from).resolve() if apart_from else None
+    apart = Path(os.path.abspath(apart_from)) if apart_from else None
     for pattern in patterns:
         path = Path(pattern).expanduser()
         matched = [path] if path.exists() else [Path(match) for match in glob.glob(str(path), recursive=True)]
-        before = len(found)
-        for match in matched:
-            for file in _images_below(match) if match.is_dir() else [match]:
-                resolved = Path(os.path.abspath(file))
-                if apart is None or not resolved.is_relative_to(apart):
-                    found[resolved] = None
-        if len(found) == before and not (matched and found):
+        meant = [
+            Path(os.path.abspath(file))
+            for match in matched
+            for file in (_images_below(match) if match.is_dir() else [match])
+        ]
+        meant = [file for file in meant if apart is None or not file.is_relative_to(apart)]
+        found.update(dict.fromkeys(meant))
+        if not meant:
             raise ExperimentError(
                 f"{pattern}: no image found; name a file, a folder or a glob in quotes (endings: {', '.join(SUFFIXES)})"
             )

@@ -194,6 +194,22 @@ def test_a_mistake_is_one_line(name, given, tmp_path):
     assert (tmp_path / "out.json").exists()
 
 
+def test_a_comparison_without_known_masks_is_mended_as_told(given, tmp_path):
+    images, path, _ = given
+    asked = {"compare": True, "by": ["filled_box"], "classes": ["disc"]}
+    with pytest.raises(ExperimentError, match="--compare: name the file and the folder of its images"):
+        completing.compared(arguments(**asked))
+    content = json.loads(path.read_text())
+    del content["annotations"][1]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExperimentError, match="no object of disc has a mask; name a file that has some"):
+        completing.compared(arguments(**asked, annotations=path, images=images))
+    content["annotations"][0]["segmentation"] = [[25, 15, 56, 15, 56, 46, 25, 46]]
+    path.write_text(json.dumps(content))
+    said = completing.compared(arguments(**asked, annotations=path, images=images))
+    assert "filled_box" in said and "1.000" in said
+
+
 CONTENT = {
     "[]": "no list 'images'; export it as COCO instances",
     "{": "not a JSON file (",

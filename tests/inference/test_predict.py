@@ -131,11 +131,12 @@ def test_pictures_of_any_mode_and_what_cannot_be_read(root, images, tmp_path, ca
     arguments = ("predict", RUN, folder, "--out", folder / "out", "--score", SCORE, "--batch", 2)
     said, errors = run(capsys, *arguments)
     assert not errors and "3 images, 1 skipped" in said
-    listed = {
-        i["file_name"]: (i["width"], i["height"])
-        for i in json.loads((folder / "out/annotations.json").read_text())["images"]
+    listed = json.loads((folder / "out/annotations.json").read_text())["images"]
+    assert {image["file_name"]: (image["width"], image["height"]) for image in listed} == {
+        "gray.jpg": (side, side),
+        "gray.png": (side, side),
+        "sub/phone.JPG": (96, 128),
     }
-    assert listed == {"gray.jpg": (128, 128), "gray.png": (128, 128), "sub/phone.JPG": (96, 128)}
     assert (folder / "out/overlays/gray.png.jpg").exists() and (folder / "out/overlays/sub/phone.jpg").exists()
     assert "broken.jpg is truncated or not an image" in (folder / "out/index.html").read_text()
     classes = sorted(re.findall(r"^\| *([a-z ]+?) *\|", said, re.MULTILINE))
