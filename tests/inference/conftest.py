@@ -34,7 +34,10 @@ def root(tmp_path_factory):
         methods.register(training.method, training.knobs)
         torch.manual_seed(0)
         weights = build_detector(mmcv.ConfigDict(training.model)).state_dict()
-        checkpoint.write(paths.checkpoint(DATASET, RUN, 0), weights, {"fingerprint": "f" * 20})
+        meta = {"fingerprint": "f" * 20, "CLASSES": list(experiments.load().label_set(DATASET).names)}
+        checkpoint.write(paths.checkpoint(DATASET, RUN, 0), weights, meta)
+        published = {"model": training.model, "data": {"test": {"pipeline": training.data["test"]}}}
+        paths.config(DATASET, RUN, 0).write_text(mmcv.Config(published).pretty_text)
         yield root
 
 

@@ -3,6 +3,8 @@
 import json
 import re
 import runpy
+import shlex
+import shutil
 import sys
 
 import cv2
@@ -16,6 +18,7 @@ from pipeline.errors import ExperimentError
 from pipeline.inference import fillers, models, outputs, pictures, predict
 from pipeline.tasks.instances import prediction
 from tests.reporting.test_page import CHROMIUM
+from tools.pins import ROOT
 
 from .conftest import DATASET, RUN
 from .looking import look
@@ -217,6 +220,32 @@ def test_boxes_of_the_validation_are_completed_and_compared(root, images, tmp_pa
     said, errors = run(capsys, "complete", RUN, "--compare", "--most", 3)
     assert not errors and "novel classes" in said
     assert {"model", "grabcut", "filled_box"} <= set(said.replace("|", " ").split())
+
+
+def documented():
+    """The commands of docs/predict.md, lists of words."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "predict.md").read_text(), re.DOTALL)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def test_what_the_document_says_to_type(root, images, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    shutil.copytree(images, "photos")
+    first, *_ = names = sorted(file.name for file in images.iterdir())
+    side = Image.open(images / first).width
+    listed = [{"id": n, "file_name": name, "width": side, "height": side} for n, name in enumerate(names)]
+    cat = {"id": 1, "image_id": 0, "category_id": 1, "bbox": [20, 30, 50, 60]}
+    content = {"images": listed, "categories": [{"id": 1, "name": "cat"}], "annotations": [cat]}
+    (root / "boxes.json").write_text(json.dumps(content))
+    known = cat | {"segmentation": [[20, 30, 70, 30, 70, 90, 20, 90]]}
+    (root / "known.json").write_text(json.dumps(content | {"annotations": [known]}))
+    commands = documented()
+    assert {words[2] for words in commands} == {"commands.predict", "commands.complete"}
+    for words in commands:
+        assert words[:2] == ["python", "-m"]
+        said, errors = run(capsys, words[2].removeprefix("commands."), *words[3:])
+        assert not errors, words
+    assert (root / "found" / "index.html").exists() and (root / "complete.html").exists()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
