@@ -64,7 +64,8 @@ def load(target, seed=None, dataset=None):
     loaded = loading.load_model(target, dataset, seed)
     if not getattr(loaded.model, "with_mask", False) or not hasattr(loaded.model, "roi_head"):
         raise ExperimentError(f"{target}: a {type(loaded.model).__name__} without a mask head finds boxes alone")
-    path, title, novel = Path(str(target)), str(target), ()
+    path, novel = Path(str(target)), ()
+    title = "/".join(path.parts[-2:])  # no more: it gets into files that are passed on
     if str(target) in experiments.load().runs:
         training = loading.training_of(target, dataset, seed)
         path, title = paths.checkpoint(training.dataset, training.name, training.seed), f"{target} seed {training.seed}"

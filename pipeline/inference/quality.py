@@ -20,8 +20,8 @@ def overlaps(annotations, folder, fillers, classes, most=None):
         most: images to look at, the first ones; all by default.
 
     Returns:
-        Data frame, a line for each object and filler: `by`, `class`, `image`, `at` (its position in the file) and
-        `iou`, the overlap of the two masks, intersection over union.
+        Data frame, a line for each object and filler: `by`, `class`, `image`, `at` (its position in the file),
+        `score` (the filler's confidence, NaN without one) and `iou`, the overlap of the two masks, intersection over union.
 
     Raises:
         ExperimentError: none of the objects has a mask, or a filler does not know one of the classes.
@@ -53,10 +53,13 @@ def overlaps(annotations, folder, fillers, classes, most=None):
         names = [annotations.name(entries[at]) for at in positions]
         truth = [masks.decoded(entries[at]["segmentation"], height, width) for at in positions]
         for by, filler in fillers.items():
-            for at, name, true, (mask, _) in zip(positions, names, truth, filler(picture, given, names), strict=True):
+            for at, name, true, (mask, score) in zip(
+                positions, names, truth, filler(picture, given, names), strict=True
+            ):
                 union = (mask | true).sum()
                 iou = (mask & true).sum() / union if union else 1.0
-                rows.append({"by": by, "class": name, "image": image, "at": at, "iou": float(iou)})
+                row = {"by": by, "class": name, "image": image, "at": at}
+                rows.append(row | {"score": np.nan if score is None else score, "iou": float(iou)})
     return pd.DataFrame(rows)
 
 
