@@ -2,8 +2,8 @@
 
 The masks of the validation objects are hidden; each trained run makes them from box and class, and so do the filled box
 and GrabCut. Rows are of the classes that a run was trained on with masks (base) and with boxes alone (novel): mean
-overlap with the truth (IoU), and its standard deviation over the seeds of a run, over objects for what has no seed;
-`rank` is Spearman's correlation of confidence and overlap, by which the page of the most doubtful masks is worth a look.
+overlap with the truth (IoU), and its standard deviation over the seeds of a run, over objects for what has no seed.
+`rank` is Spearman's correlation of confidence and overlap, which says what the order of the page is worth.
 """
 
 import argparse

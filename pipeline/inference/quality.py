@@ -21,7 +21,7 @@ def overlaps(annotations, folder, fillers, classes, most=None):
 
     Returns:
         Data frame, a line for each object and filler: `by`, `class`, `image`, `at` (its position in the file),
-        `score` (the filler's confidence, NaN without one) and `iou`, the overlap of the two masks, intersection over union.
+        `score` (the filler's confidence, NaN without one) and `iou`, the intersection of both masks over their union.
 
     Raises:
         ExperimentError: none of the objects has a mask, or a filler does not know one of the classes.
