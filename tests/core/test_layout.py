@@ -59,6 +59,7 @@ LAYERS = [
     {"pipeline.runs", "pipeline.launching", "pipeline.doctor", "pipeline.acceptance", "pipeline.own"},
     {"pipeline.reporting"},
     {"pipeline.launching.plan"},  # reads of the reports how long runs took
+    {"pipeline.inference"},
 ]
 
 

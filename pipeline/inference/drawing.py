@@ -1,0 +1,109 @@
+"""Objects drawn over a picture: outline, a touch of colour and a label, for looking through many of them."""
+
+import base64
+import colorsys
+from functools import cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+GOLDEN = 0.618034  # of a turn of hues, so that classes beside each other in the list differ
+TINT = 0.35
+QUALITY = 88  # of JPEG
+
+
+def colour(label):
+    """The colour of a class, (r, g, b)."""
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb((0.04 + label * GOLDEN) % 1, 0.85, 0.95))
+
+
+def hexadecimal(label):
+    """The same for style sheets."""
+    return "#{:02x}{:02x}{:02x}".format(*colour(label))
+
+
+def overlay(image, objects):
+    """Draw objects over a picture.
+
+    Args:
+        image: [H, W, 3] uint8 BGR; stays as it is.
+        objects: list of (label, mask [H, W] bool, text), the first one in front.
+
+    Returns:
+        [H, W, 3] uint8 BGR.
+    """
+    drawn = image.copy()
+    line = max(1, round(max(image.shape[:2]) / 500))
+    places = []
+    for label, mask, text in reversed(objects):
+        bgr = colour(label)[::-1]
+        left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+        if not width:
+            continue
+        part = (slice(top, top + height), slice(left, left + width))
+        inside = mask[part]
+        drawn[part][inside] = ((1 - TINT) * drawn[part][inside] + TINT * np.array(bgr)).astype(np.uint8)
+        contours, _ = cv2.findContours(
+            inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top)
+        )
+        cv2.drawContours(drawn, contours, -1, bgr, line)
+        places.append((left, top, text, colour(label)))
+    return _labelled(drawn, places)
+
+
+def _labelled(image, places):
+    """Write texts (left, top, text, colour) over a picture, those of the last ones in front."""
+    size = max(9, round(max(image.shape[:2]) / 60))
+    canvas = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+    draw = ImageDraw.Draw(canvas)
+    for left, top, text, fill in places:
+        if not text:
+            continue
+        box = draw.textbbox((0, 0), text, font=_font(size))
+        wide, tall = box[2] + size // 2, box[3] + size // 4
+        x = max(0, min(left, canvas.width - wide))
+        y = max(0, top - tall)
+        draw.rectangle((x, y, x + wide, y + tall), fill=fill)
+        bright = sum(weight * part for weight, part in zip((0.3, 0.59, 0.11), fill, strict=True)) > 130
+        draw.text((x + size // 4, y), text, font=_font(size), fill="black" if bright else "white")
+    return np.asarray(canvas)[..., ::-1]
+
+
+@cache
+def _font(size):
+    return ImageFont.truetype(str(FONT), size)
+
+
+def scaled(image, side, nearest=False):
+    """A picture or mask whose longer side has `side` pixels."""
+    factor = side / max(image.shape[:2])
+    way = cv2.INTER_NEAREST if nearest else cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    size = [max(1, round(length * factor)) for length in image.shape[1::-1]]
+    return cv2.resize(np.ascontiguousarray(image), size, interpolation=way)
+
+
+def fitted(image, side):
+    """A picture shrunk so that its longer side has at most `side` pixels."""
+    return image if max(image.shape[:2]) <= side else scaled(image, side)
+
+
+def jpeg(image):
+    """The bytes of a picture, BGR, as JPEG."""
+    return encoded(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+
+
+def encoded(image, suffix, options=()):
+    """The bytes of an image in the format of a suffix."""
+    done, content = cv2.imencode(suffix, np.ascontiguousarray(image), list(options))
+    if not done:
+        raise ValueError(f"OpenCV cannot write {image.dtype} {image.shape} as {suffix}")
+    return content.tobytes()
+
+
+def inlined(image):
+    """A picture for the `src` of a page that carries it inside."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg(image)).decode()}"

@@ -1,0 +1,125 @@
+"""Pictures of any mode, and masks as annotation tools take them."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from pipeline.errors import ExperimentError
+from pipeline.inference import drawing, masks, outputs, pictures
+from pipeline.inference.ahead import in_order
+
+LEFT_RED = np.zeros((20, 30, 3), np.uint8)
+LEFT_RED[:, :15] = (250, 10, 10)  # red, green, blue
+
+
+def saved(path, mode="RGB", **options):
+    Image.fromarray(LEFT_RED).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("a.png", "P"), ("a.png", "L"), ("a.png", "RGBA"), ("a.jpg", "CMYK"), ("a.tif", "CMYK"), ("a.bmp", "RGB")],
+)
+def test_any_mode_becomes_three_channels(name, mode, tmp_path):
+    path = saved(tmp_path / name, mode)
+    image = pictures.read(path)
+    assert image.shape == (20, 30, 3) and image.dtype == np.uint8 and pictures.size(path) == (30, 20)
+    if mode == "L":
+        assert (image[..., 0] == image[..., 2]).all()
+    else:
+        assert image[10, 3, 2] > 150 > 100 > image[10, 3, 0], "red is the last channel"
+    assert image[10, 25].max() < 60
+
+
+def test_sixteen_bits_lose_the_lower_eight(tmp_path):
+    path = tmp_path / "deep.png"
+    cv2.imwrite(str(path), np.full((8, 9), 0x4321, np.uint16))
+    assert (pictures.read(path) == 0x43).all() and pictures.size(path) == (9, 8)
+
+
+def test_a_picture_is_turned_upright_unless_its_stored_pixels_are_asked_for(tmp_path):
+    exif = Image.Exif()
+    exif[pictures.ORIENTATION] = 6
+    path = saved(tmp_path / "phone.jpg", exif=exif)
+    assert pictures.read(path).shape == (30, 20, 3) and pictures.size(path) == (20, 30)
+    assert pictures.read(path, stored=True).shape == (20, 30, 3)
+    assert pictures.read(path)[3, 10, 2] > 150, "what was left is above"
+
+
+def test_what_cannot_be_read_is_skipped_and_named(tmp_path):
+    saved(tmp_path / "good.jpg")
+    whole = saved(tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.png").touch()
+    found, skipped = pictures.measured(pictures.find([tmp_path]))
+    assert [picture.name for picture in found] == ["good.jpg"]
+    assert [name for name, _ in skipped] == ["cut.jpg", "empty.png"]
+    assert all("is truncated or not an image" in reason for _, reason in skipped)
+
+
+def test_files_folders_and_globs(tmp_path):
+    for name in ("a/1.JPG", "a/b/2.png", "c/3.jpg", "c/note.txt", "out/overlays/1.jpg", "a/.hidden.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(pictures.find([tmp_path], apart_from=tmp_path / "out")) == ["a/1.JPG", "a/b/2.png", "c/3.jpg"]
+    assert list(pictures.find([f"{tmp_path}/c/*.jpg", tmp_path / "a"])) == ["a/1.JPG", "a/b/2.png", "c/3.jpg"]
+    assert list(pictures.find([tmp_path / "c/3.jpg"])) == ["3.jpg"]
+    for nothing in ("gone", "*.webp", "c/*.nothing"):
+        with pytest.raises(ExperimentError, match="no image found; name a file, a folder or a glob in quotes"):
+            pictures.find([tmp_path / "a", tmp_path / nothing])
+
+
+def test_names_of_results_are_those_of_the_pictures():
+    assert outputs.output_names(["a/x.jpg", "a/y.png", "a/y.jpg"]) == {
+        "a/x.jpg": "a/x",
+        "a/y.png": "a/y.png",
+        "a/y.jpg": "a/y.jpg",
+    }
+
+
+def shapes():
+    disc = np.zeros((40, 50), np.uint8)
+    cv2.circle(disc, (20, 20), 12, 1, -1)
+    two = np.zeros((40, 50), bool)
+    two[2:9, 3:20] = two[20:39, 30:50] = True
+    dot = np.zeros((40, 50), bool)
+    dot[7, 9] = True
+    line = np.zeros((40, 50), bool)
+    line[5, 3:30] = True
+    return {"disc": disc.astype(bool), "two": two, "dot": dot, "line": line, "all": np.ones((40, 50), bool)}
+
+
+@pytest.mark.parametrize("name", shapes())
+def test_a_mask_is_the_same_as_polygons_and_as_run_lengths(name):
+    mask = shapes()[name]
+    height, width = mask.shape
+    assert (masks.decoded(masks.encoded(mask, "rle"), height, width) == mask).all()
+    polygons = masks.encoded(mask)
+    assert all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons)
+    again = masks.decoded(polygons, height, width)
+    assert (again & mask).sum() / (again | mask).sum() > (0.95 if name == "disc" else 0.999)
+
+
+def test_an_empty_mask_has_no_polygon():
+    assert masks.encoded(np.zeros((4, 5), bool)) == []
+    counts = rle.frPyObjects([[0, 0, 3, 0, 3, 3, 0, 3]], 4, 5)[0]["counts"]
+    assert masks.decoded({"size": [4, 5], "counts": counts.decode()}, 4, 5).sum() == 9
+    assert masks.decoded({"size": [4, 5], "counts": [0, 4, 16]}, 4, 5).sum() == 4
+
+
+def test_an_overlay_changes_what_is_inside_and_the_surest_object_is_in_front():
+    image = np.full((60, 80, 3), 200, np.uint8)
+    mask = np.zeros((60, 80), bool)
+    mask[20:50, 10:70] = True
+    drawn = drawing.overlay(image, [(0, mask, "first 0.9"), (1, mask, "second 0.8"), (2, mask & False, "none")])
+    assert (image == 200).all() and drawn.shape == image.shape
+    assert (drawn[35, 40] != 200).any() and (drawn[55, 75] == 200).all()
+    edge = drawn[35, 10].astype(int)
+    assert np.abs(edge - drawing.colour(0)[::-1]).sum() < np.abs(edge - drawing.colour(1)[::-1]).sum()
+
+
+def test_work_ahead_comes_in_order():
+    assert list(in_order(lambda x: x * x, ((n,) for n in range(50)), threads=3)) == [n * n for n in range(50)]
