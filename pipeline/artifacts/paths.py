@@ -15,6 +15,7 @@ EXPERIMENTS = ROOT / "pipeline" / "experiments"  # the declaration, merged from 
 PUBLISHED = EXPERIMENTS / "published"  # the numbers that papers print
 SELECTION = ROOT / "pipeline" / "selection.yaml"
 PARAMS = ROOT / "params.yaml"
+PRIORS = ROOT / "priors"  # files of masks and points, which the knob `prior_file` names
 PAPER_KNOBS = ROOT / "pipeline" / "methods" / "contrastmask" / "knobs.yaml"
 SNAPSHOT = ROOT / "reports" / "snapshot"  # tracked by git: a finished report that `commands.snapshot` copied
 
