@@ -15,7 +15,6 @@ EXPERIMENTS = ROOT / "pipeline" / "experiments"  # the declaration, merged from 
 PUBLISHED = EXPERIMENTS / "published"  # the numbers that papers print
 SELECTION = ROOT / "pipeline" / "selection.yaml"
 PARAMS = ROOT / "params.yaml"
-PRIORS = ROOT / "priors"  # files of masks and points, which the knob `prior_file` names
 PAPER_KNOBS = ROOT / "pipeline" / "methods" / "contrastmask" / "knobs.yaml"
 SNAPSHOT = ROOT / "reports" / "snapshot"  # tracked by git: a finished report that `commands.snapshot` copied
 
@@ -60,6 +59,11 @@ def split_train(dataset, direction):
 
 def initial_weights(dataset, key):
     return ROOT / "runs" / dataset / "init" / f"{key}.pth"
+
+
+def priors():
+    """Files of masks and points that the knob `prior_file` names; tracked by git or not, as their owner likes."""
+    return ROOT / "priors"
 
 
 def accepted():

@@ -12,11 +12,10 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import MinLen
 from mmcv.parallel import DataContainer
 from mmdet.core import BitmapMasks, PolygonMasks
 from mmdet.datasets.builder import PIPELINES
-from pydantic import AfterValidator, ConfigDict
+from pydantic import AfterValidator, ConfigDict, Field
 
 from pipeline.declaration import strict, subsets
 from pipeline.errors import ExperimentError
@@ -32,8 +31,8 @@ def _pairs(values):
     return values
 
 
-Coordinates = Annotated[list[float], MinLen(2), AfterValidator(_pairs)]
-Outline = Annotated[list[float], MinLen(6), AfterValidator(_pairs)]
+Coordinates = Annotated[list[float], Field(min_length=2), AfterValidator(_pairs)]
+Outline = Annotated[list[float], Field(min_length=6), AfterValidator(_pairs)]
 
 
 class _Lenient(strict.Strict):
@@ -41,7 +40,7 @@ class _Lenient(strict.Strict):
 
 
 class _Encoded(_Lenient):
-    size: Annotated[list[int], MinLen(2)]
+    size: Annotated[list[int], Field(min_length=2, max_length=2)]
     counts: list[int] | str
 
 
@@ -55,7 +54,7 @@ class _Annotation(_Lenient):
     may_be_empty = ("segmentation",)
 
     image_id: int
-    bbox: Annotated[list[float], MinLen(4)]
+    bbox: Annotated[list[float], Field(min_length=4, max_length=4)]
     segmentation: list[Outline] | _Encoded | None = None
     foreground: list[Coordinates] = []
     background: list[Coordinates] = []

@@ -83,11 +83,11 @@ def steps(given, knobs, dataset):
 
 def path_of(name):
     """The file of a value of the knob `prior_file`. Raises ExperimentError if it is none in priors/."""
-    path = (paths.PRIORS / name).resolve()
-    if not path.is_relative_to(paths.PRIORS.resolve()) or not path.is_file():
-        there = sorted(found.name for found in paths.PRIORS.glob("*.json"))
+    path = (paths.priors() / name).resolve()
+    if not path.is_relative_to(paths.priors().resolve()) or not path.is_file():
+        there = sorted(found.name for found in paths.priors().glob("*.json"))
         raise ExperimentError(
-            f"knob prior_file is {name!r}; valid: the name of a file in {paths.PRIORS}, which holds "
+            f"knob prior_file is {name!r}; valid: the name of a file in {paths.priors()}, which holds "
             f"{', '.join(there) or 'none yet'}"
         )
     return path
