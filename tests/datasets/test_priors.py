@@ -293,8 +293,7 @@ def test_a_file_that_is_not_in_the_folder_is_named(write, folder, name, message)
 
 
 def drop_images(content):
-    content["images"] = content["images"][1:]
-    content["annotations"] = []
+    content["images"][0]["file_name"] = "other.png"
 
 
 def move_boxes(content):
@@ -302,13 +301,12 @@ def move_boxes(content):
         annotation["bbox"][0] += 0.5
 
 
-def resize(content):
-    content["annotations"][0]["segmentation"] = {"size": [64, 64], "counts": [4096]}
-    content["annotations"][0]["category_id"] = 1
-
-
 def odd(content):
     content["annotations"][0]["foreground"] = [[1.0, 2.0, 3.0]]
+
+
+def strange_image(content):
+    content["annotations"][2]["image_id"] = 99
 
 
 def text(content):
@@ -318,11 +316,18 @@ def text(content):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (drop_images, r"mine.json: images does not list id \d+ \(.*\) of the training images; make the file of"),
-        (move_boxes, r"mine.json: image \d+: no bbox is one of the training annotations; keep their boxes"),
+        (
+            drop_images,
+            r"mine.json: images does not list \S+, a training image; make the file of the training annotations",
+        ),
+        (move_boxes, r"mine.json: image \S+: no bbox is one of the training annotations; keep their boxes"),
         (odd, r"mine.json: annotations\[0\].foreground\[0\]: has 3 numbers; valid: x, y, x, y"),
         (text, r"mine.json: annotations\[1\].segmentation.*: "),
         (lambda content: content.pop("images"), "mine.json: images: is missing"),
+        (
+            strange_image,
+            r"mine.json: annotations\[2\].image_id: is 99, which images does not list; correct one of them",
+        ),
     ],
 )
 @pytest.mark.parametrize("prior", ["file", "points"])

@@ -46,6 +46,7 @@ class _Encoded(_Lenient):
 
 class _Image(_Lenient):
     id: int
+    file_name: str
 
 
 class _Annotation(_Lenient):
@@ -67,7 +68,7 @@ class _File(_Lenient):
 
 @functools.cache
 def _read(name, sha256):
-    """{image id: annotations} of a file in priors/; read once in a process.
+    """{name of an image: annotations} of a file in priors/; read once in a process.
 
     Raises:
         ExperimentError: it is not what the recipe was made of, or not such a file.
@@ -81,10 +82,15 @@ def _read(name, sha256):
     except ValueError as error:
         raise ExperimentError(f"{path}: not valid JSON: {error}; write it again") from None
     strict.check(_File, content, str(path))
-    found = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        found.setdefault(annotation["image_id"], []).append(annotation)
-    return found
+    by_id = {image["id"]: [] for image in content["images"]}
+    for place, annotation in enumerate(content["annotations"]):
+        if annotation["image_id"] not in by_id:
+            raise ExperimentError(
+                f"{path}: annotations[{place}].image_id: is {annotation['image_id']}, which images does not list; "
+                "correct one of them"
+            )
+        by_id[annotation["image_id"]].append(annotation)
+    return {image["file_name"]: by_id[image["id"]] for image in content["images"]}
 
 
 class _OfFile:
@@ -105,13 +111,12 @@ class _OfFile:
 
         Raises ExperimentError for an image that it does not list, or whose boxes are all others.
         """
-        image = results["img_info"]
-        if image["id"] not in self.annotations:
+        name = results["img_info"]["filename"]
+        if name not in self.annotations:
             raise ExperimentError(
-                f"{self.path}: images does not list id {image['id']} ({image['filename']}) of the training images; "
-                "make the file of their annotations"
+                f"{self.path}: images does not list {name}, a training image; make the file of the training annotations"
             )
-        listed = self.annotations[image["id"]]
+        listed = self.annotations[name]
         left = {}  # by box; several can share one
         for annotation in listed:
             left.setdefault(_corners(annotation["bbox"]), []).append(annotation)
@@ -119,7 +124,7 @@ class _OfFile:
         found = [left[box].pop(0) if left.get(box) else None for box in boxes]
         if listed and boxes and not any(found):
             raise ExperimentError(
-                f"{self.path}: image {image['id']}: no bbox is one of the training annotations; keep their boxes"
+                f"{self.path}: image {name}: no bbox is one of the training annotations; keep their boxes"
             )
         return found
 
@@ -154,7 +159,7 @@ class LoadMasksOfFile(_OfFile):
             mask = annotation.get("segmentation") if annotation and novel else None
             if isinstance(mask, dict) and tuple(mask["size"]) != size:
                 raise ExperimentError(
-                    f"{self.path}: image {image['id']}: a segmentation has the size {mask['size']}, the image "
+                    f"{self.path}: image {image['filename']}: a segmentation has the size {mask['size']}, the image "
                     f"{list(size)} (height, width); make it of that image"
                 )
             masks.append(mask or None)
