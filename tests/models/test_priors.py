@@ -99,7 +99,7 @@ def test_points_change_the_contrastive_loss_alone(recipe, kind):
         )
     )
     assert all(torch.equal(plain[0][name], other[0][name]) for name in OTHERS for other in (marked, both))
-    values = {float(each[0]["loss_contrastive"]) for each in (plain, marked, both)}
+    values = {each[0]["loss_contrastive"].item() for each in (plain, marked, both)}
     assert len(values) == 3 and all(np.isfinite(value) for value in values)
     assert marked[2]["prior_rois"] == marked[2]["kept_novel_rois"] + marked[2]["dropped_novel_rois"] > 0
 

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 DIRECTIONS = 36  # of a scribble, 5 degrees from one to the next
-CORE = 0.25  # a scribble keeps this share of the pole's depth from the outline
+CORE = 0.25  # a scribble keeps this share of the pole's depth from the outline, and
+CLEAR = 1.5  # pixels, so that what it touches in passing from one pixel to the next is inside, too
 SPACES = 32  # a line is walked in steps of at most this part of the box's longer side
 
 
@@ -36,6 +37,8 @@ def point(region):
 def scribble(region):
     """The longest straight stroke through the pole whose pixels lie a quarter of its depth inside the region: its ends.
 
+    In a region that is nowhere three pixels wide it stays within the pixel of the pole.
+
     Args:
         region: [h, w] bool.
 
@@ -46,7 +49,8 @@ def scribble(region):
     if not len(pole):
         return pole
     depth = depths(region)
-    core = depth >= max(1, CORE * depth.max())
+    core = depth >= max(CLEAR, CORE * depth.max())
+    core[tuple(np.floor(pole[0, ::-1]).astype(int))] = True
     half = np.arange(DIRECTIONS) * np.pi / DIRECTIONS
     ways = np.stack([np.cos(half), np.sin(half)], 1)  # [directions, 2]
     ways = np.stack([ways, -ways])  # there and back
