@@ -61,6 +61,11 @@ def initial_weights(dataset, key):
     return ROOT / "runs" / dataset / "init" / f"{key}.pth"
 
 
+def priors():
+    """Files of masks and points that the knob `prior_file` names; tracked by git or not, as their owner likes."""
+    return ROOT / "priors"
+
+
 def accepted():
     """Which recipes train the same as older ones; tracked by git."""
     return ROOT / "pipeline" / "accepted.yaml"

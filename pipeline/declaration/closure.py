@@ -35,6 +35,7 @@ EXCLUDED = {
     "pipeline.declaration.experiments": "its effect is the resolved configuration",
     "pipeline.declaration.knobs": "its effect is the resolved configuration",
     "pipeline.declaration.label_sets": "its effect is in the configuration, the manifest and the split, which agree",
+    "pipeline.declaration.strict": "refuses values and changes none",
     "pipeline.declaration.subsets": "its effect is in the manifest",
     "pipeline.methods": "finds rooms",
     "pipeline.methods.shared.sizes": "its effect is the resolved configuration",

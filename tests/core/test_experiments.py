@@ -56,6 +56,7 @@ PAPER = {
     "table6": 3,
     "table7": 2,
     "oracle": 2,
+    "priors": 5,  # not of the paper
 }
 
 
@@ -74,6 +75,18 @@ def test_all_tables_need_every_run_once():
     assert set(selection["runs"]) == set(declared.runs)
     assert set(selection["weights"]) == set(declared.backbones)
     assert set(selection["figures"]) == set(declared.figures)
+
+
+def test_the_table_of_priors_is_made_when_it_is_named():
+    """It is a table of our own, which neither the default choice nor a table of the paper brings along."""
+    declared = experiments.load()
+    assert "published" not in declared.tables["priors"] and not any(
+        "published" in r for r in declared.tables["priors"]["rows"]
+    )
+    assert "priors" not in experiments.chosen_tables(declared)
+    others = declared.selection([name for name in declared.tables if name != "priors"], "generated")
+    own = set(declared.runs) - set(others["runs"])
+    assert own and all(declared.runs[name].overrides["prior"] in ("points", "scribbles") for name in own)
 
 
 def test_no_two_pinned_runs_are_the_same_training():

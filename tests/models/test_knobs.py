@@ -52,6 +52,10 @@ def config(knobs=None, method="contrastmask", **sizes):
         ("query_sharing", 1, "true, false"),
         ("cl_join", "add", "sum, concat"),
         ("supervision", "recipe", "base, novel, all, oracle"),
+        ("prior", "mask", "cam, oracle, file, points, scribbles"),
+        ("prior_file", None, "none, or the name of a file in priors/"),
+        ("prior_radius", 0, "in (0, 0.5]"),
+        ("prior_rest", "all", "none, cam"),
         ("sigma", "recipe", "in (0, 1]"),
         ("cl_loss_weight", -1, "at least 0"),
         ("cl_loss_weight", float("inf"), "at least 0"),
@@ -134,8 +138,10 @@ OTHER = {
 }
 
 
-# mask_format is a matter of the data, see tests/core/test_released_configuration.py
-@pytest.mark.parametrize("knob", sorted(PAPER.keys() - {"recipe", "seeds", "mask_format"}))
+# mask_format and prior_file are a matter of the data, see test_released_configuration.py and test_priors.py
+@pytest.mark.parametrize(
+    "knob", sorted(PAPER.keys() - {"recipe", "seeds", "mask_format", "prior_file", "prior_radius", "prior_rest"})
+)
 def test_flipping_a_knob_changes_the_model(knob):
     kind = ROOM.knobs.model_fields[knob].annotation
     value = PAPER[knob]
@@ -146,6 +152,14 @@ def test_flipping_a_knob_changes_the_model(knob):
     else:
         other = OTHER[knob]
     assert config(load({**PAPER, knob: other})) != config()
+
+
+@pytest.mark.parametrize(("knob", "value"), [("prior_radius", 0.2), ("prior_rest", "cam"), ("prior", "file")])
+def test_how_far_points_reach_changes_the_model_that_has_them(knob, value):
+    marked = PAPER | {"prior": "points", "prior_file": "any.json"}
+    same = config(load(marked | {knob: value})) == config(load(marked))
+    assert same == (knob == "prior")  # a matter of the data steps
+    assert knob == "prior" or config(load(PAPER | {knob: value})) == config()
 
 
 @pytest.mark.parametrize("field", Sizes.model_fields)

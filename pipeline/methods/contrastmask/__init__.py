@@ -1,11 +1,12 @@
 """ContrastMask (CVPR 2022), a file for each part of the paper.
 
 edges, partition, sampling, losses: functions on tensors. attention, cl_head, roi_head: the network. oracle: its
-training steps under oracle supervision. look_inside, golden, released_checkpoint: what no training imports.
+training steps under oracle supervision. priors, prior_head, prior_points, prior_steps: masks of any source, points and
+scribbles instead of the CAM. look_inside, golden, released_checkpoint: what no training imports.
 """
 
 from pipeline.methods import Method
-from pipeline.methods.contrastmask import oracle
+from pipeline.methods.contrastmask import priors
 from pipeline.methods.contrastmask.knobs import Knobs
 from pipeline.methods.contrastmask.model import model
 from pipeline.methods.shared import two_stage
@@ -24,8 +25,8 @@ METHOD = Method(
     detector="two_stage",
     model=model,
     modules=(*two_stage.MASK_MODULES, f"{__name__}.cl_head", f"{__name__}.roi_head"),
-    more_modules=oracle.modules,
-    steps=oracle.steps,
+    more_modules=priors.modules,
+    steps=priors.steps,
     cost=2.0,
     autocast=(
         *two_stage.MASK_AUTOCAST,

@@ -19,6 +19,11 @@ class Knobs(CAMKnobs):
         encoder_convs: 3x3 convolutions of the CL encoder.
         projector_layers: layers of the projector, the last one linear.
         supervision: RoIs in the contrastive loss: base, novel, all, or oracle (all, with masks for novel ones).
+        prior: what parts the cells of novel RoIs: cam, oracle (true masks; the same as supervision oracle), file (masks
+            of `prior_file`), points or scribbles (of `prior_file`, without one drawn from the true masks).
+        prior_file: name of a file in priors/, or none.
+        prior_radius: reach of a point or a scribble, as a share of the RoI's side.
+        prior_rest: cells out of their reach: none (in no set), or cam.
         query_sharing: one query pair for all RoIs, or one per RoI.
         cl_join: joining the contrastive feature with the mask-head input (D1).
         cl_features: contrastive feature with self-attention (enhanced) or the encoding itself (direct) (D2).
@@ -54,6 +59,10 @@ class Knobs(CAMKnobs):
     encoder_convs: int = Field(ge=1)
     projector_layers: int = Field(ge=1)
     supervision: Literal["base", "novel", "all", "oracle"]
+    prior: Literal["cam", "oracle", "file", "points", "scribbles"]
+    prior_file: str = Field(min_length=1, description="none, or the name of a file in priors/")
+    prior_radius: float = Field(gt=0, le=0.5)
+    prior_rest: Literal["none", "cam"]
     query_sharing: bool
     cl_join: Literal["sum", "concat"]
     cl_features: Literal["enhanced", "direct"]

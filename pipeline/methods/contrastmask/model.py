@@ -1,6 +1,7 @@
 """The MMDetection configuration of ContrastMask."""
 
 from pipeline.errors import ExperimentError
+from pipeline.methods.contrastmask import priors
 from pipeline.methods.contrastmask.knobs import Knobs
 from pipeline.methods.shared import two_stage
 from pipeline.methods.shared.sizes import Sizes
@@ -12,7 +13,9 @@ def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
     Raises:
         ExperimentError: knobs and sizes do not fit together.
     """
-    return two_stage.mask_detector(sizes, backbone, _roi_head(knobs, sizes, num_classes))
+    knobs = priors.settled(knobs)
+    roi_head = priors.with_prior(_roi_head(knobs, sizes, num_classes), knobs)
+    return two_stage.mask_detector(sizes, backbone, roi_head)
 
 
 def _roi_head(knobs, sizes, num_classes):
