@@ -7,6 +7,7 @@ from what is finished. docs/estimate.md tells what the numbers mean.
 import argparse
 
 from pipeline import estimate
+from pipeline.artifacts import paths
 from pipeline.cli import command
 from pipeline.reporting import expectation
 
@@ -24,8 +25,9 @@ def main():
     args = parser.parse_args()
     plan = estimate.plan(args.dataset, args.method, args.groups, args.iterations, args.seed)
     found = expectation.Expectation(plan, estimate.measure(plan))
-    text, folder = expectation.write(plan, found, estimate.length_of(plan))
-    print(text, f"Table, numbers and figure: {folder}", sep="\n")
+    folder = estimate.folder(args.dataset)
+    print(expectation.write(found, estimate.length_of(plan), folder))
+    print(f"Table, numbers and figure: {folder.relative_to(paths.ROOT)}")
 
 
 if __name__ == "__main__":

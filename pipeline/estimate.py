@@ -190,8 +190,13 @@ def shortened(schedule, iterations=None):
     steps = sorted({step for each in schedule["milestones"] if 0 < (step := round(each * length / full)) < length})
     passes = schedule.get("stands_for", full if unit == "epochs" else None)
     changed = {kind: length, "milestones": steps} | ({"stands_for": passes} if passes else {})
-    of = f"of the {full} {unit} of its schedule" if (kind, length) != (unit, full) else "of its schedule, all"
-    return changed, f"{length} {kind} {of}"
+    if (kind, length) == (unit, full):
+        words = f"{full} {unit}, the whole schedule"
+    elif kind == unit and length < full:
+        words = f"{length} of the {full} {unit} of the schedule"
+    else:
+        words = f"{length} {kind} (the schedule has {full} {unit})"
+    return changed, words
 
 
 def length_of(plan):

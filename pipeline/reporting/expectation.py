@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from pipeline import methods
-from pipeline.artifacts import files, paths
+from pipeline.artifacts import files
 from pipeline.reporting import style
 from pipeline.reporting.panels import shortened
 from pipeline.reporting.style import plt
@@ -160,14 +160,18 @@ class Expectation:
         )
         table = self.rows.assign(
             **{name: self.rows[name].map(number) for name in ("mask", "with_masks", "box", "extent", "projection")},
-            expected=["–" if each is None else f"{each.low:.1f} to {each.high:.1f}" for each in self.rows["expected"]],
+            expected=[
+                f"{each.low:.1f} to {each.high:.1f}" if isinstance(each, Interval) else "–"
+                for each in self.rows["expected"]
+            ],
             group=self.rows["group"].map({"base": "lost its masks", "novel": "novel"}),
         ).rename(columns=HEADS)
+        worth, interval = held["with_masks"].astype(float).mean(), of_mean(self.masks)
         lines = [
-            f"Mask AP of the {len(held)} classes that lost their masks: mean {np.mean(self.masks):.1f}, standard "
-            f"deviation {_deviation(self.masks):.1f}, from {min(self.masks):.1f} to {max(self.masks):.1f}; with "
-            f"their masks {held['with_masks'].mean():.1f}. 95 % confidence interval of the mean of such classes: "
-            f"{of_mean(self.masks).low:.1f} to {of_mean(self.masks).high:.1f}.",
+            f"Mask AP of the {len(held)} classes that lost their masks: mean {interval.mean:.1f}, standard deviation "
+            f"{_deviation(self.masks):.1f}, from {min(self.masks):.1f} to {max(self.masks):.1f}; with their masks "
+            f"{worth:.1f}. 95 % confidence interval of the mean of such classes: {interval.low:.1f} to "
+            f"{interval.high:.1f}.",
             f"**Expected mean mask AP of the {count} novel classes: {self.novel}**, a 95 % prediction interval.",
         ]
         if self.from_boxes:
@@ -180,7 +184,7 @@ class Expectation:
 
     def table(self):
         """The numbers as a DataFrame of plain columns, rows of classes and then of means."""
-        bounds = [(math.nan,) * 3 if each is None else tuple(each) for each in self.rows["expected"]]
+        bounds = [each if isinstance(each, Interval) else (math.nan,) * 3 for each in self.rows["expected"]]
         classes = self.rows.drop(columns="expected").assign(
             **{name: [each[k] for each in bounds] for k, name in enumerate(("expected", "low", "high"))}
         )
@@ -221,13 +225,16 @@ def draw(expectation):
     return figure
 
 
-def write(plan, expectation, length):
-    """Write estimate.md, estimate.csv and estimate.png to reports/<dataset>/estimate.
+def write(expectation, length, folder):
+    """Write estimate.md, estimate.csv and estimate.png.
+
+    Args:
+        length: of a training, in words.
+        folder: created if missing.
 
     Returns:
-        Text of the first, and the folder below the repository.
+        The text of the first.
     """
-    folder = paths.reports(plan.dataset) / "estimate"
     text = expectation.told(length)
     files.write_text(folder / "estimate.md", text)
     files.write_text(folder / "estimate.csv", expectation.table().to_csv(index=False, float_format="%.3f"))
@@ -235,4 +242,4 @@ def write(plan, expectation, length):
         figure = draw(expectation)
         figure.savefig(temporary, format="png", dpi=220)
         plt.close(figure)
-    return text, folder.relative_to(paths.ROOT)
+    return text

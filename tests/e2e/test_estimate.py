@@ -6,6 +6,7 @@ import re
 import pandas as pd
 import pytest
 
+from pipeline.artifacts import paths
 from tests.e2e.clone import TINY, Clone
 
 pytestmark = pytest.mark.slow
@@ -19,13 +20,15 @@ def clone(tmp_path_factory):
 
 
 def test_masks_are_taken_away_in_turn_and_what_is_finished_is_reused(clone):
-    call = ("python", "-m", "commands.estimate", "generated", "--groups", "2", "--iterations", "2")
+    lines = re.findall(r"^python -m .*(?=\n)", (paths.ROOT / "docs/estimate.md").read_text(), re.MULTILINE)
+    assert lines == ["python -m stages.download generated", "python -m commands.estimate generated --groups 3"]
+    call = (*lines[1].split()[:-1], "2", "--iterations", "2")
     refused = clone.run(*call, check=False)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr, refused.stderr
-    remedy = re.search(r"run `python -m (stages\.download generated)`", refused.stderr)[1]
-    clone.run("python", "-m", *remedy.split())
+    assert f"run `{lines[0]}`" in refused.stderr
+    clone.run(*lines[0].split())
     told = clone.run(*call)
-    assert "2 iterations of the 6 iterations of its schedule" in told.stdout and "in 2 groups" in told.stdout
+    assert "Trainings of 2 of the 6 iterations of the schedule" in told.stdout and "in 2 groups" in told.stdout
     folder = clone.folder / "reports/generated/estimate"
     table = pd.read_csv(folder / "estimate.csv")
     counts = table["group"].value_counts()
