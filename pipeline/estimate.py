@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from tqdm import tqdm
 
 from pipeline import methods, runs
-from pipeline.artifacts import detections, files, paths
+from pipeline.artifacts import detections, files, locks, paths
 from pipeline.datasets.annotations import stream
 from pipeline.declaration import config, experiments, recipe, subsets
 from pipeline.errors import ExperimentError
@@ -225,6 +225,13 @@ def measure(plan):
     Raises:
         ExperimentError: as a training; Interrupted, too. What is finished is kept.
     """
+    parts = folder(plan.dataset) / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    with locks.hold(parts / "lock", f"the estimate of {plan.dataset}"):
+        return _measured(plan)
+
+
+def _measured(plan):
     labels = experiments.load().label_set(plan.dataset)
     jobs = {group: job_of(plan, group) for group in (EVERYTHING, *plan.groups)}
     for group, job in jobs.items():

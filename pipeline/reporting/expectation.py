@@ -22,6 +22,7 @@ from pipeline.reporting.style import plt
 from pipeline.reporting.tables import number
 
 LEVEL = 0.95
+MOST = 20  # classes of a side that a figure or a sentence names
 HEADS = {
     "class": "Class",
     "group": "Group",
@@ -172,14 +173,17 @@ class Expectation:
             f"{_deviation(self.masks):.1f}, from {min(self.masks):.1f} to {max(self.masks):.1f}; with their masks "
             f"{worth:.1f}. 95 % confidence interval of the mean of such classes: {interval.low:.1f} to "
             f"{interval.high:.1f}.",
-            f"**Expected mean mask AP of the {count} novel classes: {self.novel}**, a 95 % prediction interval.",
+            f"**Expected mean mask AP of the novel classes ({count}): {self.novel}**, a 95 % prediction interval.",
         ]
         if self.from_boxes:
             lines.append(f"The same from their box AP, of which a mask AP is a part: {self.from_boxes}.")
         if self.truth is not None:
             inside = "inside" if self.truth in self.novel else "outside"
             lines.append(f"Measured, as validation has masks for them: {self.truth:.1f}, {inside} the interval.")
-        lines += [f"{name} kept its masks: {reason}." for name, reason in plan.kept.items()]
+        if plan.kept:
+            kept = [f"{name} ({reason})" for name, reason in plan.kept.items()]
+            more = f" and {len(kept) - MOST} more" if len(kept) > MOST else ""
+            lines.append(f"Kept their masks: {', '.join(kept[:MOST])}{more}.")
         return "\n\n".join([caption, table.to_markdown(index=False, disable_numparse=True), *lines]) + "\n"
 
     def table(self):
@@ -198,9 +202,12 @@ class Expectation:
 
 
 def draw(expectation):
-    """A figure: bars of the classes that lost their masks, points with intervals of the novel ones and their mean."""
+    """A figure: bars of the classes that lost their masks, points with intervals of the novel ones and their mean.
+
+    Of more than `MOST` classes of a side it shows those with the most validation objects.
+    """
     rows = expectation.rows
-    base, novel = (rows[rows["group"] == group] for group in ("base", "novel"))
+    base, novel = (rows[rows["group"] == group].nlargest(MOST, "objects").sort_index() for group in ("base", "novel"))
     names = [*base["class"], *novel["class"], "mean of novel"]
     figure, axis = plt.subplots(figsize=(max(style.COLUMN_WIDTH, 1 + 0.32 * len(names)), 2.6), layout="constrained")
     blue, red = style.GROUP_COLOURS["base"], style.GROUP_COLOURS["novel"]

@@ -78,7 +78,7 @@ def test_each_class_is_told_from_the_training_that_it_lost_its_masks_in(made):
     assert table.loc["x", "expected"] == pytest.approx(np.mean([30 / 60, 34 / 60, 26 / 50, 30 / 50]) * 55)
     text = found.told("5 of the 10 iterations of the schedule")
     assert "Trainings of 5 of the 10 iterations" in text and "in 2 groups" in text and "seed 3" in text
-    assert "e kept its masks: no validation object." in text
+    assert "Kept their masks: e (no validation object)." in text
     assert ("Measured, as validation has masks for them: 30.0, inside the interval." in text) == (truth is not None)
 
 
