@@ -254,14 +254,15 @@ def _measured(plan):
 
 def _require_weights(plan):
     """Make the initial weights that trainings start from, as stage pretrain does, if they are not there."""
-    key = plan.run.weights
-    afresh = experiments.load().profile(plan.dataset)["initial_weights"]["kind"] == "random"
-    if not afresh and not paths.initial_weights(plan.dataset, key).exists():
-        direction = experiments.load().profile(plan.dataset)["initial_weights"].get("direction")
-        if direction and not paths.split_train(plan.dataset, direction).exists():
-            labels = experiments.load().label_set(plan.dataset)
-            split(subsets.train(plan.dataset).annotations, labels, direction, paths.split(plan.dataset, direction))
-        initial_weights.prepare(key, plan.dataset)
+    declared, key = experiments.load(), plan.run.weights
+    source = declared.profile(plan.dataset)["initial_weights"]
+    if source["kind"] == "random" or paths.initial_weights(plan.dataset, key).exists():
+        return
+    direction = source.get("direction")
+    if direction and not paths.split_train(plan.dataset, direction).exists():
+        whole, labels = subsets.train(plan.dataset).annotations, declared.label_set(plan.dataset)
+        split(whole, labels, direction, paths.split(plan.dataset, direction))
+    initial_weights.prepare(key, plan.dataset)
 
 
 def folder(dataset):
@@ -270,7 +271,7 @@ def folder(dataset):
 
 
 def _part(job):
-    return folder(job.dataset) / "parts" / f"{job.name}_seed{job.seed}.json"
+    return folder(job.dataset) / "parts" / f"{recipe.fingerprint(job)}.json"
 
 
 def _identity(job):
