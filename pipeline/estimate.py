@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pipeline import methods, runs
 from pipeline.artifacts import detections, files, locks, paths
 from pipeline.datasets.annotations import stream
-from pipeline.declaration import config, experiments, recipe, subsets
+from pipeline.declaration import config, experiments, recipe, strict, subsets
 from pipeline.errors import ExperimentError
 from pipeline.tasks import FIRST
 from pipeline.tasks.instances import TASK, examples, extents
@@ -111,16 +111,12 @@ def run_of(declared, dataset, method):
     labels = declared.label_set(dataset)
     if methods.method(method).task != FIRST:
         raise ExperimentError(f"method {method} does not predict masks of instances, which an estimate is of")
-    fit = [
-        run
-        for run in declared.runs.values()
-        if run.method == method and run.pinned and run.on(dataset) == dataset and run.direction in labels.directions
-    ]
+    here = [run for run in declared.runs.values() if run.pinned and run.on(dataset) == dataset]
+    here = [run for run in here if run.direction in labels.directions]
+    fit = [run for run in here if run.method == method]
     if not fit:
-        raise ExperimentError(
-            f"no run of method {method!r} is made on {dataset}; methods of its runs: "
-            f"{', '.join(sorted({run.method for run in declared.runs.values() if run.on(dataset) == dataset}))}"
-        )
+        others = sorted({run.method for run in here})
+        raise ExperimentError(f"no run of method {method!r} is made on {dataset}{strict.options(method, others)}")
     return min(fit, key=lambda run: run.dataset is None)
 
 
@@ -287,6 +283,7 @@ def _kept(job):
 
 
 def _measure(job):
+    """Train, predict and score, and keep the numbers, as `measure` returns them of a group."""
     scratch = loop.train(job)
     copies = paths.run(job.dataset, job.name), paths.logs(job.dataset, job.name)
     predictions = paths.predictions(job.dataset, job.name, job.seed)
