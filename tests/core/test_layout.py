@@ -56,7 +56,14 @@ LAYERS = [
         "pipeline.methods.*.released_checkpoint",
     },
     {"pipeline.tracking"},
-    {"pipeline.runs", "pipeline.launching", "pipeline.doctor", "pipeline.acceptance", "pipeline.own"},
+    {
+        "pipeline.runs",
+        "pipeline.launching",
+        "pipeline.doctor",
+        "pipeline.acceptance",
+        "pipeline.own",
+        "pipeline.estimate",
+    },
     {"pipeline.reporting"},
     {"pipeline.launching.plan"},  # reads of the reports how long runs took
     {"pipeline.inference"},

@@ -14,7 +14,7 @@ from pipeline.reporting import study
 
 TINY = {
     ("datasets", "generated"): {"train_images": 24, "val_images": 6},
-    ("profiles", "embedded", "initial_weights"): {"iterations": 6},
+    ("profiles", "embedded", "initial_weights"): {"iterations": 6, "milestones": []},
     ("profiles", "embedded", "initial_weights", "classifier"): {"iterations": 2, "batch_size": 8},
     ("profiles", "embedded", "training"): {
         "batch_size": 2,
