@@ -175,6 +175,8 @@ class Expectation:
             f"{interval.high:.1f}.",
             f"**Expected mean mask AP of the novel classes ({count}): {self.novel}**, a 95 % prediction interval.",
         ]
+        if not any(self.masks):
+            lines.append("Every mask AP is 0: the trainings were too short to tell anything.")
         if self.from_boxes:
             lines.append(f"The same from their box AP, of which a mask AP is a part: {self.from_boxes}.")
         if self.truth is not None:
