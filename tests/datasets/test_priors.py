@@ -11,7 +11,7 @@ import torch
 from pipeline.artifacts import paths
 from pipeline.declaration import config, experiments, recipe
 from pipeline.errors import ExperimentError
-from pipeline.methods.contrastmask import oracle, oracle_steps, prior_points, priors
+from pipeline.methods.contrastmask import oracle, oracle_steps, prior_points, prior_steps, priors
 from pipeline.tasks.instances.steps import train_pipeline
 
 from .test_oracle import STEPS, complete, samples  # noqa: F401  (`complete` is a fixture)
@@ -166,11 +166,12 @@ def test_masks_of_a_file_join_for_the_novel_objects_that_it_has(nonvoc2voc, gene
 @pytest.mark.parametrize("kind", priors.DRAWN)
 def test_strokes_of_a_file_are_those_that_are_drawn(nonvoc2voc, generated_root, complete, write, kind):  # noqa: F811
     loader = oracle_steps.LoadPriorMasks("toy").loader
-    images = generated_root / "train2017"
+    images, shown = generated_root / "train2017", oracle_steps.complete_annotations("toy").imgs
 
     def stroke(annotation):
         x, y, width, height = annotation["bbox"]
-        mask = loader._poly2mask(annotation.pop("segmentation"), 128, 128)
+        image = shown[annotation["image_id"]]
+        mask = loader._poly2mask(annotation.pop("segmentation"), image["height"], image["width"])
         lines = prior_points.marks(mask, np.float32([x, y, x + width, y + height]), kind)
         strokes = ([line.ravel().tolist()] if len(line) else [] for line in lines)
         return annotation | dict(zip(("foreground", "background"), strokes, strict=True))
@@ -189,15 +190,16 @@ def test_masks_that_have_the_same_points_give_the_same_samples(nonvoc2voc, gener
     images, steps = generated_root / "train2017", with_priors(STEPS["resized"], prior="points")
     before = samples(nonvoc2voc, images, steps)
     loader, rng, changed = oracle_steps.LoadPriorMasks("toy").loader, np.random.default_rng(0), 0
-    for annotations in oracle_steps.complete_annotations("toy").imgToAnns.values():
+    true = oracle_steps.complete_annotations("toy")
+    for image, annotations in true.imgToAnns.items():
         for annotation in annotations:
             x, y, width, height = annotation["bbox"]
             box = np.float32([x, y, x + width, y + height])
-            mask = loader._poly2mask(annotation["segmentation"], 128, 128)
+            mask = loader._poly2mask(annotation["segmentation"], true.imgs[image]["height"], true.imgs[image]["width"])
             wanted = prior_points.marks(mask, box, "points")
             for _ in range(20):
                 other = mask.copy()
-                row, column = int(rng.integers(y, y + height)), int(rng.integers(x, x + width))
+                row, column = int(rng.uniform(y, y + height)), int(rng.uniform(x, x + width))
                 other[row : row + 3, column : column + 3] ^= 1
                 if all(map(np.array_equal, prior_points.marks(other, box, "points"), wanted)):
                     mask, changed = other, changed + 1
@@ -219,7 +221,7 @@ def test_with_the_cam_or_points_of_a_file_no_hidden_mask_is_read(nonvoc2voc, gen
         raise AssertionError(f"the complete annotations of {dataset} were read")
 
     monkeypatch.setattr(oracle_steps, "complete_annotations", refuse)
-    monkeypatch.setattr("pipeline.methods.contrastmask.prior_steps.complete_annotations", refuse)
+    monkeypatch.setattr(prior_steps, "complete_annotations", refuse)
     file = write(lambda one: one | {"segmentation": [], "foreground": [one["bbox"][:2]]})
     for chosen in ({}, {"prior": "points", "prior_file": file}, {"prior": "file", "prior_file": file}):
         assert samples(nonvoc2voc, generated_root / "train2017", with_priors(STEPS["as drawn"], **chosen))
