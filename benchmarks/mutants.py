@@ -144,8 +144,10 @@ MUTANTS = [
         (
             "learning rate",
             "pipeline/experiments/profiles.yaml",
-            "optimizer: {type: SGD, lr: 0.02, momentum: 0.9, weight_decay: 0.0001}\n      lr_policy: step\n      warmup_iterations: 500",
-            "optimizer: {type: SGD, lr: 0.01, momentum: 0.9, weight_decay: 0.0001}\n      lr_policy: step\n      warmup_iterations: 500",
+            "precision: fp32       # or bf16, fp16: convolutions and linear layers; losses stay in fp32\n"
+            "      optimizer: {type: SGD, lr: 0.02,",
+            "precision: fp32       # or bf16, fp16: convolutions and linear layers; losses stay in fp32\n"
+            "      optimizer: {type: SGD, lr: 0.01,",
             CONFIGURATION,
         ),
         (
