@@ -72,12 +72,9 @@ class Login:
             assert time.monotonic() < until, told
             time.sleep(0.5)
 
-    def wait_midway(self, run):
-        """Until a training has left a state and waits to be interrupted. Returns its (job, node)."""
-        self.wait(f"{run} midway", (self.clone.folder / "scratch" / f"{run}.waits").exists)
-        job, state, node = self.jobs()[run]
-        assert state == "RUNNING"
-        return job, node
+    def midway(self, runs):
+        """One of some trainings that has left a state and waits to be interrupted; None if there is none."""
+        return next((run for run in runs if (self.clone.folder / "scratch" / f"{run}.waits").exists()), None)
 
     def restarts(self, job):
         """How often Slurm has put a job back into the queue; it remembers jobs that have ended, too."""
@@ -85,6 +82,21 @@ class Login:
 
     def log(self, run):
         return (self.clone.folder / "scratch" / "launch" / f"train_{run}.log").read_text()
+
+
+def crash(login, job, node):
+    login.cluster.kill_node(node)
+    login.wait("the crash is noticed", lambda: login.restarts(job) == 1)
+    login.cluster.start_node(node)
+
+
+def requeue(login, job, node):
+    login.cluster.run("scontrol", "requeue", job)
+
+
+def limit(login, job, node):
+    """As Slurm does shortly before the time limit."""
+    login.cluster.run("scancel", "--batch", "--signal=USR1", job)
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +115,16 @@ def through_slurm(tmp_path_factory):
             shell.kill()  # the login shell is lost
             shell.wait()
 
-            crashed, node = login.wait_midway(CRASHED)
-            cluster.kill_node(node)
-            job, _ = login.wait_midway(REQUEUED)
-            cluster.run("scontrol", "requeue", job)
-            login.wait("the crash is noticed", lambda: login.restarts(crashed) == 1)
-            cluster.start_node(node)
+            # In the order in which they come: one that waits keeps its node from the others.
+            accidents = {CRASHED: crash, REQUEUED: requeue, LIMITED: limit}
+            while accidents:
+                login.wait(f"one of {', '.join(accidents)} midway", lambda: login.midway(accidents))
+                run = login.midway(accidents)
+                job, state, node = login.jobs()[run]
+                assert state == "RUNNING"
+                accidents.pop(run)(login, job, node)
 
             shell = login.launch()  # another one watches on
-            job, _ = login.wait_midway(LIMITED)
-            cluster.run("scancel", "--batch", "--signal=USR1", job)  # as Slurm does shortly before the time limit
             login.wait("the end", lambda: shell.poll() is not None)
             assert shell.returncode == 0, login.output.read_text()
             assert numbers(login) == submitted  # none was submitted twice
