@@ -10,6 +10,7 @@ import numpy as np
 DIRECTIONS = 36  # of a scribble, 5 degrees from one to the next
 CORE = 0.25  # a scribble keeps this share of the pole's depth from the outline, and
 CLEAR = 1.5  # pixels, so that what it touches in passing from one pixel to the next is inside, too
+ROUNDING = 0.01  # pixels, by which the edge of a box may lie off a pixel's edge: box sides are sums of rounded numbers
 SPACES = 32  # a line is walked in steps of at most this part of the box's longer side
 
 
@@ -79,8 +80,10 @@ def marks(mask, box, kind):
         Foreground and background, each [n, 2], n = 0 where there is no such pixel.
     """
     height, width = mask.shape
-    left, top = (max(0, int(np.floor(low))) for low in box[:2])
-    right, bottom = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
+    left, top = (max(0, int(np.floor(low + ROUNDING))) for low in box[:2])
+    right, bottom = (
+        min(size, int(np.ceil(high - ROUNDING))) for size, high in zip((width, height), box[2:], strict=True)
+    )
     inside = mask[top:bottom, left:right].astype(bool)
     return [RULES[kind](region) + (left, top) for region in (inside, ~inside)]
 
