@@ -14,6 +14,8 @@ from pipeline.declaration import experiments
 from pipeline.declaration.knobs import KnobSet
 from pipeline.errors import ExperimentError
 
+ALL_TRAINED = {"frozen_stages": -1, "norm_eval": False}  # of a backbone
+
 
 @dataclass(frozen=True)
 class Training:
@@ -130,7 +132,6 @@ def resolve(run_name, dataset, seed, declared=None):
     )
     knobs, chosen = load_knobs(run, profile), methods.method(run.method)
     data = _data(profile, methods.task_of(run.method))
-    model = _model(chosen, knobs, profile, run.backbone, len(declared.label_set(dataset)))
     afresh = profile["initial_weights"]["kind"] == "random"
     return Training(
         name=run.name,
@@ -140,7 +141,7 @@ def resolve(run_name, dataset, seed, declared=None):
         seed=seed,
         method=run.method,
         knobs=knobs,
-        model=_all_trained(model) if afresh else model,
+        model=_model(chosen, knobs, profile, run.backbone, len(declared.label_set(dataset)), afresh),
         data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
         schedule=dict(profile["schedules"][run.schedule]),
         optimisation=_optimisation(profile),
@@ -157,7 +158,7 @@ def resolve_pretraining(key, dataset, declared=None):
     """
     declared = declared or experiments.load()
     profile = declared.profile(dataset)
-    detector, knobs, model = resolve_detector(key, dataset, declared)
+    detector, knobs, model = resolve_detector(key, dataset, declared, afresh=True)
     _, backbone = methods.of_weights(key, profile["backbones"])
     recipe = profile["initial_weights"]
     chosen = methods.method(detector)
@@ -170,7 +171,7 @@ def resolve_pretraining(key, dataset, declared=None):
         seed=recipe["seed"],
         method=detector,
         knobs=knobs,
-        model=_all_trained(model),
+        model=model,
         data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
         schedule={"iterations": recipe["iterations"], "milestones": recipe.get("milestones", [])},
         optimisation=_optimisation(profile, recipe["lr"]),
@@ -186,19 +187,28 @@ class Detector(NamedTuple):
     model: dict
 
 
-def resolve_detector(key, dataset, declared=None):
-    """The `Detector` of a key of initial weights (`methods.weights_key`) on a dataset."""
+def resolve_detector(key, dataset, declared=None, afresh=False):
+    """The `Detector` of a key of initial weights (`methods.weights_key`) on a dataset.
+
+    Args:
+        afresh: it is trained from nothing.
+    """
     declared = declared or experiments.load()
     profile = declared.profile(dataset)
     detector, backbone = methods.of_weights(key, profile["backbones"])
     chosen = methods.method(detector)
     knobs = chosen.load_knobs(chosen.pinned(), f"pipeline/methods/{detector}", scale=profile.get("knobs"))
-    return Detector(detector, knobs, _model(chosen, knobs, profile, backbone, len(declared.label_set(dataset))))
+    model = _model(chosen, knobs, profile, backbone, len(declared.label_set(dataset)), afresh)
+    return Detector(detector, knobs, model)
 
 
-def _model(method, knobs, profile, backbone, num_classes):
+def _model(method, knobs, profile, backbone, num_classes, afresh=False):
+    """A model configuration; of a training that starts from nothing, nothing that the profile freezes is frozen."""
     sizes = method.sizes(**profile["architecture"].get(method.detector, {}))
-    return method.model(knobs, sizes, profile["backbones"][backbone], num_classes)
+    layers = profile["backbones"][backbone]
+    if afresh:
+        layers = layers | {key: value for key, value in ALL_TRAINED.items() if key in layers}
+    return method.model(knobs, sizes, layers, num_classes)
 
 
 def _all_trained(model):

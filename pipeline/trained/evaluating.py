@@ -65,7 +65,7 @@ def evaluate(file, run=None, dataset=None, direction=None, configuration=None):
     segments = segments_too(loaded.model)
     predict(loaded, dataset, digest, name, path, f"evaluate {trained.path.name}")
     scores = scoring.score_predictions(dataset, path, groups)
-    kinds = [kind for kind in TASK.kinds if segments or kind != "segm"]
+    kinds = [kind for kind, name in TASK.kinds.items() if segments or name == "box"]
     path.unlink()
     return {
         "checkpoint": str(file),

@@ -15,6 +15,7 @@ from mmdet.datasets import DATASETS
 from pipeline import methods, tasks
 from pipeline.artifacts import files
 from pipeline.declaration import experiments, label_sets, subsets
+from pipeline.tasks.instances import TASK
 from pipeline.tasks.instances.packed_coco import PartialCocoDataset
 
 CONFIG = "config.py"
@@ -85,7 +86,7 @@ TOOLS = {
     "log_level": "INFO",
     "load_from": None,
     "resume_from": None,
-    "evaluation": {"metric": ["bbox", "segm"]},
+    "evaluation": {"metric": list(TASK.kinds)},
 }
 
 

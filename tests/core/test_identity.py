@@ -314,7 +314,9 @@ def test_what_looks_different_trains_nothing(graph):
     graph.append("pipeline/reporting/style.py", "\nWIDTH = 7\n")
     graph.edit(EXPERIMENTS, "Mask R-CNN (baseline)", "A printed label")
     graph.edit("pipeline/methods/mask_rcnn/__init__.py", 'label="Baseline"', 'label="Another"')
-    graph.edit(PROFILES, "{type: SGD, lr: 0.02, momentum", "{type: SGD, lr: 0.04, momentum")  # of profile `full`
+    graph.edit(
+        PROFILES, "in fp32\n      optimizer: {type: SGD, lr: 0.02", "in fp32\n      optimizer: {type: SGD, lr: 0.04"
+    )  # `full`
     assert graph.again() == set()
 
 

@@ -100,7 +100,7 @@ MISTAKES = {
     "section": (("runns",), {}, "runns: unknown key; valid: .* did you mean 'runs'?"),
     # datasets
     "dataset kind": (("datasets", "generated", "kind"), "genrated", ".kind: is 'genrated'; .* mean 'generated'?"),
-    "no kind": (("datasets", "generated", "kind"), ..., ".kind: is missing; valid: generated, coco"),
+    "no kind": (("datasets", "generated", "kind"), ..., ".kind: is missing; valid: generated, coco, own"),
     "dataset key": (("datasets", "generated", "sead"), 1, ".sead: unknown key; valid: .* did you mean 'seed'?"),
     "dataset without": (
         ("datasets", "generated", "seed"),

@@ -32,6 +32,15 @@ ROUND_TRIP.width = 1000  # a text that a test looks for stays on its line
 FIGURES = ("qualitative", "same_objects", "supp_fig1_partition", "base_novel_gap", "loss_curves")
 
 
+def section_of(content, keys):
+    """The section that keys lead to; None if there is none."""
+    for key in keys:
+        if key not in content:
+            return None
+        content = content[key]
+    return content
+
+
 class Clone:
     """A temporary clone of the working tree, committed, with a few of the figures and a seed study of no training.
 
@@ -68,17 +77,16 @@ class Clone:
         self.commit()
 
     def edit_experiments(self, changes):
-        """Update sections of the declaration: {keys that lead to one: {name: value}}, each in the file that has it."""
-        for path in (self.folder / "pipeline" / "experiments").glob("*.yaml"):
+        """Update sections of the declaration: {keys that lead to one: {name: value}}, in the first file that has it."""
+        left = dict(changes)
+        for path in sorted((self.folder / "pipeline" / "experiments").glob("*.yaml")):
             content = ROUND_TRIP.load(path)
-            here = {keys: values for keys, values in changes.items() if keys[0] in content}
-            for keys, values in here.items():
-                section = content
-                for key in keys:
-                    section = section[key]
-                section.update(values)
-            if here:
+            found = {keys: section for keys in left if (section := section_of(content, keys)) is not None}
+            for keys, section in found.items():
+                section.update(left.pop(keys))
+            if found:
                 ROUND_TRIP.dump(content, path)
+        assert not left, f"no file has {list(left)}"
 
     def keep_figures(self, names):
         """Declare no figures but these, and choose the tables anew."""
