@@ -123,8 +123,8 @@ def through_slurm(tmp_path_factory):
                 job, state, node = login.jobs()[run]
                 assert state == "RUNNING"
                 accidents.pop(run)(login, job, node)
-
-            shell = login.launch()  # another one watches on
+                if shell.poll() is not None:
+                    shell = login.launch()  # another one watches on
             login.wait("the end", lambda: shell.poll() is not None)
             assert shell.returncode == 0, login.output.read_text()
             assert numbers(login) == submitted  # none was submitted twice
