@@ -211,11 +211,6 @@ def _model(method, knobs, profile, backbone, num_classes, afresh=False):
     return method.model(knobs, sizes, layers, num_classes)
 
 
-def _all_trained(model):
-    """The model configuration without what the profile freezes in its backbone: of weights that start from nothing."""
-    return model | {"backbone": model["backbone"] | {"frozen_stages": -1, "norm_eval": False}}
-
-
 def _data(profile, task):
     training = profile["training"]
     return {
