@@ -3,6 +3,7 @@
 The masks of the validation objects are hidden; each trained run makes them from box and class, and so do the filled box
 and GrabCut. Rows are of the classes that a run was trained on with masks (base) and with boxes alone (novel): mean
 overlap with the truth (IoU), and its standard deviation over the seeds of a run, over objects for what has no seed.
+"+grabcut": GrabCut that begins with the run's masks (`complete --by refined`).
 `rank` is Spearman's correlation of confidence and overlap, which says what the order of the page is worth.
 """
 
@@ -16,6 +17,7 @@ from pipeline.errors import ExperimentError
 from pipeline.inference import fillers, models, options, quality
 from pipeline.inference.complete import Annotations
 
+REFINED = "+grabcut"
 RUNS = ("mask_rcnn_r50_1x_nonvoc2voc", "cam_r50_1x_nonvoc2voc", "contrastmask_r50_1x_nonvoc2voc")
 
 
@@ -37,7 +39,7 @@ def main():
     found["run"] = found["by"].str.partition(" ")[0]
     rows = []
     for run, of_run in found.groupby("run", sort=False):
-        row = {"by": run, "seeds": of_run["by"].nunique() if run in args.runs else 0}
+        row = {"by": run, "seeds": of_run["by"].nunique() if run.removesuffix(REFINED) in args.runs else 0}
         for group, names in groups.items():
             of_group = of_run[of_run["class"].isin(names)]
             seeds = of_group.groupby("by")["iou"].mean()
@@ -60,7 +62,8 @@ def trained(runs, dataset):
     for run in runs:
         for seed in config.load_knobs(declared.run(run)).seeds:
             try:
-                found[f"{run} {seed}"] = fillers.Model(models.load(run, seed, dataset))
+                found[f"{run} {seed}"] = model = fillers.Model(models.load(run, seed, dataset))
+                found[f"{run}{REFINED} {seed}"] = fillers.Refined(model)
             except ExperimentError as error:
                 print(f"left out: {error}")
     return found

@@ -5,7 +5,8 @@ from pipeline.errors import ExperimentError
 from pipeline.inference import fillers, models, quality
 from pipeline.inference.complete import Annotations, complete
 
-ROWS = ("model", "filled_box", "grabcut", "sam")  # of `--by`
+ROWS = ("model", "refined", "filled_box", "grabcut", "sam")  # of `--by`
+TRAINED = {"model", "refined"}  # those that a run or checkpoint makes
 
 
 def completed(args):
@@ -27,7 +28,7 @@ def compared(args):
 
     The objects are those of the classes that were asked for, else of the run's novel ones, else all with a mask.
     """
-    rows = args.by or [row for row in ROWS if (row != "sam" or args.segmenter) and (row != "model" or args.model)]
+    rows = args.by or [row for row in ROWS if (row != "sam" or args.segmenter) and (row not in TRAINED or args.model)]
     detector = _detector(args, rows)
     path, images = args.annotations, args.images
     if path is None and detector is not None and detector.dataset is not None:
@@ -45,7 +46,7 @@ def compared(args):
 
 
 def _detector(args, rows):
-    if "model" not in rows:
+    if TRAINED.isdisjoint(rows):
         return None
     if args.model is None:
         raise ExperimentError("name a run or a checkpoint, or choose what needs none: --by filled_box")
@@ -57,6 +58,7 @@ def _fillers(args, rows, detector):
         raise ExperimentError("--by sam: name the ONNX file of a segmenter: --segmenter FILE")
     make = {
         "model": lambda: fillers.Model(detector),
+        "refined": lambda: fillers.Refined(fillers.Model(detector)),
         "filled_box": fillers.FilledBox,
         "grabcut": fillers.GrabCut,
         "sam": lambda: fillers.Segmenter(args.segmenter),

@@ -47,9 +47,16 @@ class GrabCut:
     identity = {"margin": MARGIN, "side": SIDE, "iterations": ITERATIONS, "opencv": cv2.__version__}
 
     def __call__(self, image, boxes, names):
-        return [(self._one(image, box), None) for box in boxes]
+        return [(self.cut(image, box), None) for box in boxes]
 
-    def _one(self, image, box):
+    def cut(self, image, box, first=None):
+        """The mask [H, W] bool of one box.
+
+        Args:
+            image: [H, W, 3] uint8.
+            box: [4].
+            first: [H, W] bool, where to begin: what is probably foreground. None: all of the box.
+        """
         height, width = image.shape[:2]
         x1, y1, x2, y2 = box
         wide, tall = (x2 - x1) * self.MARGIN, (y2 - y1) * self.MARGIN
@@ -58,12 +65,17 @@ class GrabCut:
         crop = np.ascontiguousarray(fitted(image[top:bottom, left:right], self.SIDE))
         factor = np.array(crop.shape[1::-1]) / (right - left, bottom - top)
         inner = filled(crop.shape, np.concatenate([(box[:2] - (left, top)) * factor, (box[2:] - (left, top)) * factor]))
-        mask = filled(image.shape, box)
-        if inner.all():  # no background to learn from
+        whole = filled(image.shape, box)
+        mask = whole if first is None or not (first & whole).any() else first & whole
+        if inner.all() and mask is whole:  # no background to learn from
             return mask
         cv2.setRNGSeed(0)
         # As with a rectangle: outside is background for certain, inside probably foreground.
-        state = np.where(inner, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+        begun = cv2.resize(
+            mask[top:bottom, left:right].astype(np.uint8), crop.shape[1::-1], interpolation=cv2.INTER_NEAREST
+        )
+        state = np.where(begun > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        state[~inner] = cv2.GC_BGD
         try:
             models = np.zeros((2, 1, 65))
             cv2.grabCut(crop, state, (0, 0, 1, 1), *models, self.ITERATIONS, cv2.GC_INIT_WITH_MASK)
@@ -73,7 +85,7 @@ class GrabCut:
         found = cv2.resize(found, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST).astype(bool)
         inside = np.zeros_like(mask)
         inside[top:bottom, left:right] = found
-        inside &= mask
+        inside &= whole
         return inside if inside.any() else mask
 
 
@@ -132,6 +144,29 @@ class Model:
             (np.asarray(next(by_class[label]), bool), confidence)
             for label, confidence in zip(labels.tolist(), sure, strict=True)
         ]
+
+
+class Refined:
+    """A detector's masks, drawn anew along the colours: GrabCut begins with what the detector takes for the object.
+
+    The detector knows what kind of thing it looks for and is coarse; GrabCut is exact and takes any colour of the box
+    for the object. Confidence is the detector's.
+
+    Args:
+        model: `Model`.
+    """
+
+    def __init__(self, model):
+        self.model, self.grabcut = model, GrabCut()
+        self.source = f"{model.source}, then grabcut"
+        self.identity = {"model": model.identity, "grabcut": GrabCut.identity}
+
+    def require(self, names, where):
+        self.model.require(names, where)
+
+    def __call__(self, image, boxes, names):
+        begun = self.model(image, boxes, names)
+        return [(self.grabcut.cut(image, box, mask), sure) for box, (mask, sure) in zip(boxes, begun, strict=True)]
 
 
 class Segmenter:

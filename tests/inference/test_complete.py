@@ -142,6 +142,31 @@ def test_grabcut_is_deterministic_and_finds_a_disc_in_noise(given):
     assert whole.all(), "without a background it gives the box"
 
 
+def test_refining_keeps_to_the_object_that_the_model_means(given):
+    """Two discs in a box: GrabCut alone takes both, with the model's mask of one that one, and more exactly."""
+    picture = np.random.default_rng(0).integers(90, 110, (60, 80, 3)).astype(np.uint8)
+    for x, colour in ((25, (20, 20, 230)), (55, (230, 20, 20))):
+        cv2.circle(picture, (x, 30), 12, colour, -1)
+    box, discs = np.array([10.0, 15.0, 70.0, 46.0]), np.zeros((2, 60, 80), np.uint8)
+    for disc, x in zip(discs, (25, 55), strict=True):
+        cv2.circle(disc, (x, 30), 12, 1, -1)
+    coarse = np.zeros((60, 80), bool)
+    coarse[22:40, 16:33] = True
+
+    class Coarse:
+        source, identity = "coarse", {"weights": "0" * 64}
+
+        def __call__(self, image, boxes, names):
+            return [(coarse, 0.7)]
+
+    ((alone, _),) = fillers.GrabCut()(picture, box[None], ["disc"])
+    ((refined, sure),) = fillers.Refined(Coarse())(picture, box[None], ["disc"])
+    meant = discs[0] > 0
+    assert sure == 0.7
+    assert (alone & (discs[1] > 0)).sum() > 0.9 * discs[1].sum()
+    assert (refined & meant).sum() / (refined | meant).sum() > 0.9 > (coarse & meant).sum() / (coarse | meant).sum()
+
+
 def test_fillers_are_compared_on_known_masks(given):
     images, path, content = given
     disc = np.zeros((60, 80), np.uint8)
