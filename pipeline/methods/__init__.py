@@ -24,8 +24,16 @@ def _same(steps, knobs, dataset):
     return steps
 
 
+def _unchanged(settings, knobs):
+    return settings
+
+
 def _none(knobs):
     return ()
+
+
+def _nothing(knobs):
+    return ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,10 @@ class Method:
         modules: what to import so that MMDetection's registries know the types that the model names.
         more_modules: knobs -> further modules, for types that some values of the knobs alone bring.
         steps: (training steps, knobs, dataset) -> training steps: what the method adds to or leaves out of the data.
+        optimisation: (settings, knobs) -> settings of the optimisation, as of `config.Training`, for switches to what a
+            method's authors trained with; a profile's are the frame in which rows are compared.
+        differs: knobs -> what a published row of the method was trained with that a run with these knobs is not, in
+            words, which tables show below.
         cost: of a training step, in those of its detector with a mask head; trainings that take longest start first.
         autocast: (dotted part of the model, name of its method) that a lower precision is used for.
         look_inside: module whose `write(training, base, novel)` stores what figures show of a trained model's inside.
@@ -67,6 +79,8 @@ class Method:
     recipes: Path | None = None
     more_modules: Callable = _none
     steps: Callable = _same
+    optimisation: Callable = _unchanged
+    differs: Callable = _nothing
     cost: float = 1.0
     autocast: tuple[tuple[str, str], ...] = ()
     look_inside: str | None = None
