@@ -96,6 +96,7 @@ class FromCheckpoint(Strict):
     kind: Literal["checkpoint"]
     file: Text = Field(description="give the path of a checkpoint")
     sha256: SHA256 = Field(description="give the SHA-256 of the file, which `sha256sum FILE` prints")
+    names: Name | None = Field(None, description="the method whose authors' code wrote it, if not ContrastMask's")
 
 
 InitialWeights = one_of("kind", Downloaded, Pretrained, Random, FromCheckpoint)

@@ -63,7 +63,9 @@ class Method:
         autocast: (dotted part of the model, name of its method) that a lower precision is used for.
         look_inside: module whose `write(training, base, novel)` stores what figures show of a trained model's inside.
         golden: module whose `verify(folder)` compares it with numbers of other code.
-        checkpoint_map: module whose `convert(file, out, reverse)` reads checkpoints of other code.
+        checkpoint_map: module that knows checkpoints of its authors' code: `convert(file, out, reverse)` (returns the
+            backbone), `renamed(state)` (None if it is not of that code), `classes()`, `configuration(state, path)` and
+            `configuration_of(backbone)` (the model's, in MMDetection's words).
     """
 
     task: str
@@ -144,11 +146,15 @@ def task_of(name: str) -> tasks.Task:
     return tasks.task(method(name).task)
 
 
+def having(part: str) -> list[str]:
+    """Names of the methods that have a module which a method may have: `golden`, `checkpoint_map`, `look_inside`."""
+    return [name for name in names() if getattr(method(name), part) is not None]
+
+
 def required(name: str, part: str):
     """A module that a method may have: imported. Raises ExperimentError, with those that have one, if it has none."""
     if (module := getattr(method(name), part)) is None:
-        having = [other for other in names() if getattr(method(other), part) is not None]
-        raise ExperimentError(f"method {name} has no {part}; valid: {', '.join(having) or 'none'}")
+        raise ExperimentError(f"method {name} has no {part}; valid: {', '.join(having(part)) or 'none'}")
     return importlib.import_module(module)
 
 

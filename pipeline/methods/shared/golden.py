@@ -98,6 +98,38 @@ def holds(fixture: str, what: str, ok: bool, note: str = "") -> Check:
 
 
 @dataclass
+class Tally:
+    """What many checks found.
+
+    Attributes:
+        checks, failed: how many there were, and are beyond tolerance.
+        relative: largest relative difference.
+        worst: fixture -> its check that takes most of its tolerance.
+    """
+
+    checks: int = 0
+    failed: int = 0
+    relative: float = 0.0
+    worst: dict[str, Check] = field(default_factory=dict)
+
+    def add(self, check: Check):
+        """Count one."""
+        self.checks += 1
+        self.failed += not check.ok
+        self.relative = max(self.relative, check.relative)
+        known = self.worst.get(check.fixture, check)
+        self.worst[check.fixture] = max(known, check, key=lambda check: check.margin)
+
+    def __str__(self):
+        lines = [f"worst of {c.fixture}: {c.array}, {c.margin:.3f} of its tolerance" for c in self.worst.values()]
+        last = f"checks={self.checks} failed={self.failed} worst_relative={self.relative:.2e}"
+        if self.worst:
+            check = max(self.worst.values(), key=lambda check: check.margin)
+            last += f" worst_margin={check.margin:.3f} ({check.fixture}: {check.array})"
+        return "\n".join([*lines, last])
+
+
+@dataclass
 class Fixture:
     """Arrays of one file, the directory it lies in, and what was found about them."""
 
