@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline import methods
 from pipeline.cli import command
-from pipeline.trained import published
+from pipeline.trained import naming, published
 
 
 @command
@@ -13,14 +13,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--method", default="contrastmask", help="a folder of pipeline/methods; default: %(default)s")
+    methods_with = ", ".join(methods.having("checkpoint_map"))
+    parser.add_argument("--method", default="contrastmask", help=f"of {methods_with}; default: %(default)s")
     parser.add_argument("--reverse", action="store_true", help="from ours to the released code's names")
     args = parser.parse_args()
-    room = methods.required(args.method, "checkpoint_map")
-    backbone = room.convert(args.file, args.out, args.reverse)
+    backbone = naming.convert(args.method, args.file, args.out, args.reverse)
     print(f"{args.out}: {backbone}, every key mapped")
     if not args.reverse:
-        config = published.write_imported(room, backbone, args.out)
+        config = published.write_imported(args.method, backbone, args.out)
         print(f"{config}: its configuration, for MMDetection's tools too")
 
 

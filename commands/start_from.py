@@ -3,7 +3,7 @@
 import argparse
 
 from pipeline.cli import command
-from pipeline.trained import loading, reading, starting
+from pipeline.trained import loading, naming, reading, starting
 
 
 @command
@@ -18,7 +18,7 @@ def main():
     starting.require_backbone(trained, fit, training.backbone)
     print(f"{trained.path} ({trained.origin}): what {args.run} takes of it on {training.dataset}\n\n{fit.table()}\n")
     print(f"To start from it, give the entry of {training.dataset} in pipeline/experiments the line\n")
-    print(f"    initial_weights: {starting.declaration(trained.path)}")
+    print(f"    initial_weights: {naming.declaration(trained)}")
 
 
 if __name__ == "__main__":

@@ -9,29 +9,28 @@ from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.cli import command
 from pipeline.errors import ExperimentError
+from pipeline.methods.shared.golden import Tally
+
+OURS, TESTS = "contrastmask", paths.ROOT / "tests"
 
 
 @command
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", default="contrastmask", help="a folder of pipeline/methods; default: %(default)s")
-    parser.add_argument("--golden", type=Path, default=paths.ROOT / "tests/golden", help="directory of fixtures")
+    parser = argparse.ArgumentParser(description=__doc__, epilog="Files of different methods have the same names.")
+    parser.add_argument(
+        "--method", default=OURS, help=f"of {', '.join(methods.having('golden'))}; default: %(default)s"
+    )
+    parser.add_argument("--golden", type=Path, help="directory of its fixtures; default: those in tests/")
     args = parser.parse_args()
-    golden = methods.required(args.method, "golden")
+    golden, tally = methods.required(args.method, "golden"), Tally()
+    folder = TESTS / ("golden" if args.method == OURS else f"golden_comparison/{args.method}")
     torch.set_num_threads(1)
-    failed = total = 0
-    worst, margins = 0.0, {}
-    for check in golden.verify(args.golden):
+    for check in golden.verify(args.golden or folder):
         print(check, flush=True)
-        total += 1
-        failed += not check.ok
-        worst = max(worst, check.relative)
-        margins[check.fixture] = max(margins.get(check.fixture, check), check, key=lambda check: check.margin)
-    for check in margins.values():
-        print(f"worst of {check.fixture}: {check.array}, {check.margin:.3f} of its tolerance")
-    print(f"checks={total} failed={failed} worst_relative={worst:.2e}")
-    if failed:
-        raise ExperimentError(f"{failed} of {total} checks are beyond tolerance")
+        tally.add(check)
+    print(tally)
+    if tally.failed:
+        raise ExperimentError(f"{tally.failed} of {tally.checks} checks are beyond tolerance")
 
 
 if __name__ == "__main__":

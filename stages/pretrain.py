@@ -5,7 +5,7 @@ import argparse
 from pipeline import runs
 from pipeline.cli import command
 from pipeline.declaration import experiments
-from pipeline.trained import starting
+from pipeline.trained import naming, starting
 from pipeline.training import initial_weights
 
 
@@ -17,6 +17,7 @@ def main():
     arguments = parser.parse_args()
     key, dataset = arguments.key, arguments.dataset or experiments.chosen_dataset()
     runs.ensure_images(dataset)
+    naming.require_declared(dataset)
     (starting if starting.starts(dataset) else initial_weights).prepare(key, dataset)
 
 

@@ -38,6 +38,7 @@ EXCLUDED = {
     "pipeline.declaration.strict": "refuses values and changes none",
     "pipeline.declaration.subsets": "its effect is in the manifest",
     "pipeline.methods": "finds rooms",
+    "pipeline.methods.shared.authors": "its effect is the resolved configuration",
     "pipeline.methods.shared.sizes": "its effect is the resolved configuration",
     "pipeline.methods.shared.two_stage": "its effect is the resolved configuration",
     "pipeline.tasks": "finds rooms",

@@ -144,7 +144,7 @@ def resolve(run_name, dataset, seed, declared=None):
         model=_model(chosen, knobs, profile, run.backbone, len(declared.label_set(dataset)), afresh),
         data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
         schedule=dict(profile["schedules"][run.schedule]),
-        optimisation=_optimisation(profile),
+        optimisation=chosen.optimisation(_optimisation(profile), knobs),
         initial_weights=None if afresh else methods.weights_key(chosen.detector, run.backbone),
         fitted=profile["initial_weights"]["kind"] == "checkpoint",
     )

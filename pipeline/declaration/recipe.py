@@ -24,6 +24,7 @@ STARTING = ("pipeline.trained.starting",)  # of runs that start from a trained d
 # Of the backbone, where a profile has one.
 CLASSIFIER, CROPS = "pipeline.training.object_classifier", "pipeline.tasks.instances.object_crops"
 RESULTS = ("pipeline.artifacts.detections", "pipeline.artifacts.results")  # that no prediction, but an evaluation needs
+RELEASED = "contrastmask"  # whose checkpoints are declared without `names`, and those that nobody's map is needed for
 LIBRARIES = ("torch", "mmcv-full", "mmdet")
 
 
@@ -62,12 +63,17 @@ def of_initial_weights(key, dataset, declared):
             code |= code_of((CLASSIFIER, CROPS))
         return {"configuration": recipe["configuration"], "code": recipe["code"] | code}
     if source["kind"] == "checkpoint":
-        maps = (method.checkpoint_map for method in map(methods.method, methods.names()) if method.checkpoint_map)
+        maps = (methods.method(map_of(source)).checkpoint_map,)
         named = {"kind": source["kind"], "sha256": source["sha256"].lower()}
         return {"configuration": named, "code": code_of((*STARTING, *maps))}
     _, backbone = methods.of_weights(key, profile["backbones"])
     named = {"kind": source["kind"], "url": source.get(backbone), "backbone": profile["backbones"][backbone]}
     return {"configuration": config.tagged(named), "code": code}
+
+
+def map_of(source):
+    """The method whose map of names a declared checkpoint is read with: that of the authors whose code wrote it."""
+    return source.get("names") or RELEASED
 
 
 def _roots(training):

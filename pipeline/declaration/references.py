@@ -163,6 +163,9 @@ class Check:
         if isinstance(weights, schema.Pretrained):
             directions = self.directions(*self.declared.datasets)
             self.known("direction", directions, weights.direction, *keys, "direction")
+        if isinstance(weights, schema.FromCheckpoint) and weights.names is not None:
+            having = methods.having("checkpoint_map")
+            self.known("method with released checkpoints", having, weights.names, *keys, "names")
         if isinstance(weights, schema.Downloaded):
             for backbone in weights.model_extra:
                 self.known("backbone", profile.backbones, backbone, *keys, backbone)

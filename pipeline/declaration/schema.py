@@ -96,6 +96,7 @@ class FromCheckpoint(Strict):
     kind: Literal["checkpoint"]
     file: Text = Field(description="give the path of a checkpoint")
     sha256: SHA256 = Field(description="give the SHA-256 of the file, which `sha256sum FILE` prints")
+    names: Name | None = Field(None, description="the method whose authors' code wrote it, if not ContrastMask's")
 
 
 InitialWeights = one_of("kind", Downloaded, Pretrained, Random, FromCheckpoint)
@@ -382,13 +383,15 @@ class Run(Strict):
 class Row(Strict):
     """A line of a table: runs that are measured, a published row beside them, or both.
 
-    The others of its table are compared with the row that is its `reference`.
+    The others of its table are compared with the row that is its `reference`. `layers` are the convolutions of the mask
+    head as the paper counts them.
     """
 
     label: Text
     runs: Annotated[list[Name], Field(min_length=1)] | None = None
     published: Text | None = None
     reference: bool = False
+    layers: Count | None = None
 
     @model_validator(mode="after")
     def _shows_something(self):

@@ -24,8 +24,16 @@ def _same(steps, knobs, dataset):
     return steps
 
 
+def _unchanged(settings, knobs):
+    return settings
+
+
 def _none(knobs):
     return ()
+
+
+def _nothing(knobs):
+    return ""
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,17 @@ class Method:
         modules: what to import so that MMDetection's registries know the types that the model names.
         more_modules: knobs -> further modules, for types that some values of the knobs alone bring.
         steps: (training steps, knobs, dataset) -> training steps: what the method adds to or leaves out of the data.
+        optimisation: (settings, knobs) -> settings of the optimisation, as of `config.Training`, for switches to what a
+            method's authors trained with; a profile's are the frame in which rows are compared.
+        differs: knobs -> what a published row of the method was trained with that a run with these knobs is not, in
+            words, which tables show below.
         cost: of a training step, in those of its detector with a mask head; trainings that take longest start first.
         autocast: (dotted part of the model, name of its method) that a lower precision is used for.
         look_inside: module whose `write(training, base, novel)` stores what figures show of a trained model's inside.
         golden: module whose `verify(folder)` compares it with numbers of other code.
-        checkpoint_map: module whose `convert(file, out, reverse)` reads checkpoints of other code.
+        checkpoint_map: module that knows checkpoints of its authors' code: `convert(file, out, reverse)` (returns the
+            backbone), `renamed(state)` (None if it is not of that code), `classes()`, `configuration(state, path)` and
+            `configuration_of(backbone)` (the model's, in MMDetection's words).
     """
 
     task: str
@@ -67,6 +81,8 @@ class Method:
     recipes: Path | None = None
     more_modules: Callable = _none
     steps: Callable = _same
+    optimisation: Callable = _unchanged
+    differs: Callable = _nothing
     cost: float = 1.0
     autocast: tuple[tuple[str, str], ...] = ()
     look_inside: str | None = None
@@ -130,11 +146,15 @@ def task_of(name: str) -> tasks.Task:
     return tasks.task(method(name).task)
 
 
+def having(part: str) -> list[str]:
+    """Names of the methods that have a module which a method may have: `golden`, `checkpoint_map`, `look_inside`."""
+    return [name for name in names() if getattr(method(name), part) is not None]
+
+
 def required(name: str, part: str):
     """A module that a method may have: imported. Raises ExperimentError, with those that have one, if it has none."""
     if (module := getattr(method(name), part)) is None:
-        having = [other for other in names() if getattr(method(other), part) is not None]
-        raise ExperimentError(f"method {name} has no {part}; valid: {', '.join(having) or 'none'}")
+        raise ExperimentError(f"method {name} has no {part}; valid: {', '.join(having(part)) or 'none'}")
     return importlib.import_module(module)
 
 

@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from pipeline.reporting import tables
+from pipeline.reporting import deviations, tables
 
 ESCAPES = str.maketrans(
     {
@@ -60,7 +60,7 @@ def latex(table_id, frame, declared, dataset):
     """
     metrics, first = tables.shown_metrics(frame), tables.main(frame)
     directions = [escape_latex(direction) for direction in dict.fromkeys(frame["direction"])]
-    labels = [column for column in tables.varying(frame) if column != "direction"]
+    labels = [column for column in tables.telling(frame) if column != "direction"]
     marks = {metric: tables.best(frame, metric.key) for metric in metrics}
     undefined, cited, run = tables.is_undefined(frame), tables.is_cited(frame), tables.is_run(frame)
     lines = {}
@@ -122,7 +122,16 @@ def latex(table_id, frame, declared, dataset):
         elif lines[-1] != r"\addlinespace":
             lines.append(r"\addlinespace")
     text = "\n".join(lines) + "\n"
-    return text.replace("\\addlinespace\n\\bottomrule", r"\bottomrule")
+    text = text.replace("\\addlinespace\n\\bottomrule", r"\bottomrule")
+    return text.replace(r"\end{table*}", _below(frame) + r"\end{table*}")
+
+
+def _below(frame):
+    """What stands below the rows, in small print: what they were trained with otherwise than the published ones."""
+    if not (found := deviations.lines(frame)):
+        return ""
+    sentences = [f"{tables.DIFFERENCES.removesuffix(':')}.", *(f"{line}." for line in found)]
+    return r"\par\vspace{2pt}\raggedright\scriptsize" + "\n" + "\n".join(map(escape_latex, sentences)) + "\n"
 
 
 def _measured(line, metric, mark):

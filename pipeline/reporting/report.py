@@ -17,7 +17,7 @@ from pipeline import methods, tasks
 from pipeline.artifacts import files, paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.reporting import figures, measured, provenance, tables
+from pipeline.reporting import deviations, figures, measured, provenance, tables
 from pipeline.reporting.agreement import agreement
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -278,6 +278,7 @@ def table_section(name, declared, dataset):
         "caption": caption.removeprefix(f"{title}. ").removesuffix(tables.comparability(declared, dataset)).strip(),
         "legend": tables.legend(frame),
         "gain": tables.gain(name, frame, declared, dataset),
+        "differences": deviations.lines(frame),
         "absent": absent(tables.not_run(frame)),
     }
 

@@ -14,11 +14,13 @@ from pipeline import methods, tasks
 from pipeline.declaration import experiments
 from pipeline.declaration.experiments import lookup
 from pipeline.errors import ExperimentError
-from pipeline.reporting import marks, measured, published
+from pipeline.reporting import deviations, marks, measured, published
 from pipeline.reporting.study import BETTER, UNKNOWN, WORSE
 
+OPTIONAL = ["layers", "differs"]  # columns behind the others, where a row of the table has them
 KEYS = ["row", "backbone", "schedule", "run", "dataset", "direction", "state", "seeds", "agrees", "undefined"]
 DONE = "done"
+DIFFERENCES = "Trained otherwise than the published rows, as far as that is known:"
 
 
 def table_frame(table_id, declared, dataset):
@@ -30,6 +32,8 @@ def table_frame(table_id, declared, dataset):
     is within the tolerance its authors state, and is empty elsewhere. `undefined` says which categories could not be
     scored and why. On drawn data the verdict of a metric tells if it is better or worse than in the reference row, see
     `marks.add`. A cited row has no run and no dataset, and a line for each direction it was published for.
+    `layers` are the convolutions of the mask head as the paper counts them, `differs` is what a measured row was
+    trained with otherwise than the published one, see `deviations`; tables without them have no such columns.
     `task_of` gives the task.
 
     Raises:
@@ -38,9 +42,11 @@ def table_frame(table_id, declared, dataset):
     table = lookup(declared.tables, table_id, "table")
     task = _task(table_id, table, declared)
     lines = [line for row in table["rows"] for line in _lines(row, table, declared, dataset)]
-    frame = pd.DataFrame(lines, columns=columns(task))
+    further = [name for name in OPTIONAL if any(line.get(name) for line in lines)]
+    frame = pd.DataFrame(lines, columns=columns(task) + further)
     texts = [*KEYS, *(f"{metric}_verdict" for metric in task.keys)]
     frame = frame.astype({name: object if name in texts else float for name in columns(task)})
+    frame = frame.astype(dict.fromkeys(further, object))
     frame.attrs |= {"task": task.name, "published": table.get("published")}
     marks.add(frame, table, declared, dataset)
     return frame
@@ -85,8 +91,11 @@ def _lines(row, table, declared, dataset):
             "run": name,
             "dataset": run.on(dataset),
             "direction": run.direction,
+            "layers": str(row["layers"]) if "layers" in row else None,
         }
         line |= _published(printed["results"], run.direction)
+        if "published" in row:
+            line["differs"] = deviations.of_run(run, declared.profile(run.on(dataset))) or None
         if (result := measured.result(dataset, run)) is None:
             line["state"] = measured.state(dataset, run)
         else:
@@ -115,6 +124,7 @@ def _lines(row, table, declared, dataset):
                     "schedule": printed["schedule"],
                     "direction": direction,
                     "state": "cited",
+                    "layers": str(row["layers"]) if "layers" in row else None,
                     **values,
                 }
 
@@ -260,7 +270,7 @@ def display_frame(frame, bold):
     """
     cited = is_cited(frame)
     shown = pd.DataFrame({"Row": [f"{row} (cited)" if c else row for row, c in zip(frame["row"], cited, strict=True)]})
-    for column in varying(frame):
+    for column in telling(frame):
         shown[column.capitalize()] = frame[column].fillna("–")
     run, undefined, first = is_run(frame), is_undefined(frame), main(frame)
     for metric in shown_metrics(frame):
@@ -277,6 +287,11 @@ def display_frame(frame, bold):
 def varying(frame):
     """Which of backbone, schedule, dataset and direction tell the rows of a table apart."""
     return [column for column in ("backbone", "schedule", "dataset", "direction") if frame[column].nunique() > 1]
+
+
+def telling(frame):
+    """The columns that say what a row is: `varying` ones, and the layers of mask heads where a table has them."""
+    return [*varying(frame), *(["layers"] if "layers" in frame else [])]
 
 
 def _cell(line, metric, first, run, cited, mark, undefined):
@@ -316,6 +331,8 @@ def legend(frame):
     if frame["agrees"].notna().any():
         stated = tolerance(frame)
         text += f"; within tolerance: {metric.label} differs by at most the ±{stated} that the authors state"
+    if "layers" in frame:
+        text += "; layers: convolutions of the mask head as the paper counts them"
     return " ".join(filter(None, (f"{text}.", told(frame))))
 
 
@@ -340,6 +357,12 @@ def gain(table_id, frame, declared, dataset):
     return f"Last row minus first row, {metric.label}: {here} measured on {dataset}; {stated}."
 
 
+def differences(frame):
+    """What measured rows were trained with otherwise than the published ones beside them, as a list of Markdown."""
+    found = deviations.lines(frame)
+    return "\n".join([f"{DIFFERENCES}\n", *(f"- {line}" for line in found)]) if found else ""
+
+
 def not_run(frame):
     """{run: state} of the runs without a result, in the order of the table."""
     return {line.run: line.state for line in frame[~is_run(frame) & ~is_cited(frame)].itertuples()}
@@ -353,6 +376,7 @@ def markdown(table_id, frame, declared, dataset):
         shown.to_markdown(index=False, disable_numparse=True),
         legend(frame),
         gain(table_id, frame, declared, dataset),
+        differences(frame),
     ]
     parts = [part for part in parts if part]
     states = {}

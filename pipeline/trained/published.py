@@ -55,23 +55,25 @@ def configuration(training):
     return mmcv.Config(ours).pretty_text + "\n"
 
 
-def write_imported(room, backbone, checkpoint):
+def write_imported(method, backbone, checkpoint):
     """Write `config.py` beside a checkpoint that was converted from released code, and return its path.
 
     Args:
-        room: the method's module `checkpoint_map`.
-        backbone: as its `convert` returned it.
+        method: whose module `checkpoint_map` did that.
+        backbone: as the `convert` of that returned it.
         checkpoint: path of the converted file.
     """
-    model = room.configuration_of(backbone)
+    model = methods.required(method, "checkpoint_map").configuration_of(backbone)
     images = experiments.load().profiles[FULL_SIZE]["images"]
     labels = label_sets.label_set(COCO)
     tested = coco_test(labels.names, tasks.task(INSTANCES).steps(images)["test"], "data/coco2017", "val2017")
-    every = {module: None for name in methods.names() for module in methods.method(name).modules}
     content = {
         "model": model,
         "data": {"samples_per_gpu": 1, "workers_per_gpu": 2, "val": tested, "test": tested},
-        "custom_imports": {"imports": ["pipeline.compat", *every, __name__], "allow_failed_imports": False},
+        "custom_imports": {
+            "imports": ["pipeline.compat", *methods.method(method).modules, __name__],
+            "allow_failed_imports": False,
+        },
         **TOOLS,
         "runner": {"type": "EpochBasedRunner", "max_epochs": 12},  # which tools insist on; nothing is trained with it
     }

@@ -34,6 +34,7 @@ LAYERS = [
         "pipeline.training.collectives",
         "pipeline.training.precision",
         "pipeline.training.progress",
+        "pipeline.training.schedule",
     },
     {"pipeline.tasks", "pipeline.methods"},  # what a task and a method is; the rooms follow below
     {

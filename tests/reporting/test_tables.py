@@ -37,7 +37,7 @@ def built(name="table2"):
 def test_csv_columns(workspace):
     workspace.result("plain")
     build_table("table2")
-    assert paths.table("toy", "table2", "csv").read_text().splitlines()[0] == HEADER
+    assert paths.table("toy", "table2", "csv").read_text().splitlines()[0] == f"{HEADER},differs"
 
 
 def test_one_seed_is_kept_at_full_precision_and_has_no_deviation(workspace):

@@ -12,12 +12,11 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 
 # isort: split
 
-import json
 import math
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +43,7 @@ from pipeline.methods.contrastmask.released_checkpoint import (
 )
 from pipeline.methods.shared import cam
 from pipeline.methods.shared.draws import step_generator
+from pipeline.methods.shared.golden import Check, Fixture, as_numpy, fixture_files, load_arrays, read_json
 from pipeline.methods.shared.sizes import Sizes
 
 PART = 1e-5  # of an array's largest absolute value, for one part of the model
@@ -53,127 +53,6 @@ NORM = 1e-3, 1e-5  # norms of gradients, one for each parameter: of that norm it
 PROBE = 1e-3, 1e-4  # inner products of gradients: of the gradient's norm, plus absolute
 BOX = 1e-3  # pixels
 UNDIRECTED = 1e-2  # absolute: cosine of a vector that is zero up to rounding
-
-
-@dataclass
-class Check:
-    """One array compared.
-
-    Attributes:
-        fixture, array: names.
-        absolute, relative: largest difference, and that divided by the largest absolute expected value.
-        tolerance: what `absolute` may be; 0 for sets and counts.
-        margin: largest share of the tolerance that a difference takes, element by element; above 1 it is beyond.
-        ok: whether it is within.
-        note: why not, where it is no matter of size.
-    """
-
-    fixture: str
-    array: str
-    absolute: float
-    relative: float
-    tolerance: float
-    margin: float
-    ok: bool
-    note: str = ""
-
-    def __str__(self):
-        return (
-            f"{'ok  ' if self.ok else 'FAIL'} {self.fixture:<22} {self.array:<34} abs {self.absolute:.2e}  "
-            f"rel {self.relative:.2e}  tolerance {self.tolerance:.2e}  margin {self.margin:.3f} "
-            f"{self.note}"
-        ).rstrip()
-
-
-@dataclass
-class Fixture:
-    """Arrays of one file, the directory it lies in, and what was found about them."""
-
-    name: str
-    arrays: dict
-    directory: Path = Path()
-    checks: list[Check] = field(default_factory=list)
-
-    def __getitem__(self, array: str) -> Tensor:
-        """Return an array as a tensor."""
-        return torch.from_numpy(np.ascontiguousarray(self.expected(array)))
-
-    def expected(self, array: str) -> np.ndarray:
-        """Return an array as it is in the file."""
-        if array not in self.arrays:
-            raise ExperimentError(f"{self.name}: array {array!r} is missing; there are {', '.join(self.arrays)}")
-        return self.arrays[array]
-
-    def close(self, array: str, got, relative: float, absolute=0.0, part=..., label: str = ""):
-        """Compare numbers; the tolerance is `relative` times the largest expected value plus `absolute`.
-
-        Args:
-            array: name.
-            got: our numbers.
-            relative, absolute: tolerance; the absolute one may differ from element to element.
-            part: index of what is compared, by default all.
-            label: what the part is.
-        """
-        expected, got = self.expected(array)[part].astype(np.float64), _numpy(got)[part].astype(np.float64)
-        array += label
-        if not self._same_shape(array, got, expected):
-            return
-        largest = np.abs(expected).max(initial=0)
-        difference = np.abs(got - expected)
-        tolerance = np.broadcast_to(relative * largest + np.asarray(absolute), difference.shape)
-        worst = difference.max(initial=0)
-        shares = np.divide(difference, tolerance, out=np.where(difference == 0, 0.0, np.inf), where=tolerance > 0)
-        self.checks.append(
-            Check(
-                self.name,
-                array,
-                float(worst),
-                float(worst / (largest or 1)),
-                float(tolerance.max(initial=0)),
-                float(shares.max(initial=0)),
-                bool((difference <= tolerance).all()),
-            )
-        )
-
-    def equal(self, array: str, got, part=...):
-        """Compare sets, counts, labels or flags, which must be the same."""
-        expected, got = self.expected(array)[part], _numpy(got)[part]
-        if not self._same_shape(array, got, expected):
-            return
-        wrong = int((got.astype(np.int64) != expected.astype(np.int64)).sum())
-        self.checks.append(
-            Check(
-                self.name,
-                array,
-                wrong,
-                wrong / max(expected.size, 1),
-                0,
-                math.inf if wrong else 0.0,
-                wrong == 0,
-                f"({wrong} of {expected.size} differ)" if wrong else "",
-            )
-        )
-
-    def holds(self, what: str, ok: bool, note: str = ""):
-        """Record a property."""
-        failed = 0.0 if ok else 1.0
-        self.checks.append(Check(self.name, what, failed, failed, 0, 0.0 if ok else math.inf, bool(ok), note))
-
-    def _same_shape(self, array, got, expected):
-        if got.shape != expected.shape:
-            self.checks.append(
-                Check(
-                    self.name,
-                    array,
-                    math.inf,
-                    math.inf,
-                    0,
-                    math.inf,
-                    False,
-                    f"(shape {got.shape}, expected {expected.shape})",
-                )
-            )
-        return got.shape == expected.shape
 
 
 def verify(directory: Path) -> Iterator[Check]:
@@ -188,15 +67,11 @@ def verify(directory: Path) -> Iterator[Check]:
     Raises:
         ExperimentError: there is no fixture, an unknown one, or one that cannot be read or lacks an array.
     """
-    directory = Path(directory)
-    files = sorted(file for file in directory.glob("*") if file.suffix in (".npz", ".json"))
-    if not files:
-        raise ExperimentError(f"{directory}: no fixtures (*.npz, *.json) in this directory")
-    for file in files:
+    for file in fixture_files(directory):
         if file.suffix == ".json":
             fixture = _param_names(file) if file.name == PARAM_NAMES else _state_dict_keys(file)
         elif file.stem in FIXTURES:
-            fixture = Fixture(file.name, _load(file), directory)
+            fixture = Fixture(file.name, load_arrays(file), Path(directory))
             with torch.random.fork_rng():
                 FIXTURES[file.stem](fixture)
         else:
@@ -394,8 +269,8 @@ def _compare_pinned(f, inputs, temperatures):
     f.close("terms", torch.stack(plain), PART, label=" (Eq. 1, released denominator)")
     against = Fixture(
         f.name,
-        {"pinned terms": _numpy(torch.stack(pinned))}
-        | {f"pinned grad_{name}": _numpy(torch.stack(values)) for name, values in expected.items()},
+        {"pinned terms": as_numpy(torch.stack(pinned))}
+        | {f"pinned grad_{name}": as_numpy(torch.stack(values)) for name, values in expected.items()},
     )
     against.close("pinned terms", torch.stack(ours), PART)
     for name, values in gradients.items():
@@ -536,7 +411,7 @@ def _clhead_train(f):
     everywhere = [f[name].double().mean((0, 1)) for name in ("query_pos", "query_neg")]
     drawn_keys = [cells.detach()[members].double() for members in keys]
     exact = _eq1(everywhere, drawn_keys, head.form.tau_easy, head.form.tau_hard, "temperature")
-    against = Fixture(f.name, {"pinned loss_terms": _numpy(exact)})
+    against = Fixture(f.name, {"pinned loss_terms": as_numpy(exact)})
     released, head.form = head.form, replace(head.form, denominator="temperature")
     against.close("pinned loss_terms", head.terms(cells, sets.sides, keys, keep), PART)
     head.form = released
@@ -626,7 +501,7 @@ def _image_size(f):
     if "image_shape" in f.arrays:
         return tuple(f.expected("image_shape")[:2].tolist())
     beside = f.directory / "model_r50.npz"
-    if beside.exists() and "pasted" in (arrays := _load(beside)):
+    if beside.exists() and "pasted" in (arrays := load_arrays(beside)):
         return arrays["pasted"].shape[-2:]
     return IMAGE_SIZE
 
@@ -707,7 +582,7 @@ def _state_dict_keys(file):
     with torch.device("meta"):
         state = released_model(backbone).state_dict()
     ours = {released_key(key): list(released_shape(key, tensor.shape)) for key, tensor in state.items()}
-    wanted = _read_json(file, dict)
+    wanted = read_json(file, dict)
     differing = sorted(key for key in ours.keys() | wanted.keys() if ours.get(key) != wanted.get(key))
     fixture.holds("names and shapes", not differing, ", ".join(differing))
     strays = [key for key in wanted if our_key(key) not in state]
@@ -720,7 +595,7 @@ def _param_names(file):
     fixture = Fixture(file.name, {})
     with torch.device("meta"):
         ours = list(_named_parameters(released_model("r50").roi_head, "roi_head.", ""))
-    fixture.holds("names and order", ours == _read_json(file, list))
+    fixture.holds("names and order", ours == read_json(file, list))
     return fixture
 
 
@@ -781,28 +656,6 @@ def _compare_norms(f, array, norms):
     """Compare norms of gradients, each within a share of itself: they differ by orders of magnitude."""
     expected = f.expected(array).astype(np.float64)
     f.close(array, norms, 0, NORM[0] * expected + NORM[1] * expected.max(initial=0))
-
-
-def _numpy(values):
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def _load(file):
-    try:
-        with np.load(file) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:
-        raise ExperimentError(f"{file}: cannot be read as arrays ({error})") from error
-
-
-def _read_json(file, kind):
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise ExperimentError(f"{file}: not JSON ({error})") from error
-    if not isinstance(content, kind):
-        raise ExperimentError(f"{file}: holds a {type(content).__name__}, expected a {kind.__name__}")
-    return content
 
 
 FIXTURES = {

@@ -12,6 +12,10 @@ def model(knobs: MaskKnobs, sizes: Sizes, backbone: dict, num_classes: int) -> d
     return two_stage.mask_detector(sizes, backbone, {"type": "PartialRoIHead", **parts})
 
 
+def _differs(knobs):
+    return "box head and mask RoIs of the published row are unknown"
+
+
 METHOD = Method(
     task="instances",
     label="Baseline",
@@ -26,4 +30,5 @@ METHOD = Method(
     modules=two_stage.MASK_MODULES,
     steps=two_stage.steps,
     autocast=two_stage.MASK_AUTOCAST,
+    differs=_differs,
 )
