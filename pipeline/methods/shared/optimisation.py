@@ -14,7 +14,7 @@ from mmcv.runner import OPTIMIZERS
 
 from pipeline.training import schedule
 
-# Shares of the learning rate at which authors' warm-ups begin: ShapeProp's, ShapeMask's (0.0067 of 0.08), Mask^X R-CNN's.
+# Shares of the learning rate at which warm-ups begin: ShapeProp's, ShapeMask's (0.0067 of 0.08), Mask^X R-CNN's.
 WARMUP_STARTS = (0.03, 0.08375, 1 / 3)
 
 
