@@ -108,7 +108,8 @@ def _mask_head(f):
             "in_channels": features.shape[1],
             "conv_out_channels": len(f.expected("param.mask_down1.weight")),
             "num_convs": _layers(f.arrays, r"param\.mask_down(\d+)\.weight"),
-        }
+        },
+        mask_roi_size=features.shape[-1],
     )
     _fill(head.mask_head, f, MASK)
     head.mask_head.eval()
@@ -284,10 +285,10 @@ def _param_names(f):
 # Shared
 
 
-def _roi_head(box=None, mask=None):
+def _roi_head(box=None, mask=None, **sizes):
     """The RoI head of the released configuration, some arguments of its box and mask head replaced."""
     config = released.released_config("r50")
-    small = Sizes(neck_channels=8, box_channels=4, mask_channels=8)
+    small = Sizes(neck_channels=8, box_channels=4, mask_channels=8, **sizes)
     knobs = methods.method("opmask").preset("released")
     config = methods.method("opmask").model(knobs, small, config["backbone"], released.NUM_CLASSES)
     head = config["roi_head"]

@@ -167,8 +167,11 @@ def _renamed(state, backbone):
     """A released state in our names; what the file lacks and we count is zero, what it has too much keeps its name."""
     names = {released_key(key): key for key in our_shapes(backbone)}
     found = {names.get(key, key): tensor for key, tensor in state.items() if not key.startswith(ANCHORS)}
-    counters = {key: torch.zeros(shape, dtype=torch.long) for key, shape in our_shapes(backbone).items()
-                if COUNTED_HERE_ALONE.fullmatch(key)}
+    counters = {
+        key: torch.zeros(shape, dtype=torch.long)
+        for key, shape in our_shapes(backbone).items()
+        if COUNTED_HERE_ALONE.fullmatch(key)
+    }
     return counters | found
 
 
