@@ -1,4 +1,4 @@
-"""OPMask gives the numbers of its released code, and those of plain torch for other sizes; an altered number is noticed."""
+"""OPMask gives the numbers of its released code, and those of plain torch for other sizes; altered ones are noticed."""
 
 import json
 import shutil

@@ -1,8 +1,8 @@
 """The backbone of released checkpoints."""
 
 import torch
-from mmdet.models.builder import BACKBONES
 from mmdet.models.backbones import ResNet
+from mmdet.models.builder import BACKBONES
 from torch import Tensor
 
 from pipeline.tasks.instances.steps import IMAGE_NORM

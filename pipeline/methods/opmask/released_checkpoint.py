@@ -1,7 +1,7 @@
 """Convert checkpoints between OPMask's released code (on Detectron2) and this implementation.
 
-Names differ, shapes do not. Detectron2 keeps the anchors as buffers, which are no weights here: they stand in the `meta`
-of a converted file, and are computed where it has none. Its frozen norms of the backbone count no batches, ours do.
+Names differ, shapes do not. Detectron2 keeps the anchors as buffers, which are no weights here: they stand in the
+`meta` of a converted file, and are computed where it has none. Its frozen norms count no batches, ours do.
 """
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
