@@ -115,7 +115,7 @@ def _every_class(mask_head, features, vectors):
 
 
 def _head_step(f, wanted):
-    """The RoI head with a file's weights, and a training pass from RoI features to the loss, by the code that trains."""
+    """The RoI head with a file's weights, and a training pass from RoI features to the loss by the code that trains."""
     features = f["roi_feats"].requires_grad_()
     classes, width = f.expected("cls_score_w").shape
     head = _roi_head(

@@ -1,8 +1,8 @@
 """OPMask (Biertimpel et al., ICCV 2021): the class activation map of the box head steers a deep, normalised mask head.
 
 backbone: images as the released weights want them. batch_norm: statistics over the RoIs of all processes. box_head: its
-own box head, whose widths double. mask_head: its mask head. What enters the mask head, and which RoIs its loss is of, is
-what `pipeline.methods.shared` has for the CAM. golden, released_checkpoint: what no training imports.
+own box head, whose widths double. mask_head: its mask head. What enters that, and which RoIs its loss is of, is what
+`pipeline.methods.shared` has for the CAM. golden, released_checkpoint: what no training imports.
 """
 
 from pathlib import Path
