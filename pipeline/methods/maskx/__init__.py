@@ -7,6 +7,7 @@ for every class. roi_head: puts both together. golden, released_checkpoint: what
 from pathlib import Path
 
 from pipeline.methods import Method
+from pipeline.methods.maskx.authors import AUTHORS
 from pipeline.methods.maskx.knobs import Knobs
 from pipeline.methods.maskx.model import model
 from pipeline.methods.shared import two_stage
@@ -24,7 +25,10 @@ METHOD = Method(
     detector="two_stage",
     model=model,
     modules=(*two_stage.MASK_MODULES, *(f"{__name__}.{part}" for part in ("box_head", "mask_head", "roi_head"))),
-    steps=two_stage.steps,
+    more_modules=AUTHORS.modules,
+    steps=AUTHORS.steps,
+    optimisation=AUTHORS.optimisation,
+    differs=AUTHORS.differs,
     autocast=two_stage.MASK_AUTOCAST,
     golden=f"{__name__}.golden",
     checkpoint_map=f"{__name__}.released_checkpoint",

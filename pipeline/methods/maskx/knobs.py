@@ -4,10 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline.methods.shared.authors import SettingsKnobs
 from pipeline.methods.shared.knobs import MaskKnobs
 
 
-class Knobs(MaskKnobs):
+class Knobs(MaskKnobs, SettingsKnobs):
     """What of Mask^X R-CNN an experiment can turn; the comments of knobs.yaml have the authors' names.
 
     Attributes:

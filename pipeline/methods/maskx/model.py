@@ -1,5 +1,6 @@
 """The MMDetection configuration of Mask^X R-CNN."""
 
+from pipeline.methods.maskx.authors import AUTHORS
 from pipeline.methods.maskx.knobs import Knobs
 from pipeline.methods.shared import two_stage
 from pipeline.methods.shared.sizes import Sizes
@@ -15,6 +16,7 @@ def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
     and those inside a class-agnostic branch of several layers, have four times `box_channels` (1024 at full size); the
     layers of the transfer are as wide as the mask head, `mask_channels`.
     """
+    sizes = AUTHORS.sized(sizes, knobs)
     parts = two_stage.boxes(knobs, sizes, num_classes) | two_stage.masks(knobs, sizes, num_classes)
     box_head, width = parts["bbox_head"] | {"type": "DescribingBoxHead"}, sizes.box_channels
     if knobs.box_head == "own":

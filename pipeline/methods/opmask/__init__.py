@@ -11,7 +11,15 @@ from pipeline.methods import Method
 from pipeline.methods.opmask.knobs import Knobs
 from pipeline.methods.opmask.model import model
 from pipeline.methods.shared import two_stage
+from pipeline.methods.shared.authors import Authors
 from pipeline.methods.shared.sizes import Sizes
+
+AUTHORS = Authors(
+    warmup=1000,
+    clip_value=1.0,
+    norm_decay=0.0,
+    remains="MSRA weights of ImageNet, short sides of 640 to 800 in steps of 32, mask targets drawn from polygons",
+)
 
 METHOD = Method(
     task="instances",
@@ -29,7 +37,10 @@ METHOD = Method(
         *two_stage.MASK_MODULES,
         *(f"{__name__}.{part}" for part in ("backbone", "batch_norm", "box_head", "mask_head")),
     ),
-    steps=two_stage.steps,
+    more_modules=AUTHORS.modules,
+    steps=AUTHORS.steps,
+    optimisation=AUTHORS.optimisation,
+    differs=AUTHORS.differs,
     cost=1.5,
     autocast=two_stage.MASK_AUTOCAST,
     golden=f"{__name__}.golden",

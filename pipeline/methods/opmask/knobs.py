@@ -2,10 +2,11 @@
 
 from typing import Literal
 
+from pipeline.methods.shared.authors import SettingsKnobs
 from pipeline.methods.shared.knobs import CAMKnobs
 
 
-class Knobs(CAMKnobs):
+class Knobs(CAMKnobs, SettingsKnobs):
     """What of OPMask an experiment can turn.
 
     Attributes:
