@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from mmcv import ConfigDict
+from mmdet.models import build_detector
 
 from pipeline import methods
 from pipeline.declaration import config
 from pipeline.methods.maskx.knobs import Knobs
+from pipeline.training import starting_weights
 from pipeline.training.precision import use_autocast
 from tests.models.conftest import batch, build, configuration, total, train_losses
 
@@ -133,6 +136,17 @@ def test_a_regressor_of_every_cell_counts_with_its_mean():
     torch.testing.assert_close(head.class_vectors("boxes").view(3, 4, width), expected)
 
 
+def test_two_layers_on_every_cell_see_boxes():
+    head = small().roi_head.bbox_head
+    features = torch.randn(3, 16, 7, 7)
+    first, second = head.shared_fcs
+    expected = second(first(features.flatten(1)).clamp(min=0)).clamp(min=0)
+    scores, deltas, seen = head.forward_with_features(features)
+    torch.testing.assert_close(seen, expected)
+    torch.testing.assert_close(scores, head.fc_cls(expected))
+    torch.testing.assert_close(deltas, head.fc_reg(expected))
+
+
 def test_the_predicted_class_makes_the_mask():
     """And a novel class, which no mask was seen of, has weights of its own."""
     model = small().eval()
@@ -196,6 +210,16 @@ def test_every_knob_changes_the_model(knob):
 def test_a_small_profile_does_without_the_largest_layer(dataset, box_head, layers):
     knobs = config.resolve("maskx_r50_1x_nonvoc2voc", dataset, 0).knobs
     assert (knobs.box_head, knobs.mlp_layers, knobs.mask_loss_rois) == (box_head, layers, "base_positives")
+
+
+def test_the_weights_of_the_shared_detector_fit():
+    training, detector = (
+        config.resolve("maskx_r50_1x_nonvoc2voc", "generated", 0),
+        config.resolve_detector("r50", "generated"),
+    )
+    methods.register(training.method, training.knobs)
+    model, weights = (build_detector(ConfigDict(each.model)).state_dict() for each in (training, detector))
+    assert starting_weights._misfit(weights, model) is None and len(weights) > 100
 
 
 def test_one_image_is_learnt_and_then_segmented():

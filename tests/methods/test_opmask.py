@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmcv import ConfigDict
+from mmdet.models import build_detector
 from torch import distributed as dist
 from torch import multiprocessing
 
 from pipeline import methods
+from pipeline.declaration import config
 from pipeline.methods.opmask.knobs import Knobs
+from pipeline.training import starting_weights
 from pipeline.training.precision import use_autocast
 from tests.models.conftest import SMALL, batch, build, configuration, total, train_losses
 
@@ -176,6 +180,16 @@ def test_every_knob_changes_the_model(knob):
     kind, value = Knobs.model_fields[knob].annotation, getattr(knobs, knob)
     other = not value if kind is bool else next(choice for choice in kind.__args__ if choice != value)
     assert configuration("opmask", ROOM.preset("released", **{knob: other})) != configuration("opmask", knobs)
+
+
+def test_the_weights_of_the_shared_detector_fit():
+    training, detector = (
+        config.resolve("opmask_r50_1x_nonvoc2voc", "generated", 0),
+        config.resolve_detector("r50", "generated"),
+    )
+    methods.register(training.method, training.knobs)
+    model, weights = (build_detector(ConfigDict(each.model)).state_dict() for each in (training, detector))
+    assert starting_weights._misfit(weights, model) is None and len(weights) > 100
 
 
 def test_one_image_is_learnt_and_then_segmented():
