@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.methods import Method
 from pipeline.methods.shapeprop.knobs import Knobs
-from pipeline.methods.shapeprop.model import model, modules
+from pipeline.methods.shapeprop.model import AUTHORS, model, modules
 from pipeline.methods.shared import two_stage
 from pipeline.methods.shared.sizes import Sizes
 
@@ -35,7 +35,9 @@ METHOD = Method(
         f"{__name__}.roi_head",
     ),
     more_modules=modules,
-    steps=two_stage.steps,
+    steps=AUTHORS.steps,
+    optimisation=AUTHORS.optimisation,
+    differs=AUTHORS.differs,
     cost=2.0,
     autocast=(*two_stage.MASK_AUTOCAST, *((f"{SHAPE}.{layer}", "forward") for layer in LAYERS)),
     look_inside=f"{__name__}.look_inside",

@@ -86,24 +86,30 @@ def _message_passing(f):
 
 def _head(f):
     run = _HeadRun(f)
-    f.close("act_feats_mean", run.activation_features.mean((-2, -1)), VALUE)
-    f.close("saliency_all", background_first(run.class_maps, 1), VALUE)
-    f.close("saliency", run.saliency[:, 0], VALUE)
-    f.close("class_logits", background_first(run.class_maps.mean((-2, -1)), 1), VALUE)
     f.close("loss_activating", run.loss_activating, VALUE)
-    f.close("weights_sub", run.weights[:, ::SHOWN], VALUE)
-    f.close("embedding", run.embedding, VALUE)
-    f.close("passed", run.passed, VALUE)
-    f.close("shape_activation", run.shapes[:, 0], VALUE)
     f.close("loss_propagating", run.loss_propagating, VALUE)
+    _those_there(
+        f,
+        act_feats_mean=run.activation_features.mean((-2, -1)),
+        saliency_all=background_first(run.class_maps, 1),
+        saliency=run.saliency[:, 0],
+        class_logits=background_first(run.class_maps.mean((-2, -1)), 1),
+        weights_sub=run.weights[:, ::SHOWN],
+        embedding=run.embedding,
+        passed=run.passed,
+        shape_activation=run.shapes[:, 0],
+    )
     labels, valid = _assigned(f)
     f.equal("roi_labels", labels)
     f.equal("valid", valid)
     f.holds("mask_targets14: one of each valid RoI", len(f.expected("mask_targets14")) == int(valid.sum()))
-    # How the parameters are set has been shown by the outputs; this is for the lines of the report to be complete.
-    for key, parameter in run.head.named_parameters():
-        name = f"param.{released.released_key(OUR_HEAD + key).removeprefix(HEAD)}"
-        f.equal(name, released.released_tensor(OUR_HEAD + key, parameter.detach()))
+
+
+def _those_there(f, **outputs):
+    """Compare what a layer gives with the arrays of these names; a file may do without those of the way to a loss."""
+    for name, output in outputs.items():
+        if name in f.arrays:
+            f.close(name, output, VALUE)
 
 
 class _HeadRun:
@@ -140,25 +146,20 @@ def _head_grads(f):
         run.head.zero_grad()
         run.features.grad = None
         value.backward(retain_graph=True)
-        f.close(f"grad_{loss}_roi_feats", run.features.grad, GRADIENT)
-        _parameter_gradients(f, f"grad_{loss}.", f"grad_{loss}_l2", run.head, names, HEAD, OUR_HEAD)
-        f.equal(f"has_grad_{loss}", [_has_gradient(run.head, HEAD, OUR_HEAD, name) for name in names])
+        _gradients(f, f"grad_{loss}", run.features.grad, run.head, names, HEAD, OUR_HEAD)
+        reached = [_parameter(run.head, HEAD, OUR_HEAD, name)[1].grad is not None for name in names]
+        f.equal(f"has_grad_{loss}", reached)
 
 
 def _mask_fusion(f):
     head, features, shapes, logits, loss = _mask_run(f)
-    f.close("shape_normalised", positive_share(shapes), VALUE)
-    f.close("shape_encoded", head.encode(shapes), VALUE)
-    f.close("mask_logits", logits, VALUE)
     f.close("loss_mask", loss, VALUE)
+    _those_there(f, shape_normalised=positive_share(shapes), shape_encoded=head.encode(shapes), mask_logits=logits)
     positive = f["is_positive"]
     f.holds("is_positive: as many as RoIs", int(positive.sum()) == len(features))
     if (f.directory / "head.npz").is_file():
         f.equal("is_positive", _beside(f, "head.npz")["roi_labels"] > 0)
     f.holds("mask_targets28: one of each valid RoI", len(f.expected("mask_targets28")) == int(f["valid"].sum()))
-    for key, parameter in head.named_parameters():
-        name = f"param.{released.released_key(OUR_MASK + key).removeprefix(MASK)}"
-        f.equal(name, parameter.detach())
 
 
 def _mask_run(f):
@@ -174,10 +175,8 @@ def _mask_run(f):
 def _mask_fusion_grads(f):
     head, features, shapes, _, loss = _mask_run(_beside(f, "mask_fusion.npz"))
     loss.backward()
-    f.close("grad_roi_feats", features.grad, GRADIENT)
     f.close("grad_shape_activation", shapes.grad[:, 0], GRADIENT)
-    names = _names(f, "mask_fusion_param_names.json")
-    _parameter_gradients(f, "grad.", "grad_l2", head, names, MASK, OUR_MASK)
+    _gradients(f, "grad", features.grad, head, _names(f, "mask_fusion_param_names.json"), MASK, OUR_MASK)
 
 
 def _param_names(file, build, place, our_place):
@@ -313,24 +312,21 @@ def _parameter(module, place, our_place, name):
     return key, module.get_parameter(key.removeprefix(our_place))
 
 
-def _has_gradient(module, place, our_place, name):
-    return _parameter(module, place, our_place, name)[1].grad is not None
-
-
-def _parameter_gradients(f, prefix, norms, module, names, place, our_place):
-    """Compare the gradients that a fixture holds, and the norms of all, in the authors' order of classes."""
+def _gradients(f, prefix, of_features, module, names, place, our_place):
+    """Compare the norms of all gradients, and those gradients that the fixture holds."""
     gradients = {}
     for name in names:
         key, parameter = _parameter(module, place, our_place, name)
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         gradients[name] = released.released_tensor(key, gradient)
+    f.close(f"{prefix}_l2", [float(gradient.norm()) for gradient in gradients.values()], GRADIENT)
+    if f"{prefix}_roi_feats" in f.arrays:
+        f.close(f"{prefix}_roi_feats", of_features, GRADIENT)
     for array in f.arrays:
-        if array.startswith(prefix):
-            name = array.removeprefix(prefix)
-            if name not in gradients:
+        if array.startswith(f"{prefix}."):
+            if (name := array.removeprefix(f"{prefix}.")) not in gradients:
                 raise ExperimentError(f"{f.name}: array {array!r} is of no parameter in the list of names")
             f.close(array, gradients[name], GRADIENT)
-    f.close(norms, [float(gradient.norm()) for gradient in gradients.values()], GRADIENT)
 
 
 def _some(names):

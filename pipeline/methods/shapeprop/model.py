@@ -2,11 +2,25 @@
 
 from pipeline.methods.shapeprop.knobs import Knobs
 from pipeline.methods.shared import two_stage
+from pipeline.methods.shared.authors import Authors
 from pipeline.methods.shared.sizes import Sizes
 
 # The authors' 24 latent channels stand beside branches of 256; narrower ones have fewer, but not less than these.
 LATENT_SHARE, LEAST_LATENT = 3 / 32, 8
 FC_CHANNELS = 1024
+
+# Their configuration `coco_voc_...` (ucbdrive/ShapeProp on maskrcnn-benchmark), where it is not the frame of all rows.
+AUTHORS = Authors(
+    warmup=2000,
+    warmup_start=0.03,
+    bias_rate=2.0,
+    bias_decay=0.0,
+    one_scale=True,
+    sizes={"score_threshold": 0.0, "sampling_ratio": 2},
+    remains="Caffe-style weights of the backbone, 2000 proposals of a GPU's images together, boxes with the +1 pixel "
+    "convention and a RoIAlign that is not aligned, fp16, smooth L1; a box head of two fully connected layers unless "
+    "`box_head: fc`",
+)
 
 
 def latent_channels(sizes: Sizes) -> int:
@@ -20,6 +34,7 @@ def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
     The shape head has no sizes of its own: both branches and the encoder of shapes have `mask_convs` convolutions of
     `mask_channels`, maps have `mask_roi_size` cells on a side, and `latent_channels` says how wide messages are.
     """
+    sizes = AUTHORS.sized(sizes, knobs)
     parts = two_stage.boxes(knobs, sizes, num_classes) | two_stage.masks(knobs, sizes, num_classes)
     norm = two_stage.within_rois(sizes, sizes.mask_channels)
     roi_head = parts | {
@@ -59,4 +74,5 @@ def _fc_box_head(box_head):
 
 def modules(knobs: Knobs) -> tuple[str, ...]:
     """As `Method.more_modules`."""
-    return ("pipeline.methods.shared.fc_box_head",) if knobs.box_head == "fc" else ()
+    box_head = ("pipeline.methods.shared.fc_box_head",) if knobs.box_head == "fc" else ()
+    return (*AUTHORS.modules(knobs), *box_head)

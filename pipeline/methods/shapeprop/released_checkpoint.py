@@ -112,10 +112,10 @@ def released_model(backbone: str, **knobs):
 def configuration_of(backbone: str, **knobs) -> dict:
     """The model configuration of the authors' code with one of `BACKBONES`, and make its types known."""
     method = methods.method("shapeprop")
-    chosen = method.preset("released", **{"mask_loss_rois": "base_positives", "box_head": "fc", **knobs})
+    theirs = {"mask_loss_rois": "base_positives", "box_head": "fc", "settings": "authors"}
+    chosen = method.preset("released", **theirs | knobs)
     methods.register("shapeprop", chosen)
-    # Their RoIAlign takes 2 x 2 samples of a cell.
-    return method.model(chosen, Sizes(sampling_ratio=2), {**BACKBONES[backbone], **FROZEN}, NUM_CLASSES)
+    return method.model(chosen, Sizes(), {**BACKBONES[backbone], **FROZEN}, NUM_CLASSES)
 
 
 def classes() -> tuple[str, ...]:

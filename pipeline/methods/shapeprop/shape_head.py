@@ -85,7 +85,7 @@ class ShapeHead(BaseModule):
         """The 1x1 layers start Kaiming-uniform by fan-in, without a gain; the others as `convolutions` says."""
         super().init_weights()
         for layer in (self.class_maps, self.weight_maps):
-            kaiming_init(layer, a=1, mode="fan_in", distribution="uniform")
+            kaiming_init(layer, a=1, mode="fan_in", nonlinearity="leaky_relu", distribution="uniform")
 
     def activate(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Give class maps [R, K + 1, H, W], not normalised, and the features [R, C, H, W] that they are made of.
