@@ -80,6 +80,9 @@ SPLIT = "tests/datasets/test_split.py"
 CATEGORIES = "tests/datasets/test_label_sets.py"
 PARITY = "tests/evaluation/test_parity.py"
 GOLDEN = "tests/golden/test_verify.py"
+SHAPEPROP = "pipeline/methods/shapeprop/"
+SHAPE = "tests/methods/test_shapeprop.py"
+SHAPE_GOLDEN = "tests/methods/test_shapeprop_golden.py -k 'numbers_are_reproduced or other_sizes'"
 
 MUTANTS = [
     Mutant(*row)
@@ -733,6 +736,112 @@ MUTANTS = [
             "[owners[:, None].to(boxes.dtype), ",
             "[0 * owners[:, None].to(boxes.dtype), ",
             BATCHED,
+        ),
+        # ShapeProp
+        (
+            "ShapeProp: weights are not divided by their sum",
+            SHAPEPROP + "propagation.py",
+            "return weights / (weights.sum(2, keepdim=True) + EPSILON)",
+            "return weights",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: neighbours turned around",
+            SHAPEPROP + "propagation.py",
+            "yield padded[row : row + height, column : column + width]",
+            "yield padded[column : column + height, row : row + width]",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: the border keeps its activation",
+            SHAPEPROP + "propagation.py",
+            "maps = latent.new_zeros(steps + 1,",
+            "maps = latent.new_ones(steps + 1,",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: weights get the gradient of one step",
+            SHAPEPROP + "propagation.py",
+            "of_weight.addcmul_(gradient, neighbour)",
+            "of_weight.copy_(gradient * neighbour)",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: steps of the shorter side",
+            SHAPEPROP + "shape_head.py",
+            "steps = max(saliency.shape[-2:])",
+            "steps = min(saliency.shape[-2:])",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: saliency detached",
+            SHAPEPROP + "shape_head.py",
+            "self.decoder(propagate(self.encoder(saliency),",
+            "self.decoder(propagate(self.encoder(saliency.detach()),",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: maximum instead of mean of a class map",
+            SHAPEPROP + "shape_head.py",
+            "logits = class_maps.float().mean((-2, -1))",
+            "logits = class_maps.float().amax((-2, -1))",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: 1x1 layers start hotter",
+            SHAPEPROP + "shape_head.py",
+            'nonlinearity="leaky_relu"',
+            'nonlinearity="relu"',
+            SHAPE + " -k initial",
+        ),
+        (
+            "ShapeProp: shape before the RoI channels",
+            SHAPEPROP + "mask_head.py",
+            "super().forward(roi_features, None, encoded.to(roi_features.dtype))",
+            "super().forward(encoded.to(roi_features.dtype), None, roi_features)",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: shape not scaled to its maximum",
+            SHAPEPROP + "mask_head.py",
+            "return positive / (positive.amax((-2, -1), keepdim=True) + EPSILON)",
+            "return positive",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: gradient stops at the maximum",
+            SHAPEPROP + "mask_head.py",
+            "(positive.amax((-2, -1), keepdim=True) + EPSILON)",
+            "(positive.detach().amax((-2, -1), keepdim=True) + EPSILON)",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: novel RoIs in the losses",
+            SHAPEPROP + "roi_head.py",
+            "in_loss = ~is_novel",
+            "in_loss = is_novel | True",
+            SHAPE + " -k 'base_ones_alone or empty_cases'",
+        ),
+        (
+            "ShapeProp: background without a label of its own",
+            SHAPEPROP + "roi_head.py",
+            "(count - len(positive),), self.bbox_head.num_classes)",
+            "(count - len(positive),), 0)",
+            SHAPE + " -k base_ones_alone",
+        ),
+        (
+            "ShapeProp: rows of positives counted from the first image",
+            SHAPEPROP + "roi_head.py",
+            "first += count",
+            "first += 0",
+            SHAPE + " -k base_ones_alone",
+        ),
+        (
+            "ShapeProp: box head of released weights shifted by a class",
+            SHAPEPROP + "released_checkpoint.py",
+            "return torch.cat([tensor[1:], tensor[:1]])",
+            "return tensor.clone()",
+            "tests/methods/test_shapeprop_golden.py -k and_back",
         ),
         # Scoring
         ("AP75", "pipeline/tasks/instances/scoring.py", '"AP75": 5', '"AP75": 4', PARITY),

@@ -252,9 +252,9 @@ def test_class_maps_learn_from_every_sampled_roi_and_shapes_from_base_ones_alone
             ShapeHead, name, lambda self, *a, name=name, real=real: seen.update({name: a}) or real(self, *a)
         )
     model, data = model_of(), batch(images=2, novel=(0, 1, 2))
-    sampled = {}
-    real = model.roi_head._sample
+    sampled, real, pooled = {}, model.roi_head._sample, model.roi_head._pooled
     model.roi_head._sample = lambda *a: sampled.setdefault("rois", real(*a))
+    model.roi_head._pooled = lambda *a: sampled.setdefault("features", pooled(*a))
     losses = train_losses(model, data)
     maps, labels = seen["activation_loss"]
     expected = torch.cat(
@@ -266,6 +266,14 @@ def test_class_maps_learn_from_every_sampled_roi_and_shapes_from_base_ones_alone
     base = int(sum((r.pos_gt_labels > 2).sum() for r in sampled["rois"]))
     assert int(in_loss.sum()) == base == int(model.roi_head.statistics["mask_loss_rois"])
     assert targets.shape[-1] == 14 and targets[in_loss].any()
+    counts = [len(r.bboxes) for r in sampled["rois"]]
+    rows = [
+        row[: len(r.pos_bboxes)]
+        for row, r in zip(torch.arange(sum(counts)).split(counts), sampled["rois"], strict=True)
+    ]
+    rows = torch.cat(rows)[torch.cat([r.pos_gt_labels for r in sampled["rois"]]) > 2]
+    alone = model.roi_head.shape_head(sampled["features"][rows], labels[rows])
+    torch.testing.assert_close(shapes[in_loss], alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(losses["loss_activating"], F.cross_entropy(maps.mean((-2, -1)), labels))
 
 

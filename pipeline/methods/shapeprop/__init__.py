@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.methods import Method
 from pipeline.methods.shapeprop.knobs import Knobs
-from pipeline.methods.shapeprop.model import AUTHORS, model, modules
+from pipeline.methods.shapeprop.model import AUTHORS, model
 from pipeline.methods.shared import two_stage
 from pipeline.methods.shared.sizes import Sizes
 
@@ -29,12 +29,13 @@ METHOD = Method(
     model=model,
     modules=(
         *two_stage.MASK_MODULES,
+        "pipeline.methods.shared.fc_box_head",  # which a converted checkpoint has
         f"{__name__}.propagation",
         f"{__name__}.shape_head",
         f"{__name__}.mask_head",
         f"{__name__}.roi_head",
     ),
-    more_modules=modules,
+    more_modules=AUTHORS.modules,
     steps=AUTHORS.steps,
     optimisation=AUTHORS.optimisation,
     differs=AUTHORS.differs,

@@ -71,8 +71,3 @@ def _fc_box_head(box_head):
     kept = {key: value for key, value in box_head.items() if key not in (*convolutional, "conv_out_channels")}
     return kept | {"type": "FCBoxHead", "num_shared_fcs": 2, "fc_out_channels": FC_CHANNELS}
 
-
-def modules(knobs: Knobs) -> tuple[str, ...]:
-    """As `Method.more_modules`."""
-    box_head = ("pipeline.methods.shared.fc_box_head",) if knobs.box_head == "fc" else ()
-    return (*AUTHORS.modules(knobs), *box_head)

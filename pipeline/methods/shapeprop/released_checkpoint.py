@@ -21,9 +21,9 @@ from mmcv import Config
 from mmdet.models import build_detector
 
 from pipeline import methods
-from pipeline.artifacts import files
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
+from pipeline.methods.shared.released_checkpoint import load_state, require_same, save
 from pipeline.methods.shared.sizes import Sizes
 
 LAYERS = range(8)  # of a stack, more than any has
@@ -152,7 +152,7 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
     Raises:
         ExperimentError: the file cannot be read, or its keys or shapes are not those of a known model.
     """
-    state = _load(path)
+    state, _ = load_state(path)
     if reverse:
         backbone = _backbone(state, path)
     else:
@@ -160,15 +160,15 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
     with torch.device("meta"):
         ours = released_model(backbone).state_dict()
     if reverse:
-        _compare(state, {key: tuple(tensor.shape) for key, tensor in ours.items()}, path, backbone)
+        require_same(state, {key: tuple(tensor.shape) for key, tensor in ours.items()}, path, backbone)
         converted = {released_key(key): released_tensor(key, state[key]) for key in ours if released_key(key)}
         converted |= anchors()
     else:
-        _compare(state, released_shapes(ours), path, backbone)
+        require_same(state, released_shapes(ours), path, backbone)
         converted = renamed(state)
     # The authors' loader reads `model`.
     content = {"model": converted} if reverse else {"state_dict": converted, "meta": {"CLASSES": classes()}}
-    _save(content, Path(out))
+    save(content, Path(out))
     return backbone
 
 
@@ -203,41 +203,8 @@ def _counters(found):
     return {key.replace("running_mean", COUNTER): torch.zeros((), dtype=torch.long) for key in means}
 
 
-def _load(path):
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ExperimentError(f"{path}: no such file") from None
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ExperimentError(f"{path}: cannot be read as a checkpoint of tensors alone ({reason})") from error
-    state = checkpoint
-    if isinstance(checkpoint, dict):
-        state = next((checkpoint[name] for name in ("state_dict", "model") if name in checkpoint), checkpoint)
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise ExperimentError(f"{path}: holds no state dict (names to tensors, bare or under 'state_dict', 'model')")
-    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
-
-
 def _backbone(state, path):
     """Tell the backbone from the number of blocks in its third stage, of a state in our names."""
     if "backbone.layer1.0.conv2.weight" not in state:
         raise ExperimentError(f"{path}: no backbone is in it; expected one of {', '.join(BACKBONES)}")
     return "r101" if LAST_BLOCK in state else "r50"
-
-
-def _compare(state, expected, path, backbone):
-    problems = [f"not mapped: {key}" for key in state if key not in expected]
-    problems += [f"missing: {key}" for key in expected if key not in state]
-    problems += [
-        f"{key}: shape {tuple(state[key].shape)}, expected {shape}"
-        for key, shape in expected.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
-    if problems:
-        raise ExperimentError(f"{path}: does not fit the {backbone} model; " + "; ".join(problems))
-
-
-def _save(checkpoint, out):
-    with files.writing(out) as file:
-        torch.save(checkpoint, file)
