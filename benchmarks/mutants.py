@@ -81,6 +81,8 @@ CATEGORIES = "tests/datasets/test_label_sets.py"
 PARITY = "tests/evaluation/test_parity.py"
 GOLDEN = "tests/golden/test_verify.py"
 SHAPEPROP = "pipeline/methods/shapeprop/"
+GRABCUT = "pipeline/methods/grabcut/"
+CUT = "tests/methods/test_grabcut.py"
 SHAPE = "tests/methods/test_shapeprop.py"
 SHAPE_GOLDEN = "tests/methods/test_shapeprop_golden.py -k 'numbers_are_reproduced or other_sizes'"
 
@@ -842,6 +844,126 @@ MUTANTS = [
             "return torch.cat([tensor[1:], tensor[:1]])",
             "return tensor.clone()",
             "tests/methods/test_shapeprop_golden.py -k and_back",
+        ),
+        # Mask GrabCut
+        (
+            "GrabCut: probable background is object",
+            GRABCUT + "cut.py",
+            "FOUND = (cv2.GC_FGD, cv2.GC_PR_FGD)",
+            "FOUND = (cv2.GC_FGD, cv2.GC_PR_BGD)",
+            CUT,
+        ),
+        (
+            "GrabCut: not seeded",
+            GRABCUT + "cut.py",
+            "    cv2.setRNGSeed(SEED)  # of this thread\n",
+            "    # of this thread\n",
+            CUT,
+        ),
+        (
+            "GrabCut: seeded otherwise",
+            GRABCUT + "cut.py",
+            "SEED = 0\n",
+            "SEED = 1\n",
+            CUT,
+        ),
+        (
+            "GrabCut: half the margin",
+            GRABCUT + "cut.py",
+            "round(rule.margin * side)",
+            "round(rule.margin * side / 2)",
+            CUT,
+        ),
+        (
+            "GrabCut: no least margin",
+            GRABCUT + "cut.py",
+            "max(rule.least_margin, round",
+            "max(0, round",
+            CUT,
+        ),
+        (
+            "GrabCut: other sides' margin",
+            GRABCUT + "cut.py",
+            "for side in (x2 - x1, y2 - y1))\n    return",
+            "for side in (y2 - y1, x2 - x1))\n    return",
+            CUT,
+        ),
+        (
+            "GrabCut: inside is object for certain",
+            GRABCUT + "cut.py",
+            "x1 - left : x2 - left] = cv2.GC_PR_FGD",
+            "x1 - left : x2 - left] = cv2.GC_FGD",
+            CUT,
+        ),
+        (
+            "GrabCut: wider centre",
+            GRABCUT + "cut.py",
+            "first + round((1 - rule.centre) / 2 * side)",
+            "first + round((1 - rule.centre) / 4 * side)",
+            CUT,
+        ),
+        (
+            "GrabCut: one iteration",
+            GRABCUT + "cut.py",
+            "labels, None, *models, iterations,",
+            "labels, None, *models, 1,",
+            CUT,
+        ),
+        (
+            "GrabCut: empty masks stay empty",
+            GRABCUT + "cut.py",
+            "return mask if mask.sum() >= max(1, rule.least_share * whole.sum()) else whole",
+            "return mask",
+            CUT,
+        ),
+        (
+            "GrabCut: small boxes are cut",
+            GRABCUT + "cut.py",
+            "< rule.smallest:",
+            "< 1:",
+            CUT,
+        ),
+        (
+            "GrabCut: failures of OpenCV are raised",
+            GRABCUT + "cut.py",
+            "    except cv2.error:\n",
+            "    except KeyError:\n",
+            CUT,
+        ),
+        (
+            "GrabCut: image as BGR",
+            GRABCUT + "detector.py",
+            "return np.ascontiguousarray(image[..., ::-1])",
+            "return np.ascontiguousarray(image)",
+            CUT,
+        ),
+        (
+            "GrabCut: masks of the first category alone",
+            GRABCUT + "detector.py",
+            "return [[masks[box] for box in of_class] for of_class in whole]",
+            "return [[masks[box] for box in whole[0]] for of_class in whole]",
+            CUT,
+        ),
+        (
+            "GrabCut: novel objects still count as such",
+            GRABCUT + "training_masks.py",
+            'results["gt_is_novel"] = np.zeros_like(is_novel)',
+            'results["gt_is_novel"] = is_novel',
+            CUT,
+        ),
+        (
+            "GrabCut: masks of base objects are cut too",
+            GRABCUT + "training_masks.py",
+            'masks[is_novel] = self.masks(results["img"], results["gt_bboxes"][is_novel])',
+            'masks[:] = self.masks(results["img"], results["gt_bboxes"])',
+            CUT,
+        ),
+        (
+            "GrabCut: kept whatever the rule",
+            GRABCUT + "training_masks.py",
+            "json.dumps([self.rule.identity(), image.shape, boxes], sort_keys=True)",
+            "json.dumps([image.shape, boxes], sort_keys=True)",
+            CUT,
         ),
         # Scoring
         ("AP75", "pipeline/tasks/instances/scoring.py", '"AP75": 5', '"AP75": 4', PARITY),

@@ -436,6 +436,24 @@ def test_augmented_testing_and_counting_of_operations():
         model.forward_dummy(data["img"])
 
 
+def test_a_look_inside_sees_what_training_and_the_mask_head_do():
+    from pipeline.methods.shapeprop import look_inside
+
+    model, data = model_of().eval(), batch(images=1, novel=(0, 1))
+    seen, head = {}, model.roi_head.mask_head
+    encode = head.encode
+    head.encode = lambda shapes: seen.setdefault("shapes", positive_share(shapes)) is None or encode(shapes)
+    boxes, labels = data["gt_bboxes"][0], data["gt_labels"][0]
+    shown = look_inside.compute(model, data["img"], boxes, labels)
+    with torch.no_grad():
+        rois = torch.cat([torch.zeros(len(boxes), 1), boxes], 1)
+        model.roi_head.detection_masks(model.extract_feat(data["img"]), rois, labels, None)
+    np.testing.assert_allclose(shown["shapes"], seen["shapes"][:, 0], atol=1e-6)
+    assert shown["saliency"].shape == shown["held"].shape == (4, 14, 14)
+    assert shown["saliency"].min() == 0 and shown["saliency"].max() == 1
+    assert 0 < shown["held"].min() and shown["held"].max() < 1
+
+
 # Declaration
 
 

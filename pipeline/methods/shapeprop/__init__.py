@@ -42,6 +42,7 @@ METHOD = Method(
     cost=2.0,
     autocast=(*two_stage.MASK_AUTOCAST, *((f"{SHAPE}.{layer}", "forward") for layer in LAYERS)),
     look_inside=f"{__name__}.look_inside",
+    inside_figures=("shapes",),
     golden=f"{__name__}.golden",
     checkpoint_map=f"{__name__}.released_checkpoint",
 )

@@ -70,4 +70,3 @@ def _fc_box_head(box_head):
     convolutional = ("pool_regression", "init", "num_shared_convs", "num_cls_convs", "num_reg_convs")
     kept = {key: value for key, value in box_head.items() if key not in (*convolutional, "conv_out_channels")}
     return kept | {"type": "FCBoxHead", "num_shared_fcs": 2, "fc_out_channels": FC_CHANNELS}
-
