@@ -83,6 +83,11 @@ GOLDEN = "tests/golden/test_verify.py"
 OPMASK, MASKX = "pipeline/methods/opmask/", "pipeline/methods/maskx/"
 OPMASK_GOLDEN, MASKX_GOLDEN = "tests/golden_comparison/test_opmask.py", "tests/golden_comparison/test_maskx.py"
 OPMASK_TESTS, MASKX_TESTS = "tests/methods/test_opmask.py", "tests/methods/test_maskx.py"
+SHAPEPROP = "pipeline/methods/shapeprop/"
+GRABCUT = "pipeline/methods/grabcut/"
+CUT = "tests/methods/test_grabcut.py"
+SHAPE = "tests/methods/test_shapeprop.py"
+SHAPE_GOLDEN = "tests/methods/test_shapeprop_golden.py -k 'numbers_are_reproduced or other_sizes'"
 
 MUTANTS = [
     Mutant(*row)
@@ -961,6 +966,231 @@ MUTANTS = [
             "tensor.roll(-1, 0)",
             "tensor",
             MASKX_GOLDEN + " -k both_heads",
+        # ShapeProp
+        (
+            "ShapeProp: weights are not divided by their sum",
+            SHAPEPROP + "propagation.py",
+            "return weights / (weights.sum(2, keepdim=True) + EPSILON)",
+            "return weights",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: neighbours turned around",
+            SHAPEPROP + "propagation.py",
+            "yield padded[row : row + height, column : column + width]",
+            "yield padded[column : column + height, row : row + width]",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: the border keeps its activation",
+            SHAPEPROP + "propagation.py",
+            "maps = latent.new_zeros(steps + 1,",
+            "maps = latent.new_ones(steps + 1,",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: weights get the gradient of one step",
+            SHAPEPROP + "propagation.py",
+            "of_weight.addcmul_(gradient, neighbour)",
+            "of_weight.copy_(gradient * neighbour)",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: steps of the shorter side",
+            SHAPEPROP + "shape_head.py",
+            "steps = max(saliency.shape[-2:])",
+            "steps = min(saliency.shape[-2:])",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: saliency detached",
+            SHAPEPROP + "shape_head.py",
+            "self.decoder(propagate(self.encoder(saliency),",
+            "self.decoder(propagate(self.encoder(saliency.detach()),",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: maximum instead of mean of a class map",
+            SHAPEPROP + "shape_head.py",
+            "logits = class_maps.float().mean((-2, -1))",
+            "logits = class_maps.float().amax((-2, -1))",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: 1x1 layers start hotter",
+            SHAPEPROP + "shape_head.py",
+            'nonlinearity="leaky_relu"',
+            'nonlinearity="relu"',
+            SHAPE + " -k initial",
+        ),
+        (
+            "ShapeProp: shape before the RoI channels",
+            SHAPEPROP + "mask_head.py",
+            "super().forward(roi_features, None, encoded.to(roi_features.dtype))",
+            "super().forward(encoded.to(roi_features.dtype), None, roi_features)",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: shape not scaled to its maximum",
+            SHAPEPROP + "mask_head.py",
+            "return positive / (positive.amax((-2, -1), keepdim=True) + EPSILON)",
+            "return positive",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: gradient stops at the maximum",
+            SHAPEPROP + "mask_head.py",
+            "(positive.amax((-2, -1), keepdim=True) + EPSILON)",
+            "(positive.detach().amax((-2, -1), keepdim=True) + EPSILON)",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: novel RoIs in the losses",
+            SHAPEPROP + "roi_head.py",
+            "in_loss = ~is_novel",
+            "in_loss = is_novel | True",
+            SHAPE + " -k 'base_ones_alone or empty_cases'",
+        ),
+        (
+            "ShapeProp: background without a label of its own",
+            SHAPEPROP + "roi_head.py",
+            "(count - len(positive),), self.bbox_head.num_classes)",
+            "(count - len(positive),), 0)",
+            SHAPE + " -k base_ones_alone",
+        ),
+        (
+            "ShapeProp: rows of positives counted from the first image",
+            SHAPEPROP + "roi_head.py",
+            "first += count",
+            "first += 0",
+            SHAPE + " -k base_ones_alone",
+        ),
+        (
+            "ShapeProp: box head of released weights shifted by a class",
+            SHAPEPROP + "released_checkpoint.py",
+            "return torch.cat([tensor[1:], tensor[:1]])",
+            "return tensor.clone()",
+            "tests/methods/test_shapeprop_golden.py -k and_back",
+        ),
+        # Mask GrabCut
+        (
+            "GrabCut: probable background is object",
+            GRABCUT + "cut.py",
+            "FOUND = (cv2.GC_FGD, cv2.GC_PR_FGD)",
+            "FOUND = (cv2.GC_FGD, cv2.GC_PR_BGD)",
+            CUT,
+        ),
+        (
+            "GrabCut: not seeded",
+            GRABCUT + "cut.py",
+            "    cv2.setRNGSeed(SEED)  # of this thread\n",
+            "    # of this thread\n",
+            CUT,
+        ),
+        (
+            "GrabCut: seeded otherwise",
+            GRABCUT + "cut.py",
+            "SEED = 0\n",
+            "SEED = 1\n",
+            CUT,
+        ),
+        (
+            "GrabCut: half the margin",
+            GRABCUT + "cut.py",
+            "round(rule.margin * side)",
+            "round(rule.margin * side / 2)",
+            CUT,
+        ),
+        (
+            "GrabCut: no least margin",
+            GRABCUT + "cut.py",
+            "max(rule.least_margin, round",
+            "max(0, round",
+            CUT,
+        ),
+        (
+            "GrabCut: other sides' margin",
+            GRABCUT + "cut.py",
+            "for side in (x2 - x1, y2 - y1))\n    return",
+            "for side in (y2 - y1, x2 - x1))\n    return",
+            CUT,
+        ),
+        (
+            "GrabCut: inside is object for certain",
+            GRABCUT + "cut.py",
+            "x1 - left : x2 - left] = cv2.GC_PR_FGD",
+            "x1 - left : x2 - left] = cv2.GC_FGD",
+            CUT,
+        ),
+        (
+            "GrabCut: wider centre",
+            GRABCUT + "cut.py",
+            "first + round((1 - rule.centre) / 2 * side)",
+            "first + round((1 - rule.centre) / 4 * side)",
+            CUT,
+        ),
+        (
+            "GrabCut: one iteration",
+            GRABCUT + "cut.py",
+            "labels, None, *models, iterations,",
+            "labels, None, *models, 1,",
+            CUT,
+        ),
+        (
+            "GrabCut: empty masks stay empty",
+            GRABCUT + "cut.py",
+            "return mask if mask.sum() >= max(1, rule.least_share * whole.sum()) else whole",
+            "return mask",
+            CUT,
+        ),
+        (
+            "GrabCut: small boxes are cut",
+            GRABCUT + "cut.py",
+            "< rule.smallest:",
+            "< 1:",
+            CUT,
+        ),
+        (
+            "GrabCut: failures of OpenCV are raised",
+            GRABCUT + "cut.py",
+            "    except cv2.error:\n",
+            "    except KeyError:\n",
+            CUT,
+        ),
+        (
+            "GrabCut: image as BGR",
+            GRABCUT + "detector.py",
+            "return np.ascontiguousarray(image[..., ::-1])",
+            "return np.ascontiguousarray(image)",
+            CUT,
+        ),
+        (
+            "GrabCut: masks of the first category alone",
+            GRABCUT + "detector.py",
+            "return [[masks[box] for box in of_class] for of_class in whole]",
+            "return [[masks[box] for box in whole[0]] for of_class in whole]",
+            CUT,
+        ),
+        (
+            "GrabCut: novel objects still count as such",
+            GRABCUT + "training_masks.py",
+            'results["gt_is_novel"] = np.zeros_like(is_novel)',
+            'results["gt_is_novel"] = is_novel',
+            CUT,
+        ),
+        (
+            "GrabCut: masks of base objects are cut too",
+            GRABCUT + "training_masks.py",
+            'masks[is_novel] = self.masks(results["img"], results["gt_bboxes"][is_novel])',
+            'masks[:] = self.masks(results["img"], results["gt_bboxes"])',
+            CUT,
+        ),
+        (
+            "GrabCut: kept whatever the rule",
+            GRABCUT + "training_masks.py",
+            "json.dumps([self.rule.identity(), image.shape, boxes], sort_keys=True)",
+            "json.dumps([image.shape, boxes], sort_keys=True)",
+            CUT,
         ),
         # Scoring
         ("AP75", "pipeline/tasks/instances/scoring.py", '"AP75": 5', '"AP75": 4', PARITY),

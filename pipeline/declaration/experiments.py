@@ -21,7 +21,7 @@ from pipeline.declaration import knobs, references, schema, strict
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 
-INSIDE_FIGURES = ("partition", "keys")  # kinds of figures that show what stage `look_inside` writes
+INSIDE_FIGURES = ("partition", "keys", "shapes")  # kinds of figures that show what stage `look_inside` writes
 SELECT_AGAIN = "run `python -m commands.select`"
 SECTIONS = tuple(name for name in schema.Declaration.model_fields if name != "presets")
 

@@ -62,6 +62,7 @@ class Method:
         cost: of a training step, in those of its detector with a mask head; trainings that take longest start first.
         autocast: (dotted part of the model, name of its method) that a lower precision is used for.
         look_inside: module whose `write(training, base, novel)` stores what figures show of a trained model's inside.
+        inside_figures: kinds of figures that show it.
         golden: module whose `verify(folder)` compares it with numbers of other code.
         checkpoint_map: module that knows checkpoints of its authors' code: `convert(file, out, reverse)` (returns the
             backbone), `renamed(state)` (None if it is not of that code), `classes()`, `configuration(state, path)` and
@@ -86,6 +87,7 @@ class Method:
     cost: float = 1.0
     autocast: tuple[tuple[str, str], ...] = ()
     look_inside: str | None = None
+    inside_figures: tuple[str, ...] = ()
     golden: str | None = None
     checkpoint_map: str | None = None
 
