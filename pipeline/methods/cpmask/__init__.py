@@ -1,7 +1,7 @@
 """CPMask (ECCV 2020) on the two-stage detector that the other methods of the table have: its mask head alone differs.
 
 The authors' detector is FCOS: `cpmask_fcos`. What both have in common lies in `pipeline/methods/shared/cpmask/`; here
-are its knobs, and golden, released_checkpoint, look_inside: what no training imports.
+are its pinned knobs, and golden, released_checkpoint, look_inside: what no training imports.
 """
 
 from pathlib import Path
@@ -14,13 +14,6 @@ from pipeline.methods.shared.sizes import Sizes
 
 HERE = Path(__file__).parent
 
-
-def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
-    """As `Method.model`."""
-    roi_head = two_stage.boxes(knobs, sizes, num_classes) | parts.masks(knobs, sizes, num_classes)
-    return two_stage.mask_detector(sizes, backbone, roi_head)
-
-
 METHOD = Method(
     task="instances",
     label="CPMask",
@@ -31,9 +24,11 @@ METHOD = Method(
     recipes=HERE / "recipes.yaml",
     sizes=Sizes,
     detector="two_stage",
-    model=model,
-    modules=(*two_stage.BOX_MODULES, "pipeline.methods.shared.partial_roi_head", *parts.MODULES),
+    model=parts.two_stage_model,
+    modules=parts.TWO_STAGE_MODULES,
     steps=two_stage.steps,
     cost=1.5,
     autocast=(*two_stage.BOX_AUTOCAST, *parts.AUTOCAST),
+    golden=f"{__name__}.golden",
+    checkpoint_map=f"{__name__}.released_checkpoint",
 )

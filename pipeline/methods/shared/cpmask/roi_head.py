@@ -52,6 +52,10 @@ class CPMaskRoIHead(PartialRoIHead):
         self.statistics = {"mask_rois": scalar(len(in_loss), in_loss), "mask_loss_rois": in_loss.sum()}
         return self.mask_head.loss(*predicted, masks[rows], in_loss[rows])
 
+    def segment(self, x, boxes, labels, img_metas, rescale):
+        """Masks by class of each image, of boxes with score [D, 5] that were detected with labels [D]."""
+        return self._segment(x, boxes, labels, None, img_metas, rescale)
+
     def _mask_features(self, x, rois, cam, rows=EVERY):
         return {"mask_pred": self.mask_head(self._roi_features(x, rois[rows]))}
 
