@@ -4,6 +4,7 @@ The authors' detector is FCOS: `cpmask_fcos`. What both have in common lies in `
 are its pinned knobs, and golden, released_checkpoint, look_inside: what no training imports.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.methods import Method
@@ -13,6 +14,7 @@ from pipeline.methods.shared.cpmask.knobs import Knobs
 from pipeline.methods.shared.sizes import Sizes
 
 HERE = Path(__file__).parent
+SETTINGS = replace(parts.SETTINGS, remains=f"its own detector, FCOS (cpmask_fcos); {parts.SETTINGS.remains}")
 
 METHOD = Method(
     task="instances",
@@ -26,7 +28,10 @@ METHOD = Method(
     detector="two_stage",
     model=parts.two_stage_model,
     modules=parts.TWO_STAGE_MODULES,
-    steps=two_stage.steps,
+    steps=SETTINGS.steps,
+    optimisation=SETTINGS.optimisation,
+    more_modules=SETTINGS.modules,
+    differs=SETTINGS.differs,
     cost=1.5,
     autocast=(*two_stage.BOX_AUTOCAST, *parts.AUTOCAST),
     golden=f"{__name__}.golden",

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.methods import Method
-from pipeline.methods.shared import one_stage, two_stage
+from pipeline.methods.shared import one_stage
 from pipeline.methods.shared.cpmask import parts
 from pipeline.methods.shared.cpmask.knobs import HeadKnobs
 from pipeline.methods.shared.sizes import Sizes
@@ -22,7 +22,10 @@ METHOD = Method(
     detector="one_stage",
     model=parts.one_stage_model,
     modules=parts.ONE_STAGE_MODULES,
-    steps=two_stage.steps,
+    steps=parts.SETTINGS.steps,
+    optimisation=parts.SETTINGS.optimisation,
+    more_modules=parts.SETTINGS.modules,
+    differs=parts.SETTINGS.differs,
     cost=1.5,
     autocast=(*one_stage.AUTOCAST, *parts.AUTOCAST),
 )

@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.declaration.knobs import KnobSet
+from pipeline.methods.shared.authors import SettingsKnobs
 from pipeline.methods.shared.knobs import MaskKnobs
 
 
-class HeadKnobs(KnobSet):
+class HeadKnobs(SettingsKnobs):
     """What of CPMask's mask head and its losses an experiment can turn, whatever the detector.
 
     Attributes:

@@ -51,10 +51,7 @@ class CPMaskHead(FCNMaskHead):
         self.affinity_loss_weight = affinity_loss_weight
         self.affinity_gradient = affinity_gradient
         self.boundary_convs = ModuleList(
-            [
-                ConvModule(in_channels, in_channels, 3, padding=1, norm_cfg=self.norm_cfg)
-                for _ in range(boundary_convs)
-            ]
+            [ConvModule(in_channels, in_channels, 3, padding=1, norm_cfg=self.norm_cfg) for _ in range(boundary_convs)]
         )
         self.boundary_upsample = nn.ConvTranspose2d(in_channels, in_channels, 2, 2)
         self.boundary_logits = nn.Conv2d(in_channels, 1, 1)

@@ -1,6 +1,7 @@
 """The MMDetection configuration of what CPMask's two methods have in common."""
 
 from pipeline.methods.shared import one_stage, two_stage
+from pipeline.methods.shared.authors import Authors
 
 HEAD_MODULES = (
     "pipeline.methods.shared.partial_roi_head",
@@ -10,11 +11,21 @@ HEAD_MODULES = (
 TWO_STAGE_MODULES = (*two_stage.BOX_MODULES, *HEAD_MODULES)
 ONE_STAGE_MODULES = (
     *one_stage.MODULES,
+    "pipeline.methods.shared.blue_first_resnet",
     "pipeline.methods.shared.roi_extractor",
     *HEAD_MODULES,
     "pipeline.methods.shared.cpmask.detector",
 )
 AUTOCAST = (("roi_head.mask_head", "forward"), ("roi_head.mask_head", "forward_with_boundary"))
+
+# Of the first author's later repository; whether the published rows were trained so is not known.
+SETTINGS = Authors(
+    rate=0.01,
+    warmup=1000,
+    norm_decay=0.0,
+    remains="weights of the Caffe ResNet, images of one scale (short side 600, long side at most 1000) in training and "
+    "testing, 90000 iterations with drops at 60000 and 80000",
+)
 
 ABOUT = (
     "CPMask: the mask head parses the boundary of an object, gates it into its features, and has a non-local block "
@@ -64,9 +75,7 @@ def one_stage_model(knobs, sizes, backbone, num_classes) -> dict:
         "type": "CPMaskRoIHead",
         "mask_roi_size": sizes.mask_roi_size,
         "mask_loss_rois": "base_gt",
-        "mask_roi_extractor": one_stage.roi_extractor(
-            sizes, backbone, sizes.mask_roi_size, sizes.mask_finest_scale
-        ),
+        "mask_roi_extractor": one_stage.roi_extractor(sizes, backbone, sizes.mask_roi_size, sizes.mask_finest_scale),
         "mask_head": mask_head(knobs, sizes, num_classes),
     }
     return detector | {
