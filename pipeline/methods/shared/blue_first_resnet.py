@@ -12,7 +12,7 @@ from pipeline.tasks.instances.steps import IMAGE_NORM
 class BlueFirstResNet(ResNet):
     """A ResNet with such weights that takes images as all models here do: red first, and of deviation one.
 
-    Both subtract the same means, so that scale and order make the difference, in the padding too. Arguments as `ResNet`.
+    Both subtract the same means, so that scale and order make the difference, in padding too. Arguments: `ResNet`'s.
     """
 
     def __init__(self, **kwargs):

@@ -1,7 +1,7 @@
 """FCOS as an MMDetection configuration, for a method whose own detector it is; values as in CPMask's code.
 
-The profile's sizes are those of the two-stage detector. Where a backbone has a fourth stage the pyramid begins one level
-later, at twice the strides: P3 to P7 at full size.
+The profile's sizes are those of the two-stage detector. Where a backbone has a fourth stage the pyramid begins one
+level later, at twice the strides: P3 to P7 at full size.
 """
 
 from pipeline.methods.shared import two_stage
