@@ -210,12 +210,12 @@ def _count(parameters, prefix):
 
 def _drawn_masks(f, size):
     """The masks of a fixture's polygons in its boxes, drawn as training draws them (`mask_format: polygon`)."""
-    polygons, boxes = f.expected("polygons").astype(np.float64), f["boxes"]
+    polygons, boxes = f.expected("polygons").astype(np.float64), f.expected("boxes")
     shift = -min(0, int(np.floor(min(polygons.min(), boxes.min()))))  # an image has no place below zero
     polygons, boxes = polygons + shift, boxes + shift
     beyond = int(max(polygons.max(), boxes.max())) + 1
     objects = PolygonMasks([[polygon] for polygon in polygons], beyond, beyond)
-    return mask_targets.crop([boxes], [torch.arange(len(boxes))], [objects], size)
+    return mask_targets.crop([torch.from_numpy(boxes)], [torch.arange(len(boxes))], [objects], size)
 
 
 def _beside(f, name):

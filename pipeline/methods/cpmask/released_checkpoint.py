@@ -189,6 +189,7 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
     return backbone
 
 
+@cache
 def shapes(backbone: str) -> dict[str, tuple[int, ...]]:
     """Shapes of our tensors by name, of one of `BACKBONES`."""
     with torch.device("meta"):
