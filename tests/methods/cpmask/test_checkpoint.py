@@ -116,8 +116,8 @@ def test_converted_weights_see_images_as_the_authors_do():
     small = {"depth": 18, "base_channels": 4, "stem_channels": 4, "style": "caffe"}
     import pipeline.methods.shared.blue_first_resnet  # noqa: F401
 
-    ours = build_backbone({"type": "BlueFirstResNet", **small}).eval()
-    plain = build_backbone({"type": "ResNet", **small}).eval()
+    ours, plain = (build_backbone({"type": kind, **small}) for kind in ("BlueFirstResNet", "ResNet"))
+    ours.eval(), plain.eval()
     assert ours.state_dict().keys() == plain.state_dict().keys()
     plain.load_state_dict(ours.state_dict())
     red_first = 255 * torch.rand(1, 3, 32, 32)
