@@ -838,7 +838,7 @@ MUTANTS = [
         (
             "boundary added without a gate",
             CPMASK + "mask_head.py",
-            "self.transform(x + parsed * gate)",
+            "self.transform(x + parsed * self._gate(x, parsed))",
             "self.transform(x + parsed)",
             CPMASK_NUMBERS,
         ),

@@ -34,6 +34,7 @@ METHOD = Method(
     differs=SETTINGS.differs,
     cost=1.5,
     autocast=(*two_stage.BOX_AUTOCAST, *parts.AUTOCAST),
+    look_inside=f"{__name__}.look_inside",
     golden=f"{__name__}.golden",
     checkpoint_map=f"{__name__}.released_checkpoint",
 )

@@ -28,4 +28,5 @@ METHOD = Method(
     differs=parts.SETTINGS.differs,
     cost=1.5,
     autocast=(*one_stage.AUTOCAST, *parts.AUTOCAST),
+    look_inside="pipeline.methods.cpmask.look_inside",
 )

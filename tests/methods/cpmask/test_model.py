@@ -12,9 +12,12 @@ from mmdet.models import build_detector
 from mmdet.models.dense_heads import FCOSHead
 from torch import distributed, multiprocessing
 
+from benchmarks.host_reads import HostReads
 from pipeline import methods
 from pipeline.declaration import config, experiments
+from pipeline.methods.cpmask import look_inside
 from pipeline.methods.shared import mask_targets, partial_roi_head
+from pipeline.methods.shared.cpmask.roi_head import training_rois
 from pipeline.methods.shared.sizes import Sizes
 from pipeline.training.data_parallel import averaged
 from pipeline.training.precision import use_autocast
@@ -92,6 +95,21 @@ def test_computing_every_roi_as_on_a_gpu_gives_the_same(knobs, monkeypatch):
         slack = 1e-3 * float(expected.abs().max()) + 1e-6
         torch.testing.assert_close(few[1][name], expected, rtol=1e-3, atol=slack, msg=name)
     torch.testing.assert_close(few[2], all_[2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_the_host_waits_once_for_a_gpu(images, monkeypatch):
+    """For how many RoIs each level of the pyramid has; which RoIs have masks it need not know."""
+    monkeypatch.setattr(partial_roi_head, "needed", lambda chosen: partial_roi_head.EVERY)
+    head, data = build().roi_head.train(), batch(images=images)
+    with torch.no_grad():
+        x = [torch.randn(images, 16, 128 // stride, 128 // stride) for stride in (4, 8, 16)]
+    boxes, owners = training_rois("base_gt", None, data["gt_bboxes"])
+    reads = HostReads()
+    with reads:
+        losses = head.mask_losses(x, boxes, owners, data["gt_masks"], data["gt_is_novel"])
+        sum(losses.values()).backward()
+    assert reads.count() == 1, reads.found
 
 
 def test_all_boxes_of_base_objects_count_however_few_are_drawn():
@@ -247,6 +265,14 @@ def test_the_score_of_fcos_is_the_root_of_the_product():
     assert float(ours[0, 4]) == pytest.approx(float(best.sqrt()), rel=1e-5)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_operations_are_counted_of_the_masks_too(method):
+    model = build(method).eval()
+    with torch.no_grad():
+        outputs = model.forward_dummy(batch(images=1)["img"])
+    assert outputs[-1][-1].shape[1:] == (1, 28, 28)
+
+
 def test_test_time_augmentation_averages_on_two_stages_and_is_refused_on_one():
     data = batch(images=1)
     views = [data["img"], data["img"]], [data["img_metas"], data["img_metas"]]
@@ -339,3 +365,25 @@ def test_a_detector_on_boxes_alone_gives_the_first_weights_of_fcos():
     assert room.steps([{"type": "Pad"}, collect], None, "any")[1]["keys"] == ["img", "gt_bboxes", "gt_labels"]
     losses = boxes(return_loss=True, **{name: batch()[name] for name in ("img", "img_metas", "gt_bboxes", "gt_labels")})
     assert set(losses) == {"loss_cls", "loss_bbox", "loss_centerness"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_the_inside_shows_is_what_detections_get(method):
+    model, data = build(method).eval(), batch(images=1)
+    norm = model.roi_head.mask_head.conv_logits
+    torch.nn.init.normal_(norm.weight)
+    boxes = data["gt_bboxes"][0]
+    found = look_inside.compute(model, data["img"], boxes)
+    rois = torch.cat([torch.zeros(len(boxes), 1), boxes], 1)
+    with torch.no_grad():
+        logits = model.roi_head.detection_masks(model.extract_feat(data["img"]), rois, None, None)
+    np.testing.assert_allclose(found["masks"], logits[:, 0].sigmoid().numpy(), rtol=1e-5, atol=1e-6)
+    size = {"masks": 28, "boundaries": 28, "gates": 14, "attention": 14}
+    for name, side in size.items():
+        assert found[name].shape == (len(boxes), side, side) and (found[name] >= 0).all() and (found[name] <= 1).all()
+    has_foreground = (found["masks"][:, ::2, ::2] > 0.5).any((1, 2))
+    assert has_foreground.any()
+    np.testing.assert_allclose(found["attention"].sum((1, 2)), has_foreground.astype(float), atol=1e-5)
+    assert {
+        shape[0] for shape in (maps.shape for maps in look_inside.compute(model, data["img"], boxes[:0]).values())
+    } == {0}

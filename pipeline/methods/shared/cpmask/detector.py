@@ -1,10 +1,13 @@
 """The detector of CPMask's code: FCOS finds the boxes, a RoI head without a box head segments them."""
 
+import torch
 from mmdet.core import bbox2result
 from mmdet.models.builder import DETECTORS, build_head
 from mmdet.models.detectors import FCOS
 
 from pipeline.methods.shared.cpmask.roi_head import BASE_GT, training_rois
+
+DUMMIES = 100
 
 
 @DETECTORS.register_module()
@@ -19,6 +22,11 @@ class MaskFCOS(FCOS):
     def __init__(self, roi_head, train_cfg=None, test_cfg=None, **kwargs):
         super().__init__(train_cfg=train_cfg, test_cfg=test_cfg, **kwargs)
         self.roi_head = build_head({**roi_head, "train_cfg": train_cfg, "test_cfg": self.bbox_head.test_cfg})
+
+    def forward_dummy(self, img):
+        """Run all layers, for counting operations; masks of stand-in boxes."""
+        x = self.extract_feat(img)
+        return self.bbox_head(x), self.roi_head.forward_dummy(x, torch.rand(DUMMIES, 4, device=img.device))
 
     def forward_train(
         self,

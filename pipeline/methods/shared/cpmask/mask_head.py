@@ -91,9 +91,11 @@ class CPMaskHead(FCNMaskHead):
             x = conv(x)
         return x
 
+    def _gate(self, x, parsed):
+        return self.boundary_gate(torch.cat([x, parsed], 1)).sigmoid()
+
     def _gated(self, x, parsed):
-        gate = self.boundary_gate(torch.cat([x, parsed], 1)).sigmoid()
-        return self.transform(x + parsed * gate)
+        return self.transform(x + parsed * self._gate(x, parsed))
 
     def _masks(self, x, counted):
         for conv in self.convs:
