@@ -83,7 +83,8 @@ GOLDEN = "tests/golden/test_verify.py"
 CPMASK = "pipeline/methods/shared/cpmask/"
 CPMASK_PARTS = "tests/methods/cpmask/test_parts.py"
 CPMASK_NUMBERS = "tests/methods/cpmask/test_golden.py -k plain"
-CPMASK_STEP = "tests/methods/cpmask/test_model.py -k 'every_roi or boxes_of_base'"
+CPMASK_STEP = "tests/methods/cpmask/test_model.py -k every_roi"
+CPMASK_OBJECTS = "tests/methods/cpmask/test_model.py -k boxes_of_base"
 CPMASK_FCOS = "tests/methods/cpmask/test_model.py -k 'root or full_size'"
 
 MUTANTS = [
@@ -889,7 +890,7 @@ MUTANTS = [
             CPMASK + "roi_head.py",
             "if mask_loss_rois == BASE_GT:",
             "if mask_loss_rois == BASE_GT and sampled is None:",
-            CPMASK_STEP,
+            CPMASK_OBJECTS,
         ),
         (
             "score of FCOS without its root",
