@@ -88,6 +88,12 @@ GRABCUT = "pipeline/methods/grabcut/"
 CUT = "tests/methods/test_grabcut.py"
 SHAPE = "tests/methods/test_shapeprop.py"
 SHAPE_GOLDEN = "tests/methods/test_shapeprop_golden.py -k 'numbers_are_reproduced or other_sizes'"
+CPMASK = "pipeline/methods/shared/cpmask/"
+CPMASK_PARTS = "tests/methods/cpmask/test_parts.py"
+CPMASK_NUMBERS = "tests/methods/cpmask/test_golden.py -k plain"
+CPMASK_STEP = "tests/methods/cpmask/test_model.py -k every_roi"
+CPMASK_OBJECTS = "tests/methods/cpmask/test_model.py -k boxes_of_base"
+CPMASK_FCOS = "tests/methods/cpmask/test_model.py -k 'root or full_size'"
 
 MUTANTS = [
     Mutant(*row)
@@ -1215,6 +1221,143 @@ MUTANTS = [
             "values.mean()",
             PARITY,
         ),
+        # CPMask
+        (
+            "dilation of a boundary sees foreground outside",
+            CPMASK + "boundary.py",
+            "_crosses(masks, outside=False).any(0)",
+            "_crosses(masks, outside=True).any(0)",
+            CPMASK_PARTS,
+        ),
+        (
+            "erosion of a boundary sees background outside",
+            CPMASK + "boundary.py",
+            "_crosses(masks, outside=True).all(0)",
+            "_crosses(masks, outside=False).all(0)",
+            CPMASK_PARTS,
+        ),
+        (
+            "boundary inside alone",
+            CPMASK + "boundary.py",
+            "return dilate(masks) ^ erode(masks)",
+            "return masks ^ erode(masks)",
+            CPMASK_PARTS,
+        ),
+        (
+            "epsilon behind the attention",
+            CPMASK + "affinity.py",
+            "BATCH_NORM_EPS = 1e-4",
+            "BATCH_NORM_EPS = 1e-5",
+            CPMASK_NUMBERS,
+        ),
+        (
+            "biased deviation of queries",
+            CPMASK + "affinity.py",
+            "/ max(rows.shape[1] - 1, 1)",
+            "/ rows.shape[1]",
+            CPMASK_PARTS,
+        ),
+        (
+            "temperature of the attention",
+            CPMASK + "affinity.py",
+            "query.transpose(1, 2) @ key / x.shape[1] ** 0.5",
+            "query.transpose(1, 2) @ key / x.shape[1]",
+            CPMASK_NUMBERS,
+        ),
+        ("attention over queries", CPMASK + "affinity.py", "** 0.5).softmax(-1)", "** 0.5).softmax(1)", CPMASK_PARTS),
+        (
+            "attention turned round",
+            CPMASK + "affinity.py",
+            "value @ affinity.transpose(1, 2)",
+            "value @ affinity",
+            CPMASK_NUMBERS,
+        ),
+        (
+            "batch mean over RoIs that do not count",
+            CPMASK + "affinity.py",
+            "torch.where(cells, x, 0.0).sum((0, 2, 3))",
+            "x.sum((0, 2, 3))",
+            CPMASK_PARTS,
+        ),
+        (
+            "running variance biased",
+            CPMASK + "affinity.py",
+            "variance * number / (number - 1).clamp(min=1)",
+            "variance",
+            CPMASK_PARTS,
+        ),
+        ("one foreground cell is a pair", CPMASK + "affinity.py", "FEWEST_CELLS = 2", "FEWEST_CELLS = 1", CPMASK_PARTS),
+        (
+            "cells of the affinity shifted",
+            CPMASK + "affinity.py",
+            "masks[:, ::step, ::step]",
+            "masks[:, 1::step, ::step]",
+            CPMASK_PARTS,
+        ),
+        (
+            "boundary added without a gate",
+            CPMASK + "mask_head.py",
+            "self.transform(x + parsed * self._gate(x, parsed))",
+            "self.transform(x + parsed)",
+            CPMASK_NUMBERS,
+        ),
+        (
+            "gate sees boundary before feature",
+            CPMASK + "mask_head.py",
+            "torch.cat([x, parsed], 1)",
+            "torch.cat([parsed, x], 1)",
+            CPMASK_NUMBERS,
+        ),
+        (
+            "boundary loss at full weight",
+            CPMASK + "mask_head.py",
+            "self.boundary_loss_weight * _cross_entropy(",
+            "_cross_entropy(",
+            CPMASK_NUMBERS,
+        ),
+        (
+            "affinity loss trains where it is not to",
+            CPMASK + "mask_head.py",
+            "if not self.affinity_gradient:",
+            "if self.affinity_gradient:",
+            CPMASK_PARTS,
+        ),
+        (
+            "initial predictors ten times larger",
+            CPMASK + "mask_head.py",
+            "PREDICTOR_STD = 0.001",
+            "PREDICTOR_STD = 0.01",
+            CPMASK_PARTS,
+        ),
+        (
+            "novel RoIs in the batch statistics",
+            CPMASK + "roi_head.py",
+            "forward_with_boundary(features, in_loss[rows])",
+            "forward_with_boundary(features)",
+            CPMASK_STEP,
+        ),
+        (
+            "novel RoIs in the losses of CPMask",
+            CPMASK + "roi_head.py",
+            "self.mask_head.loss(*predicted, masks[rows], in_loss[rows])",
+            "self.mask_head.loss(*predicted, masks[rows], in_loss[rows] | True)",
+            CPMASK_STEP,
+        ),
+        (
+            "base objects as they are drawn",
+            CPMASK + "roi_head.py",
+            "if mask_loss_rois == BASE_GT:",
+            "if mask_loss_rois == BASE_GT and sampled is None:",
+            CPMASK_OBJECTS,
+        ),
+        (
+            "score of FCOS without its root",
+            SHARED + "fcos_head.py",
+            "found[0][:, 4].sqrt_()",
+            "found[0][:, 4]",
+            CPMASK_FCOS,
+        ),
+        ("ranges of FCOS's levels", SHARED + "one_stage.py", "REACH = 8", "REACH = 4", CPMASK_FCOS),
     )
 ]
 
