@@ -975,7 +975,8 @@ MUTANTS = [
             "tensor.roll(-1, 0)",
             "tensor",
             MASKX_GOLDEN + " -k both_heads",
-        # ShapeProp
+            # ShapeProp
+        ),
         (
             "ShapeProp: weights are not divided by their sum",
             SHAPEPROP + "propagation.py",
