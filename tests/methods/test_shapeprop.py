@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline import methods
 from pipeline.declaration import experiments
 from pipeline.methods.shapeprop import roi_head as roi_heads
-from pipeline.methods.shapeprop.mask_head import ShapeMaskHead, positive_share
+from pipeline.methods.shapeprop.mask_head import ShapePropMaskHead, positive_share
 from pipeline.methods.shapeprop.model import latent_channels
 from pipeline.methods.shapeprop.propagation import normalised, propagate
 from pipeline.methods.shapeprop.shape_head import ShapeHead
@@ -135,7 +135,7 @@ def test_a_shape_without_a_positive_cell_is_zero_without_a_gradient():
 
 
 def test_the_encoded_shape_is_appended_behind_the_roi_feature():
-    head = ShapeMaskHead(in_channels=5, shape_convs=2, shape_channels=3, num_convs=1, conv_out_channels=4)
+    head = ShapePropMaskHead(in_channels=5, shape_convs=2, shape_channels=3, num_convs=1, conv_out_channels=4)
     assert head.convs[0].conv.weight.shape == (4, 8, 3, 3)
     seen = []
     head.convs[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -175,7 +175,7 @@ def test_initial_weights_are_those_of_the_authors():
     """Kaiming-normal by fan-out: hot where there is one output channel; 1x1 layers uniform by fan-in without a gain."""
     head = ShapeHead(num_classes=80)
     head.init_weights()
-    mask_head = ShapeMaskHead(num_convs=4)
+    mask_head = ShapePropMaskHead(num_convs=4)
     mask_head.init_weights()
 
     def std(layer):

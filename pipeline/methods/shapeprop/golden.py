@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ExperimentError
 from pipeline.methods.shapeprop import released_checkpoint as released
-from pipeline.methods.shapeprop.mask_head import ShapeMaskHead, positive_share
+from pipeline.methods.shapeprop.mask_head import ShapePropMaskHead, positive_share
 from pipeline.methods.shapeprop.propagation import NEIGHBOURS, propagate
 from pipeline.methods.shapeprop.shape_head import ShapeHead
 from pipeline.methods.shared.assignment import assign
@@ -229,11 +229,11 @@ def shape_head(f: Fixture) -> ShapeHead:
     return _filled(head, f, HEAD, OUR_HEAD)
 
 
-def mask_head(f: Fixture) -> ShapeMaskHead:
+def mask_head(f: Fixture) -> ShapePropMaskHead:
     """Build the mask head that the parameters of a fixture are of."""
     shape_channels = len(f.expected("param.feature_extractor.encoder.0.weight"))
     first = f.expected("param.feature_extractor.mask_fcn1.weight")
-    head = ShapeMaskHead(
+    head = ShapePropMaskHead(
         in_channels=first.shape[1] - shape_channels,
         shape_convs=_layers(f, "param.feature_extractor.encoder."),
         shape_channels=shape_channels,

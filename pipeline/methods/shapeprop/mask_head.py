@@ -23,7 +23,7 @@ def positive_share(shapes: Tensor) -> Tensor:
 
 
 @HEADS.register_module()
-class ShapeMaskHead(ClassAgnosticMaskHead):
+class ShapePropMaskHead(ClassAgnosticMaskHead):
     """Predict one mask per RoI from its feature and the encoding of its shape, which is appended to it.
 
     Args:

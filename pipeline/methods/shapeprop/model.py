@@ -55,7 +55,7 @@ def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
         },
         "mask_head": parts["mask_head"]
         | {
-            "type": "ShapeMaskHead",
+            "type": "ShapePropMaskHead",
             "shape_convs": max(1, sizes.mask_convs),
             "shape_channels": sizes.mask_channels,
         },
