@@ -262,7 +262,7 @@ class Check:
 
     def inside(self, figure, *keys):
         """Runs of methods that have something inside to show."""
-        showing = [name for name in methods.names() if methods.method(name).look_inside]
+        showing = [name for name in methods.names() if figure.kind in methods.method(name).inside_figures]
         for run in self.shown(figure):
             method = self.declared.runs[run].method
             if method not in showing:

@@ -465,7 +465,7 @@ class NovelResults(_Figure):
 
 
 class Inside(_Figure):
-    kind: Literal["partition", "keys"]
+    kind: Literal["partition", "keys", "shapes"]
     objects: Count
 
 

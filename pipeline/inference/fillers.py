@@ -21,6 +21,8 @@ from pipeline.declaration import strict
 from pipeline.errors import ExperimentError
 from pipeline.inference.drawing import fitted
 from pipeline.inference.loading import steps
+from pipeline.methods.grabcut import cut
+from pipeline.methods.grabcut.cut import filled
 
 TOGETHER = 64  # boxes of an image that a detector segments at a time
 
@@ -67,21 +69,17 @@ class GrabCut:
         inner = filled(crop.shape, np.concatenate([(box[:2] - (left, top)) * factor, (box[2:] - (left, top)) * factor]))
         whole = filled(image.shape, box)
         mask = whole if first is None or not (first & whole).any() else first & whole
-        if inner.all() and mask is whole:  # no background to learn from
-            return mask
-        cv2.setRNGSeed(0)
         # As with a rectangle: outside is background for certain, inside probably foreground.
-        begun = cv2.resize(
-            mask[top:bottom, left:right].astype(np.uint8), crop.shape[1::-1], interpolation=cv2.INTER_NEAREST
-        )
-        state = np.where(begun > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        begun = inner
+        if mask is not whole:
+            begun = mask[top:bottom, left:right].astype(np.uint8)
+            begun = cv2.resize(begun, crop.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+        state = np.where(begun, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
         state[~inner] = cv2.GC_BGD
-        try:
-            models = np.zeros((2, 1, 65))
-            cv2.grabCut(crop, state, (0, 0, 1, 1), *models, self.ITERATIONS, cv2.GC_INIT_WITH_MASK)
-        except cv2.error:  # fewer pixels than colours to tell apart
+        refined = cut.cut(crop, state, self.ITERATIONS)
+        if refined is None:  # no background to learn from, or fewer pixels than colours to tell apart
             return mask
-        found = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+        found = cut.is_object(refined[0]).astype(np.uint8)
         found = cv2.resize(found, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST).astype(bool)
         inside = np.zeros_like(mask)
         inside[top:bottom, left:right] = found
@@ -99,6 +97,8 @@ class Model:
     """
 
     def __init__(self, detector):
+        if not getattr(detector.model.roi_head, "with_mask", False):
+            raise ExperimentError(f"{detector.title}: has no mask head; complete with what it takes: --by grabcut")
         self.detector, self.steps = detector, steps(detector.steps)
         self.source = f"{detector.title} ({detector.identity['weights'][:12]})"
         self.identity = detector.identity
@@ -250,16 +250,6 @@ class Segmenter:
             best = int(scores[0].argmax())
             found.append((masks[0, best] > 0, float(np.clip(scores[0, best], 0, 1))))
         return found
-
-
-def filled(shape, box):
-    """The pixels [H, W] bool whose centres a box (x1, y1, x2, y2) encloses; at least one of those in the image."""
-    height, width = shape[:2]
-    x1, y1, x2, y2 = np.round(box).astype(int)
-    x1, y1 = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
-    mask = np.zeros((height, width), bool)
-    mask[y1 : max(y1 + 1, y2), x1 : max(x1 + 1, x2)] = True
-    return mask
 
 
 def _providers(onnxruntime):

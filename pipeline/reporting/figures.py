@@ -262,6 +262,13 @@ def keys(request):
     return figure, text + note
 
 
+def propagated_shapes(request):
+    """Class activation and shape of a few objects, base and novel."""
+    _, arrays, note = _only(request, roi_cells.read_shapes, roi_cells.look_inside_command)
+    figure, text = roi_cells.draw_shapes(request.dataset, arrays, request.entry["objects"])
+    return figure, text + note
+
+
 def knob_sensitivity(request):
     """The main number against a knob, measured and published."""
     request.groups()
@@ -300,6 +307,7 @@ KINDS = {
     "novel_results": Kind(novel_results, PICTURE_DPI),
     "partition": Kind(partition),
     "keys": Kind(keys),
+    "shapes": Kind(propagated_shapes),
     "sensitivity": Kind(knob_sensitivity),
     "order": Kind(order.draw, PICTURE_DPI),
 }

@@ -1,4 +1,6 @@
-"""Objects as the contrastive loss sees them: CAM, partition and keys on the cells of a RoI, from stage `look_inside`.
+"""Objects as a method sees them, on the cells of a RoI, from stage `look_inside`.
+
+Of ContrastMask CAM, partition and keys; of ShapeProp saliency and shape.
 
 Legend: N objects, S cells on a side of a RoI. A side axis of length 2 is ordered foreground, background; a set axis of
 length 4 easy positive, easy negative, hard positive, hard negative.
@@ -26,6 +28,8 @@ CANDIDATE = 0.3  # opacity of a candidate key that was not sampled
 SOURCES = {False: "the CAM", True: "the ground-truth mask"}
 PER_OBJECT = ("image_ids", "annotation_ids", "boxes", "labels", "is_novel", "from_mask", "kept")
 PER_CELL = {"cams": (), "sides": (2,), "candidates": (4,), "keys": (4,)}  # axes between objects and cells
+OF_ANY = PER_OBJECT[:5]  # of these, what every method has
+SHAPES = {"saliency": (), "shapes": (), "held": ()}
 
 
 def look_inside_command(*runs):
@@ -33,28 +37,41 @@ def look_inside_command(*runs):
     return experiments.repro("look_inside", *runs)
 
 
-def read(dataset, run):
+def read(dataset, run, per_object=PER_OBJECT, per_cell=None):
     """Read what stage `look_inside` wrote for a declared run: {name: array}; None if it has not run, or is superseded.
+
+    Args:
+        dataset: name of the dataset.
+        run: declared run.
+        per_object: names of arrays with a row for each object.
+        per_cell: {name: axes between objects and cells} of the others; those of ContrastMask by default.
 
     Raises:
         ExperimentError: the file is no such archive.
     """
+    per_cell = PER_CELL if per_cell is None else per_cell
+    first = next(iter(per_cell))
     path = paths.look_inside(run.on(dataset), run.name)
     if not path.exists() or measured.superseded(dataset, run):
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in (*PER_OBJECT, *PER_CELL)}
-        objects, *cells = arrays["cams"].shape
-        expected = {name: (objects, *sets, *cells) for name, sets in PER_CELL.items()} | {"boxes": (objects, 4)}
+            arrays = {name: archive[name] for name in (*per_object, *per_cell)}
+        objects, *cells = arrays[first].shape
+        expected = {name: (objects, *sets, *cells) for name, sets in per_cell.items()} | {"boxes": (objects, 4)}
         for name, array in arrays.items():
             if array.shape != expected.get(name, (objects,)):
-                raise ValueError(f"{name} has the shape {array.shape}, cams {arrays['cams'].shape}")
+                raise ValueError(f"{name} has the shape {array.shape}, {first} {arrays[first].shape}")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ExperimentError(
             f"{path.relative_to(paths.ROOT)}: {error}; remove the file and run `{look_inside_command(run.name)}`"
         ) from None
     return arrays
+
+
+def read_shapes(dataset, run):
+    """As `read`, of a method whose inside are shapes."""
+    return read(dataset, run, OF_ANY, SHAPES)
 
 
 def draw_partition(dataset, arrays, count):
@@ -135,6 +152,33 @@ def draw_keys(dataset, arrays, count):
         f"cells of the RoI, {_sources(arrays)}; where the partition is of the CAM, easy and hard keys are two draws "
         f"from the same candidates. Positive and negative are seen from the foreground query. "
         f"{arrays['kept'].sum()} of {len(arrays['kept'])} objects ({share:.0%}) have enough candidates to take part."
+    )
+
+
+def draw_shapes(dataset, arrays, count):
+    """Draw class activation and shape of a few objects, base ones left and novel ones right.
+
+    Args, Returns, Raises: as `draw_partition`; arrays from `read_shapes`.
+    """
+    chosen = _choose(arrays, count, np.ones(len(arrays["labels"]), dtype=bool))
+    titles, headings = ["Image", "Class activation", "Shape"], {group: f"{group} objects" for group in chosen}
+    figure, rows = _blocks(dataset, arrays, chosen, titles, headings)
+    for index, (picture, *maps), crop in rows:
+        crop.show(picture, faded=False)
+        for axis, cells in zip(maps, (arrays["saliency"][index], arrays["shapes"][index]), strict=True):
+            crop.show(axis)
+            crop.cells(axis, plt.get_cmap(style.CAM_MAP)(cells)[..., :3])
+            crop.mask(axis)
+        for axis in (picture, *maps):
+            crop.box(axis)
+    _legend(figure, [Line2D([], [], color="black", linewidth=0.9, label="outline of the true mask")])
+    _colour_bar(figure, "map")
+    held = {group: arrays["held"][members].mean() for group, members in _members(arrays)}
+    return figure, (
+        f"{_listed(arrays, chosen)} Class map of the object's category, scaled to [0, 1], and the shape that message "
+        f"passing makes of it, as the mask head gets it, on the {_size(arrays, 'shapes')} cells of the RoI. In a step "
+        f"a cell keeps {held['base']:.0%} of its activation in base objects and {held['novel']:.0%} in novel ones, an "
+        "even share being 11%. The true mask is drawn for comparison only."
     )
 
 
@@ -224,7 +268,7 @@ def _inside(start, length, limit):
 def _choose(arrays, count, eligible):
     """{group: indices of the objects that are shown}; see `examples.select_objects`."""
     chosen = {}
-    for group, members in (("base", ~arrays["is_novel"]), ("novel", arrays["is_novel"])):
+    for group, members in _members(arrays):
         indices = np.flatnonzero(members & eligible)
         if not len(indices):
             raise NothingToShow(f"no {group} object to show among the {len(members)} of stage look_inside")
@@ -232,18 +276,20 @@ def _choose(arrays, count, eligible):
     return chosen
 
 
-def _blocks(dataset, arrays, chosen, titles):
+def _blocks(dataset, arrays, chosen, titles, headings=None):
     """Make the axes, base objects left and novel ones right.
+
+    Args:
+        headings: {group: text above it}; what the partition is from by default.
 
     Returns:
         (matplotlib Figure, [(index of the object, its axes, its Crop), ...]).
     """
     ground_truth = examples.load_ground_truth(dataset)
     rows = max(map(len, chosen.values()))
-    headings = [
-        (f"{group}: partition from {_source(arrays, indices)}", style.GROUP_COLOURS[group])
-        for group, indices in chosen.items()
-    ]
+    if headings is None:
+        headings = {group: f"{group}: partition from {_source(arrays, indices)}" for group, indices in chosen.items()}
+    headings = [(text, style.GROUP_COLOURS[group]) for group, text in headings.items()]
     figure, axes = panels.grid(titles, [1.0] * (2 * rows), across=2, headings=headings)
     drawn = []
     for block, (group, indices) in enumerate(chosen.items()):
@@ -277,15 +323,17 @@ def _source(arrays, indices):
 
 
 def _sources(arrays):
-    words = [
-        f"for {group} objects from {_source(arrays, members)}"
-        for group, members in (("base", ~arrays["is_novel"]), ("novel", arrays["is_novel"]))
-    ]
+    words = [f"for {group} objects from {_source(arrays, members)}" for group, members in _members(arrays)]
     return " and ".join(words)
 
 
-def _size(arrays):
-    return "×".join(map(str, arrays["cams"].shape[1:]))
+def _members(arrays):
+    """(group, which objects are of it) of both groups."""
+    return (("base", ~arrays["is_novel"]), ("novel", arrays["is_novel"]))
+
+
+def _size(arrays, name="cams"):
+    return "×".join(map(str, arrays[name].shape[1:]))
 
 
 def _listed(arrays, chosen, which="that count"):
@@ -315,13 +363,13 @@ def _legend(figure, handles):
     )
 
 
-def _colour_bar(figure):
-    """Show the scale of the CAM at the lower left, in the line of the legend."""
+def _colour_bar(figure, name="CAM"):
+    """Show the scale of the maps at the lower left, in the line of the legend."""
     width, height = figure.get_size_inches()
     axis = figure.add_axes((0.35 / width, 0.06 / height, 0.7 / width, 0.07 / height))
     axis.imshow(np.linspace(0, 1, 256)[None], cmap=style.CAM_MAP, aspect="auto")
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     size = plt.rcParams["legend.fontsize"]
-    for x, text, side in ((-0.04, "CAM 0", "right"), (1.04, "1", "left")):
+    for x, text, side in ((-0.04, f"{name} 0", "right"), (1.04, "1", "left")):
         axis.text(x, 0.5, text, transform=axis.transAxes, ha=side, va="center", fontsize=size)

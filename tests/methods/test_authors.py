@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipeline import methods
 from pipeline.declaration import closure, experiments
 from pipeline.methods.shared import optimisation, two_stage
 from pipeline.methods.shared.authors import OPTIMISATION, Authors
@@ -129,6 +130,22 @@ def test_biases_and_normalisation_have_rates_and_decays_of_their_own():
         "1.weight": (0.04, 0.0),
         "1.bias": (0.04, 0.0),
     }
+
+
+@pytest.mark.parametrize("name", [n for n in methods.names() if "settings" in methods.method(n).knobs.model_fields])
+def test_every_switch_names_what_its_modules_know_and_changes_the_training(name):
+    method = methods.method(name)
+    common = method.load_knobs(method.pinned(), name)
+    authors = common.model_copy(update={"settings": "authors"})
+    assert common.settings == "common" and method.optimisation(GIVEN, common) == GIVEN
+    assert OPTIMISATION not in methods.modules_of(name, common)
+    changed = method.optimisation(GIVEN, authors)
+    assert changed != GIVEN and changed["grad_clip"] is None
+    named = changed["optimizer"]["type"] != "SGD" or changed["lr_policy"] != "step"
+    assert named == (OPTIMISATION in methods.modules_of(name, authors))
+    assert changed["lr_policy"] in POLICIES
+    Update(torch.nn.Linear(1, 1), changed, 1)
+    assert len(method.differs(authors)) < len(method.differs(common))
 
 
 def test_a_run_without_the_switch_does_not_depend_on_its_code():

@@ -187,3 +187,25 @@ def test_same_input_gives_the_same_bytes(looked_into, name):
     first = {e: paths.figure("toy", name, e).read_bytes() for e in style.EXTENSIONS}
     build_figure(name)
     assert {e: paths.figure("toy", name, e).read_bytes() for e in style.EXTENSIONS} == first
+
+
+def test_a_shape_stands_beside_the_activation_it_is_made_of(workspace):
+    workspace.everything()
+    write(workspace)
+    path = paths.look_inside("toy", "ours")
+    with np.load(path) as archive:
+        kept = {name: archive[name] for name in roi_cells.OF_ANY}
+    maps = np.random.default_rng(0).random((3, 4, SIZE, SIZE), dtype=np.float32)
+    np.savez(path, **kept, **dict(zip(roi_cells.SHAPES, maps, strict=True)))
+    run = experiments.load().runs["ours"]
+    figure, caption = roi_cells.draw_shapes("toy", roi_cells.read_shapes("toy", run), 2)
+    assert [text.get_text() for text in figure.texts] == ["base objects", "novel objects"]
+    assert [axis.get_ylabel() for axis in figure.axes[:12]] == ["zebra", "", "", "person", "", ""] * 2
+    held = maps[2][~kept["is_novel"]].mean()
+    assert "on the 4×4 cells" in caption and f"keeps {held:.0%} of its activation in base objects" in caption
+    for axis, expected in zip(figure.axes[1:3], maps[:2, 1], strict=True):
+        np.testing.assert_allclose(
+            axis.images[-1].get_array(), style.plt.get_cmap(style.CAM_MAP)(expected)[..., :3], atol=1e-6
+        )
+    with pytest.raises(ExperimentError, match="cams.*remove the file and run"):
+        roi_cells.read("toy", run)  # the inside of another method

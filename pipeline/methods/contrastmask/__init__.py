@@ -35,6 +35,7 @@ METHOD = Method(
         ("roi_head.cl_head.fusion", "forward"),
     ),
     look_inside=f"{__name__}.look_inside",
+    inside_figures=("partition", "keys"),
     golden=f"{__name__}.golden",
     checkpoint_map=f"{__name__}.released_checkpoint",
 )

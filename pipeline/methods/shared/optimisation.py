@@ -14,8 +14,8 @@ from mmcv.runner import OPTIMIZERS
 
 from pipeline.training import schedule
 
-# Shares of the learning rate at which authors' warm-ups begin: ShapeMask's, ShapeProp's, Mask^X R-CNN's.
-WARMUP_STARTS = (0.0067, 0.03, 1 / 3)
+# Shares of the learning rate at which warm-ups begin: ShapeProp's, ShapeMask's (0.0067 of 0.08), Mask^X R-CNN's.
+WARMUP_STARTS = (0.03, 0.08375, 1 / 3)
 
 
 class _ValueClipped:

@@ -57,10 +57,10 @@ def box_detector(sizes, backbone, roi_head) -> dict:
         "backbone": dict(backbone),
         "neck": {
             "type": "FPN",
-            "in_channels": _stage_channels(backbone),
+            "in_channels": stage_channels(backbone),
             "out_channels": sizes.neck_channels,
             "num_outs": len(sizes.strides),
-            **_over_batch(sizes),
+            **over_batch(sizes),
         },
         "rpn_head": _rpn_head(sizes),
         "roi_head": roi_head,
@@ -104,7 +104,7 @@ def boxes(knobs, sizes, num_classes) -> dict:
             "bbox_coder": _box_coder([0.1, 0.1, 0.2, 0.2]),
             "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
             "loss_bbox": {"type": "L1Loss", "loss_weight": sizes.box_loss_weight},
-            **_over_batch(sizes),
+            **over_batch(sizes),
         },
     }
 
@@ -149,7 +149,7 @@ def with_cam(roi_head, knobs, sizes) -> dict:
     }
 
 
-def _stage_channels(backbone):
+def stage_channels(backbone) -> list[int]:
     """Output channels of a ResNet's stages; absent keys have MMDetection's defaults."""
     expansion = BOTTLENECK_EXPANSION if backbone["depth"] >= BOTTLENECK_DEPTH else 1
     return [backbone.get("base_channels", 64) * expansion * 2**stage for stage in backbone.get("out_indices", range(4))]
@@ -159,7 +159,7 @@ def _stage_channels(backbone):
 GROUP = 4
 
 
-def _over_batch(sizes):
+def over_batch(sizes) -> dict:
     """Normalisation of neck and box head; without it the configuration of the full model is as it was."""
     return {"norm_cfg": {"type": "BN"}} if sizes.normalise else {}
 

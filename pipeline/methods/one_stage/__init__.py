@@ -1,0 +1,32 @@
+"""FCOS without masks: a mask method whose detector it is starts from one trained on boxes and labels alone."""
+
+from pipeline.declaration.knobs import KnobSet
+from pipeline.methods import Method
+from pipeline.methods.shared import one_stage
+from pipeline.methods.shared.sizes import Sizes
+
+
+def model(knobs: KnobSet, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
+    """As `Method.model`."""
+    return one_stage.detector(sizes, backbone, num_classes)
+
+
+def steps(given, knobs, dataset) -> list:
+    """As `Method.steps`: the detector takes neither masks nor the flags of novel objects."""
+    boxes = ["img", "gt_bboxes", "gt_labels"]
+    return [step | {"keys": boxes} if step["type"] == "Collect" else step for step in given]
+
+
+METHOD = Method(
+    task="instances",
+    label="Boxes alone (FCOS)",
+    colour="#117733",
+    about=f"{one_stage.ABOUT}, without a mask head",
+    knobs=KnobSet,
+    sizes=Sizes,
+    detector="one_stage",
+    model=model,
+    modules=one_stage.MODULES,
+    steps=steps,
+    autocast=one_stage.AUTOCAST,
+)
