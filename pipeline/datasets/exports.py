@@ -196,7 +196,7 @@ def normalised(path, content, ids, folder, keep_rectangles=False):
                 kept["iscrowd"] = 0
                 notes["masks of CVAT, which marks them as crowds, taken for objects"] += 1
             if not keep_rectangles and _is_its_box(kept):
-                notes["polygons that are no more than the box, taken for boxes"] += 1
+                notes["polygons that are no more than the box, taken for boxes (--keep-rectangles: for masks)"] += 1
                 kept.pop("segmentation")
             if kept.get("segmentation") in ([], None, [[]]):
                 kept.pop("segmentation", None)
