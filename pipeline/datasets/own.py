@@ -153,7 +153,7 @@ def _checked(path, content, labels, folder):
     with tempfile.TemporaryDirectory() as scratch:
         copy, mended = Path(scratch) / path.name, Path(scratch) / "mended.json"
         copy.write_text(json.dumps(content), encoding="utf-8")
-        checker = coco_check.Checker(copy, labels)
+        checker = coco_check.Checker(copy, labels, quiet=True)
         try:
             read_instances(copy, labels, checks=checker)
             checker.check_images(folder)
