@@ -142,8 +142,8 @@ def _one(picture, name, kept, label_of, names, out, form):
                 "mask_value": value,
             }
         )
-        shown = lettering.legible(names[label], f"class {record['category_id']}")
-        drawn.append((label, mask, f"{shown} {record['score']:.2f}"))
+        called = lettering.legible(names[label], f"class {record['category_id']}")
+        drawn.append((label, mask, f"{called} {record['score']:.2f}"))
         listed.append([names[label], round(record["score"], 3)])
     entries, drawn, listed = entries[::-1], drawn[::-1], listed[::-1]
     shown = drawing.overlay(image, drawn)
