@@ -21,6 +21,7 @@ def main():
     parser.add_argument("--classes", nargs="+", help="complete these alone; with --compare default: the novel ones")
     parser.add_argument("--compare", action="store_true", help="hide known masks and print how well each --by does")
     parser.add_argument("--most", type=options.count, help="images to compare on, the first ones")
+    parser.add_argument("--keep-rectangles", action="store_true", help="a polygon that is its box is a mask")
     parser.add_argument("--form", choices=("polygons", "rle"), default="polygons", help="of new masks")
     parser.add_argument("--seed", type=int, help="of the run; default: its first")
     parser.add_argument("--dataset", help="that the run was trained on; default: the chosen one")

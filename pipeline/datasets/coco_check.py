@@ -43,7 +43,9 @@ ORIENTATION = Base.Orientation  # EXIF tag; 1 is upright
 READERS = 8  # threads; headers on a network disk are latency, not computing
 AGREEMENT = 0.5  # IoU of a box and the extent of its mask
 REFUSED, MENDED, DROPPED, WARNED, NOTED = "refused", "mended", "dropped", "warned", "noted"
+CORNERS_SHARE = 0.5  # of the objects with a mask; a file with more has corners in place of all boxes
 FIRST_PIXEL = "coordinates within the first pixel"
+CORNERS = "boxes that look like x1, y1, x2, y2 of their mask, valid: x, y, width, height"
 HEADERS = ("Finding", "Count", "First example", "Done")
 PLAIN_FIELDS = itemgetter("id", "image_id", "category_id", "iscrowd", "area", "bbox")
 PLAIN_NAME = re.compile(r"\w[\w-]*(\.[a-z]+)?", re.ASCII)
@@ -71,6 +73,7 @@ class Checker:
         masks: ids of the categories whose masks and areas are looked at; `None` for all. A split looks at base
             categories only: nothing it does may depend on a novel mask.
         exact: hand on what the `json` module parses, also where integers have more than 64 bits.
+        quiet: leave the table of what was found to the caller, also where the file is refused.
 
     Attributes:
         findings: {kind: Finding}, in the order in which they were found.
@@ -80,8 +83,9 @@ class Checker:
         with_mask: number of annotations of the categories `masks` that are no crowd and whose mask has a pixel.
     """
 
-    def __init__(self, path, label_set, masks=None, exact=False):
+    def __init__(self, path, label_set, masks=None, exact=False, quiet=False):
         self.path, self.label_set, self.masks, self.exact = Path(path), label_set, masks, exact
+        self.quiet = quiet
         self._category_ids = frozenset(category.id for category in label_set.categories)
         self.findings, self.renumber, self.mended = {}, set(), False
         self.images, self.with_mask, self.objects, self.names = {}, 0, 0, {}
@@ -121,14 +125,18 @@ class Checker:
         if finding and finding.count >= NORMALISED_SHARE * self.objects:
             finding.done = REFUSED
             finding.example += "; coordinates look normalised to 0..1, valid: pixels (multiply by width and height)"
+        finding = self.findings.get(CORNERS)
+        if finding and finding.count > CORNERS_SHARE * self.with_mask:
+            finding.done = REFUSED
         self.mended |= any(finding.done in (MENDED, DROPPED) for finding in self.findings.values())
         self.refuse()
 
     def refuse(self):
-        """Raise ExperimentError if there are findings that refuse the file; the table is logged."""
+        """Raise ExperimentError if there are findings that refuse the file; the table is logged unless `quiet`."""
         refused = {kind: each for kind, each in self.findings.items() if each.done == REFUSED}
         if refused:
-            log(self.path.name, self.findings)
+            if not self.quiet:
+                log(self.path.name, self.findings)
             first = next(iter(refused.values())).example
             counts = ", ".join(f"{kind}: {each.count}" for kind, each in refused.items())
             raise ExperimentError(f"{self.path}: {first} ({counts}); {REMEDY}")
@@ -667,7 +675,7 @@ class Checker:
         if x1 > 2 * SLACK and max(abs(x - x1), abs(y - y1), abs(width - x2), abs(height - y2)) <= 2 * SLACK:
             self._find(
                 WARNED,
-                "boxes that look like x1, y1, x2, y2 of their mask, valid: x, y, width, height",
+                CORNERS,
                 f"{where}: bbox is {_text(entry['bbox'])}",
             )
         elif common < AGREEMENT * (both - common) and max(x2 - x1, y2 - y1) > 4 * SLACK:

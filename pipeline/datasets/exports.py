@@ -195,8 +195,8 @@ def normalised(path, content, ids, folder, keep_rectangles=False):
             if _is_mask_of_cvat(annotation):
                 kept["iscrowd"] = 0
                 notes["masks of CVAT, which marks them as crowds, taken for objects"] += 1
-            if not keep_rectangles and _is_its_box(kept):
-                notes["polygons that are no more than the box, taken for boxes"] += 1
+            if not keep_rectangles and is_its_box(kept):
+                notes["polygons that are no more than the box, taken for boxes (--keep-rectangles: for masks)"] += 1
                 kept.pop("segmentation")
             if kept.get("segmentation") in ([], None, [[]]):
                 kept.pop("segmentation", None)
@@ -214,8 +214,8 @@ def _is_mask_of_cvat(annotation):
     return annotation.get("iscrowd") == 1 and isinstance(attributes, dict) and "occluded" in attributes
 
 
-def _is_its_box(annotation):
-    """Whether a mask is one polygon of four corners that are those of the box."""
+def is_its_box(annotation):
+    """Whether the mask of an object is one polygon of four corners that are those of its box."""
     mask, box = annotation.get("segmentation"), annotation.get("bbox")
     if not (isinstance(mask, list) and len(mask) == 1 and isinstance(mask[0], list) and len(mask[0]) in (8, 10)):
         return False
@@ -231,15 +231,32 @@ def _is_its_box(annotation):
 
 
 def _name_images(images, originals, folder):
-    """Give images the path below a folder that their name means, see `images.resolve_names`.
-
-    Beyond what that understands: percent signs of a URL, COCO's `coco_url` without a `file_name`, and a path of another
-    machine whose last part is the name of one file of the folder.
-    """
+    """Give images the path below a folder that their name means."""
     for image, original in zip(images, originals, strict=True):
-        if isinstance(image, dict) and "file_name" not in image and isinstance(original.get("coco_url"), str):
-            image["file_name"] = PurePosixPath(original["coco_url"]).name
-    listed = [image["file_name"] for image in images if isinstance(image, dict) and type(image.get("file_name")) is str]
+        if isinstance(image, dict) and (name := listed_name(original)) is not None:
+            image["file_name"] = name
+    named = [image for image in images if isinstance(image, dict) and type(image.get("file_name")) is str]
+    on_disk = names_on_disk([image["file_name"] for image in named], folder)
+    for image in named:
+        image["file_name"] = on_disk[image["file_name"]]
+
+
+def listed_name(image):
+    """The `file_name` of an image as a file lists it; of LVIS, which has none, the last part of `coco_url`."""
+    if "file_name" not in image and isinstance(image.get("coco_url"), str):
+        return PurePosixPath(image["coco_url"]).name
+    return image.get("file_name")
+
+
+def names_on_disk(listed, folder):
+    """{listed name: path below a folder that it means}, see `images.resolve_names`.
+
+    Beyond what that understands: percent signs of a URL, and a path of another machine whose last part is the name of
+    one file of the folder.
+
+    Raises:
+        ExperimentError: no image in the folder, or as `images.resolve_names`.
+    """
     present, by_name = _files_below(folder)
     if not any(Path(name).suffix.lower().removeprefix(".") in SUFFIXES for name in present):
         raise ExperimentError(
@@ -247,9 +264,7 @@ def _name_images(images, originals, folder):
         )
     meant = {name: _elsewhere(name, present, by_name) or name for name in listed}
     on_disk = resolve_names(list(meant.values()), folder)
-    for image in images:
-        if isinstance(image, dict) and type(image.get("file_name")) is str:
-            image["file_name"] = on_disk[meant[image["file_name"]]]
+    return {name: on_disk[path] for name, path in meant.items()}
 
 
 def _files_below(folder):

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.artifacts import detections, files, locks
-from pipeline.datasets.images import resolve_names
+from pipeline.datasets import exports
 from pipeline.errors import ExperimentError
 from pipeline.inference import drawing, masks, pictures
 from pipeline.inference.ahead import in_order
@@ -20,11 +20,15 @@ from pipeline.reporting.report import render
 SHOWN = 300  # objects on the page, the most doubtful ones
 CROP = 220  # pixels of a crop's longer side on the page
 AROUND = 0.3  # of the box that a crop shows on each side
-REQUIRED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
+REQUIRED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
 
 class Annotations:
     """A COCO annotation file, read as a whole.
+
+    Args:
+        path: of the file.
+        keep_rectangles: a polygon that is no more than its box is a mask, and not a box as tools export it.
 
     Attributes:
         content: the file's, plain data; `path`, for messages.
@@ -34,8 +38,8 @@ class Annotations:
         ExperimentError: missing file, not JSON, not COCO format, or an unknown image or category referred to.
     """
 
-    def __init__(self, path):
-        self.path = Path(path)
+    def __init__(self, path, keep_rectangles=False):
+        self.path, self.keep_rectangles = Path(path), keep_rectangles
         try:
             self.content = json.loads(self.path.read_text(encoding="utf-8-sig"))
         except (FileNotFoundError, IsADirectoryError):
@@ -52,6 +56,9 @@ class Annotations:
                     if not isinstance(entry, dict) or isinstance(entry.get(field), list | dict | None):
                         lacks = f"{section}[{position}] has no '{field}'"
                         raise ExperimentError(f"{path}: not COCO format: {lacks}; export it as COCO instances")
+                if section == "images" and not isinstance(exports.listed_name(entry), str):
+                    lacks = f"images[{position}] has no 'file_name'"
+                    raise ExperimentError(f"{path}: not COCO format: {lacks}; export it as COCO instances")
         self.names = {category["id"]: category["name"] for category in self.content["categories"]}
         self.images = {image["id"]: image for image in self.content["images"]}
         for position, annotation in enumerate(self.content["annotations"]):
@@ -97,8 +104,22 @@ class Annotations:
         """{image id: path} of some images. Raises ExperimentError if the folder or one of them is missing."""
         if not Path(folder).is_dir():
             raise ExperimentError(f"{folder}: no such folder; name that of the images: --images DIR")
-        resolved = resolve_names([self.images[image]["file_name"] for image in images], folder)
-        return {image: Path(folder) / resolved[self.images[image]["file_name"]] for image in images}
+        listed = {image: self.file_name(image) for image in images}
+        on_disk = exports.names_on_disk(list(listed.values()), folder) if listed else {}
+        return {image: Path(folder) / on_disk[name] for image, name in listed.items()}
+
+    def file_name(self, image):
+        """The name that an image is listed with."""
+        return exports.listed_name(self.images[image])
+
+    def has_mask(self, annotation):
+        """Whether an object has a mask, of whatever form; a crowd counts as one."""
+        mask = annotation.get("segmentation")
+        if isinstance(mask, dict):
+            return bool(mask.get("counts"))
+        if not self.keep_rectangles and exports.is_its_box(annotation):
+            return False
+        return bool(annotation.get("iscrowd")) or (isinstance(mask, list) and any(mask))
 
     def read(self, image, path):
         """The pixels that an image's boxes are of: stored or, if only that fits the annotated size, upright.
@@ -116,14 +137,6 @@ class Annotations:
         raise ExperimentError(
             f"image {path} has {picture.shape[1]}x{picture.shape[0]} pixels, its annotations say {size[0]}x{size[1]}"
         )
-
-
-def has_mask(annotation):
-    """Whether an object has a mask, of whatever form; a crowd counts as one."""
-    mask = annotation.get("segmentation")
-    if isinstance(mask, dict):
-        return bool(mask.get("counts"))
-    return bool(annotation.get("iscrowd")) or (isinstance(mask, list) and any(mask))
 
 
 def complete(annotations, folder, filler, out, classes=None, form="polygons", overwrite=False):
@@ -157,7 +170,9 @@ def complete(annotations, folder, filler, out, classes=None, form="polygons", ov
         raise ExperimentError(f"{out}: exists; name another file, or replace it: --force")
     wanted = annotations.chosen(classes)
     entries = annotations.content["annotations"]
-    without = [at for at, entry in enumerate(entries) if not has_mask(entry) and annotations.name(entry) in wanted]
+    without = [
+        at for at, entry in enumerate(entries) if not annotations.has_mask(entry) and annotations.name(entry) in wanted
+    ]
     boxes = annotations.boxes(without)
     images = annotations.by_image(boxes)
     if hasattr(filler, "require"):
@@ -180,7 +195,7 @@ def complete(annotations, folder, filler, out, classes=None, form="polygons", ov
                 progress.update()
         for image, records in zip(images, _records(lines), strict=True):
             if records and "unreadable" in records[0]:
-                skipped.append((annotations.images[image]["file_name"], records[0]["unreadable"]))
+                skipped.append((annotations.file_name(image), records[0]["unreadable"]))
                 continue
             filled |= {record["at"]: record for record in records if record["segmentation"]}
         done = [_filled(entry, filled.get(at), filler) for at, entry in enumerate(entries)]
@@ -273,7 +288,7 @@ def _page(annotations, filled, boxes, paths, filler, skipped, without):
                 "name": name,
                 "colour": drawing.hexadecimal(labels[name]),
                 "score": filled[at]["score"],
-                "file": annotations.images[image]["file_name"],
+                "file": annotations.file_name(image),
                 "id": entries[at].get("id"),
                 "picture": _crop(picture, boxes[at], filled[at]["segmentation"], labels[name]),
             }

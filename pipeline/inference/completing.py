@@ -18,7 +18,7 @@ def completed(args):
         raise ExperimentError(
             f"--by {' '.join(args.by)}: a file is completed by one of them; compare several: --compare"
         )
-    annotations = Annotations(args.annotations)
+    annotations = Annotations(args.annotations, args.keep_rectangles)
     (filler,) = _fillers(args, args.by or ["model"], _detector(args, args.by or ["model"])).values()
     return complete(annotations, args.images, filler, args.out, args.classes, args.form, args.force)
 
@@ -36,7 +36,7 @@ def compared(args):
         path, images = subset.annotations, images or subset.images
     if path is None or images is None:
         raise ExperimentError("--compare: name the file and the folder of its images: --annotations FILE --images DIR")
-    annotations = Annotations(path)
+    annotations = Annotations(path, args.keep_rectangles)
     novel = [name for name in detector.novel if name in annotations.names.values()] if detector else []
     classes = annotations.chosen(args.classes or novel or None)
     found = quality.overlaps(annotations, images, _fillers(args, rows, detector), classes, args.most)

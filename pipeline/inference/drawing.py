@@ -3,14 +3,13 @@
 import base64
 import colorsys
 from functools import cache
-from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+from pipeline.reporting import lettering
+
 GOLDEN = 0.618034  # of a turn of hues, so that classes beside each other in the list differ
 TINT = 0.35
 QUALITY = 88  # of JPEG
@@ -63,19 +62,20 @@ def _labelled(image, places):
     for left, top, text, fill in places:
         if not text:
             continue
-        box = draw.textbbox((0, 0), text, font=_font(size))
+        font = _font(lettering.font(text), size)
+        box = draw.textbbox((0, 0), text, font=font)
         wide, tall = box[2] + size // 2, box[3] + size // 4
         x = max(0, min(left, canvas.width - wide))
         y = max(0, top - tall)
         draw.rectangle((x, y, x + wide, y + tall), fill=fill)
         bright = sum(weight * part for weight, part in zip((0.3, 0.59, 0.11), fill, strict=True)) > 130
-        draw.text((x + size // 4, y), text, font=_font(size), fill="black" if bright else "white")
+        draw.text((x + size // 4, y), text, font=font, fill="black" if bright else "white")
     return np.asarray(canvas)[..., ::-1]
 
 
 @cache
-def _font(size):
-    return ImageFont.truetype(str(FONT), size)
+def _font(path, size):
+    return ImageFont.truetype(str(path), size)
 
 
 def scaled(image, side, nearest=False):

@@ -19,6 +19,7 @@ from pipeline.hardware import data_workers
 from pipeline.inference import drawing, masks, pictures
 from pipeline.inference.ahead import in_order
 from pipeline.inference.predict import records
+from pipeline.reporting import lettering
 from pipeline.reporting.report import render
 
 FORMS = ("polygons", "rle")
@@ -141,7 +142,8 @@ def _one(picture, name, kept, label_of, names, out, form):
                 "mask_value": value,
             }
         )
-        drawn.append((label, mask, f"{names[label]} {record['score']:.2f}"))
+        called = lettering.legible(names[label], f"class {record['category_id']}")
+        drawn.append((label, mask, f"{called} {record['score']:.2f}"))
         listed.append([names[label], round(record["score"], 3)])
     entries, drawn, listed = entries[::-1], drawn[::-1], listed[::-1]
     shown = drawing.overlay(image, drawn)

@@ -6,7 +6,6 @@ from tqdm import tqdm
 
 from pipeline.errors import ExperimentError
 from pipeline.inference import masks
-from pipeline.inference.complete import has_mask
 
 
 def overlaps(annotations, folder, fillers, classes, most=None):
@@ -30,7 +29,7 @@ def overlaps(annotations, folder, fillers, classes, most=None):
     known = [
         at
         for at, entry in enumerate(entries)
-        if annotations.name(entry) in classes and not entry.get("iscrowd") and has_mask(entry)
+        if annotations.name(entry) in classes and not entry.get("iscrowd") and annotations.has_mask(entry)
     ]
     boxes = annotations.boxes(known)
     images = dict(list(annotations.by_image(boxes).items())[:most])

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from pipeline.artifacts import files, paths
 from pipeline.datasets import own
 from pipeline.errors import ExperimentError
-from pipeline.reporting import style
+from pipeline.reporting import lettering, style
 from pipeline.reporting.style import plt
 
 IMAGES, ACROSS = 12, 4
@@ -65,10 +65,12 @@ def sheet(found):
             axis.add_patch(Rectangle((x, y), width, height, fill=False, **line))
             if position >= NAMED:
                 continue
-            label = {"s": names[annotation["category_id"]], "fontsize": 6, "color": "white", "clip_on": True}
+            name = lettering.legible(names[annotation["category_id"]], f"class {annotation['category_id']}")
+            label = {"s": name, "font": lettering.font(name), "fontsize": 6, "color": "white", "clip_on": True}
             axis.text(x, y, va="bottom", bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8}, **label)
         axis.imshow(shown.clip(0, 1))
-        axis.set_title(image["file_name"][-40:], fontsize=6)
+        title = lettering.legible(image["file_name"][-40:], f"image {image['id']}")
+        axis.set_title(title, font=lettering.font(title), fontsize=6)
     words = {"base": "base: masks are trained", "novel": "novel: boxes alone"}
     handles = [Patch(color=style.GROUP_COLOURS[group], label=text) for group, text in words.items()]
     handles += [
@@ -104,3 +106,5 @@ def _tint(shown, segmentation, image, colour):
     mask = cv2.resize(coco_mask.decode(runs), shown.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
     rgb = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
     shown[mask] = 0.5 * shown[mask] + 0.5 * rgb
+    edges = mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0).astype(bool)
+    shown[edges] = rgb  # on a ground of the same colour the tint alone would not be seen

@@ -7,6 +7,7 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 import ast
 import codecs
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +124,22 @@ def _load(path):
     except OSError:
         raise  # what the machine refuses has a line of its own
     except Exception as error:  # a file of another kind may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ExperimentError(f"{path}: not a checkpoint of tensors alone ({reason})") from None
+        raise ExperimentError(
+            f"{path}: not a checkpoint of tensors alone ({_reason(path, error)}); name the checkpoint of a run, of "
+            "released code or of MMDetection"
+        ) from None
+
+
+def _reason(path, error):
+    """Why a file is no checkpoint, without torch's advice to execute what it holds."""
+    with open(path, "rb") as file:
+        beginning = file.read(2)
+    if beginning != b"PK" and not beginning.startswith(b"\x80"):  # ZIP, or a bare pickle before torch 1.6
+        return "torch.save writes no such file"
+    if kind := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"it holds objects of the kind {kind[1]}"
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return "damaged" if "weights_only" in reason else reason
 
 
 def _check(path, state, meta):

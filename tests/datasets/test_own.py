@@ -90,6 +90,17 @@ def test_images_stay_on_their_side_and_every_class_keeps_its_masks(gather):
     assert files[1] != {file for file, *_ in found(gather(content, val_fraction=0.34, seed=3))["val"]}
 
 
+def test_an_object_without_the_mask_of_its_class_stays_in_training_if_others_are_enough(gather):
+    for seed in range(6):
+        held_out = found(gather(tools.coco(), val_fraction=0.34, seed=seed))["val"]
+        assert len({file for file, *_ in held_out}) == 2
+        assert all(mask for (_, kind, _), mask in held_out.items() if kind != "nut"), seed
+    content = tools.coco()
+    for annotation in content["annotations"][::2]:
+        annotation["segmentation"] = []
+    assert found(gather(content, val_fraction=0.34))["val"], "where no image is whole, others are taken"
+
+
 def test_two_files_share_classes_by_name(gather, tmp_path):
     train, validation = tools.coco(), tools.coco(first_class=5, classes=("washer", "nut", "bolt", "extra"))
     for content, chosen in ((train, slice(0, 4)), (validation, slice(4, 6))):

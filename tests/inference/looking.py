@@ -16,16 +16,21 @@ addEventListener("load", async () => {{
   document.body.replaceChildren(note);
 }});
 </script>"""
+# Where one is: what the page of predictions says, the number of the card of the page of doubtful masks.
 LOOK = """<script>
 const blocked = [];
 addEventListener("securitypolicyviolation", event => blocked.push(event.blockedURI));
+function place() {
+  const cards = [...document.querySelectorAll("#cards li")];
+  return cards.length ? cards.indexOf(document.activeElement) + 1 : document.getElementById("place").textContent;
+}
 async function look() {
-  const places = [document.getElementById("place").textContent];
+  const places = [place()];
   for (const key of ["j", "ArrowRight", "k", "End"]) {
-    document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
-    places.push(document.getElementById("place").textContent);
+    document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+    places.push(place());
   }
-  const picture = document.getElementById("picture");
+  const picture = document.getElementById("picture") ?? document.querySelector("#cards img");
   await picture.decode();
   return {places, blocked, loaded: picture.naturalWidth > 0, document: document.documentElement.scrollWidth};
 }

@@ -12,6 +12,9 @@ import pytest
 from pipeline.errors import ExperimentError
 from pipeline.inference import completing, fillers, masks, quality
 from pipeline.inference.complete import Annotations, complete
+from tests.reporting.test_page import CHROMIUM
+
+from .looking import look
 
 RING = {"size": [60, 80], "counts": "oh;1o1O"}
 
@@ -86,6 +89,35 @@ def test_objects_without_a_mask_get_one_and_everything_else_stays(given, tmp_pat
     page = out.with_suffix(".html").read_text()
     assert page.index("id 3") < page.index("id 1"), "the most doubtful one comes first"
     assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_is_looked_through_by_keys(given, tmp_path, width):
+    images, path, content = given
+    content["annotations"].append({"id": 6, "image_id": 7, "category_id": 3, "bbox": [20, 10, 40, 40]})
+    path.write_text(json.dumps(content))
+    complete(Annotations(path), images, Half(), tmp_path / "o.json")
+    seen = look(tmp_path / "o.html", width)
+    assert seen["places"] == [0, 1, 2, 1, 3]
+    assert seen["loaded"] and seen["document"] <= width and not seen["blocked"]
+
+
+def test_file_names_of_another_machine_and_boxes_as_polygons_are_completed(given, tmp_path):
+    """As labelme2coco, Label Studio and LVIS export them."""
+    images, path, content = given
+    rectangle = [25.0, 15, 56, 15, 56, 46, 25, 46]
+    content["images"][0]["file_name"] = "C:\\Users\\me\\1.png"
+    del content["images"][1]["file_name"]
+    content["images"][1]["coco_url"] = "http://somewhere/val/2.png"
+    content["annotations"][0]["segmentation"] = [rectangle]
+    path.write_text(json.dumps(content))
+    complete(Annotations(path), images, Half(), tmp_path / "o.json")
+    done = json.loads((tmp_path / "o.json").read_text())
+    assert done["images"] == content["images"]
+    assert [a["id"] for a in done["annotations"] if "source" in a] == [1, 3]
+    complete(Annotations(path, keep_rectangles=True), images, Half(), tmp_path / "kept.json")
+    assert json.loads((tmp_path / "kept.json").read_text())["annotations"][0]["segmentation"] == [rectangle]
 
 
 def test_classes_that_are_not_asked_for_are_left(given, tmp_path):
