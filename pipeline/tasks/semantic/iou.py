@@ -5,10 +5,12 @@ have a true label. A mean is over those classes of a group that occur in the tru
 overall mean by classes that are predicted only, too, which is not done here.
 """
 
+import cv2
 import numpy as np
 
 IGNORE = 255
 BYTES = 256
+EXACT = 1 << 24  # the highest number up to which float32 has all whole ones
 
 
 def counts(prediction, truth, num_classes):
@@ -29,23 +31,35 @@ def counts(prediction, truth, num_classes):
     if prediction.shape != truth.shape:
         raise ValueError(f"a prediction of {prediction.shape} pixels, a truth of {truth.shape}")
     if prediction.dtype == truth.dtype == np.uint8:
-        # Both bytes as one number: a pass without a mask or a multiplication in 64 bits.
-        pairs = np.left_shift(prediction, np.uint16(8), dtype=np.uint16) | truth
-        table = np.bincount(pairs.ravel(), minlength=BYTES * BYTES).reshape(BYTES, BYTES)
+        table = _of_bytes(prediction.reshape(1, -1), truth.reshape(1, -1))
         wrong = table[num_classes:IGNORE].any() or table[:, num_classes:IGNORE].any()
         table = table[[*range(num_classes), IGNORE], :num_classes]
     else:
         known = truth != IGNORE
         predicted, truth = prediction[known].astype(np.int64), truth[known].astype(np.int64)
-        predicted = np.where(predicted == IGNORE, num_classes, predicted)
-        wrong = truth.size and (
-            min(truth.min(), predicted.min()) < 0 or truth.max() >= num_classes or predicted.max() > num_classes
-        )
+        none = predicted == IGNORE
+        wrong = ((truth < 0) | (truth >= num_classes)).any() or ((predicted < 0) | (predicted >= num_classes))[
+            ~none
+        ].any()
         if not wrong:
+            predicted[none] = num_classes
             table = np.bincount(predicted * num_classes + truth, minlength=(num_classes + 1) * num_classes)
             table = table.reshape(num_classes + 1, num_classes)
     if wrong:
         raise ValueError(f"a label is neither below {num_classes} nor {IGNORE}")
+    return table
+
+
+def _of_bytes(prediction, truth):
+    """Pixels by the values of two maps, uint8 [1, pixels]; int64 [256, 256].
+
+    OpenCV counts pairs of bytes without making numbers of 64 bits of them first, twice as fast as `numpy.bincount`, but
+    in float32, which is exact up to 2**24.
+    """
+    table = np.zeros((BYTES, BYTES), np.int64)
+    for start in range(0, truth.size, EXACT):
+        pieces = [np.ascontiguousarray(each[:, start : start + EXACT]) for each in (prediction, truth)]
+        table += cv2.calcHist(pieces, [0, 1], None, [BYTES, BYTES], [0, BYTES, 0, BYTES]).astype(np.int64)
     return table
 
 

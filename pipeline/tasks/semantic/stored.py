@@ -3,12 +3,14 @@
 import base64
 import binascii
 import json
+import re
 
 from pipeline.artifacts import paths
 from pipeline.datasets.label_maps.packs import decoded, encoded
 from pipeline.errors import ExperimentError
 
 CHUNK = 1 << 18  # characters
+BETWEEN = re.compile(r"\s*,?\s*")  # two items
 
 
 def record(image, label_map):
@@ -38,9 +40,8 @@ def _items(file):
     if not text.startswith("["):
         raise ValueError("no list")
     while text[at:].strip() != "]" or not ended:
-        at += text.startswith(",", at)
         try:
-            found, at = decoder.raw_decode(text, at)
+            found, at = decoder.raw_decode(text, BETWEEN.match(text, at).end())
         except ValueError:
             if ended:
                 raise
