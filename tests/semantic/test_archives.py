@@ -132,10 +132,12 @@ def test_every_class_has_the_number_of_its_version(tmp_path):
         ({f"images/{TRAIN[0]}.jpg": archives.jpeg()[:-40]}, "is truncated or not an image"),
     ],
 )
-def test_an_incomplete_archive_is_refused(change, message, tmp_path):
+def test_an_incomplete_archive_is_refused_and_a_whole_one_taken(change, message, tmp_path):
     stuff_archive(tmp_path / NAME, **change)
     with pytest.raises(ExperimentError, match=message):
         run(entry(tmp_path), tmp_path)
+    stuff_archive(tmp_path / NAME)
+    assert run(entry(tmp_path), tmp_path)["subsets"]["train"]["images"] == 3
 
 
 def test_other_lists_and_counts_than_the_official_ones_are_refused(tmp_path):

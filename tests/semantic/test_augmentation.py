@@ -1,6 +1,7 @@
 """The steps: image and map go the same way, as the released mapper's; a sample depends on its seed alone."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from mmdet.datasets.pipelines import Compose
 
 from pipeline.artifacts import paths
 from pipeline.datasets.label_maps import drawn
-from pipeline.datasets.label_maps.packs import Pack
+from pipeline.datasets.label_maps.packs import Pack, Writer
 from pipeline.declaration import experiments, subsets
 from pipeline.errors import ExperimentError
-from pipeline.tasks.semantic import augmentation, complete, steps
-from pipeline.tasks.semantic.data import LabelMaps
+from pipeline.tasks.semantic import augmentation, complete, data, steps
+from pipeline.tasks.semantic.data import LabelMaps, training_set
 from pipeline.training import data_parallel
 from tests.semantic.conftest import DATASET
 
@@ -158,6 +159,40 @@ def test_all_masks_leave_no_class_without(training):
     seen = sample["gt_semantic_seg"].data.numpy()
     complete_map = truth.read(1)[:, ::-1] if sample["img_metas"].data["flip"] else truth.read(1)
     assert (seen == complete_map).all() and not len(sample["novel_labels"].data)
+
+
+def test_pseudo_maps_are_those_that_are_named_or_an_error(training, tmp_path):
+    given = steps.steps({"train_scales": None, "test_scale": None, "size_divisor": 1})["train"]
+    with open(tmp_path / "pseudo.pack", "wb") as file:
+        writer = Writer(file, "pseudo.pack")
+        writer.add("000002.png", np.full((64, 64), 3, np.uint8))
+    (tmp_path / "pseudo.json").write_text(writer.index())
+    digest = Pack(tmp_path / "pseudo.json").facts["sha256"]
+    data = training(complete.with_pseudo_maps(given, tmp_path / "pseudo.json", digest))
+    assert (data[1, 0]["gt_semantic_seg"].data == 3).all() and not len(data[1, 0]["novel_labels"].data)
+    with pytest.raises(ExperimentError, match="no pseudo label map of 000001.png; label the training images again"):
+        data[0, 0]
+    with pytest.raises(ExperimentError, match="other pseudo label maps than the run names"):
+        training(complete.with_pseudo_maps(given, tmp_path / "pseudo.json", "0" * 64))[1, 0]
+
+
+def test_images_of_several_sizes_need_a_crop(scenes, monkeypatch):
+    plain = {"train_scales": None, "test_scale": None, "size_divisor": 1}
+    given = [{"train": steps.steps(images)["train"]} for images in (plain, plain | {"crop_size": [32, 32]})]
+    whole, cut = (SimpleNamespace(dataset=DATASET, split="s1.semantic", data=each) for each in given)
+    assert len(training_set(whole)) == 10, "all of one size"
+    read = data.Pack.__init__
+
+    def wider(self, *rest):
+        read(self, *rest)
+        self.images[0] = self.images[0] | {"width": 70}
+
+    monkeypatch.setattr(data.Pack, "__init__", wider)
+    with pytest.raises(
+        ExperimentError, match="images of 2 sizes; a batch takes one: give the profile of scenes an images"
+    ):
+        training_set(whole)
+    assert len(training_set(cut)) == 10
 
 
 class Emptied:

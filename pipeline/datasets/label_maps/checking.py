@@ -51,7 +51,7 @@ def describe(folder, source, outputs):
         if not names or len(names) != options.get(declared, len(names)):
             raise ExperimentError(
                 f"{folder / subset}: {len(names)} images, {options.get(declared, 'at least 1')} are due "
-                f"(datasets.{source.name}.{declared} in pipeline/experiments/datasets.yaml); bring the whole archive"
+                f"(datasets.{source.name}.{declared} in pipeline/experiments/datasets.yaml); bring an official archive"
             )
         entries[subset] = _write(folder, subset, names, source, layout, version, outputs)
     version.refuse_other(folder)

@@ -84,7 +84,7 @@ def read_stuff(path, label_set, version):
     name = version_of(content)
     if name is None:
         raise ExperimentError(
-            f"{path}: neither HDF5 (COCO-Stuff-10K 1.0) nor MATLAB 5 (1.1); bring the archive as it is offered"
+            f"{path}: neither HDF5 (COCO-Stuff-10K 1.0) nor MATLAB 5 (1.1); bring an official archive"
         )
     stored = (_hdf5 if name == V10 else _matlab5)(content, path)
     if stored.ndim != 2 or not stored.size or not np.issubdtype(stored.dtype, np.number):
@@ -133,7 +133,7 @@ def _matlab5(content, path):
 
 def _unreadable(path, error):
     reason = " ".join(str(error).split()) or type(error).__name__
-    return ExperimentError(f"{path}: no array S can be read ({reason}); bring a whole archive")
+    return ExperimentError(f"{path}: no array S can be read ({reason}); bring an official archive")
 
 
 def read_shifted(path, label_set, version):
@@ -168,5 +168,5 @@ def read_plain(path, label_set, version):
 def _png(path):
     stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if stored is None or stored.ndim != 2 or stored.dtype != np.uint8:
-        raise ExperimentError(f"{path}: no PNG of one channel and 8 bits; bring the label maps as they are offered")
+        raise ExperimentError(f"{path}: no PNG of one channel and 8 bits; bring an official archive")
     return stored

@@ -89,6 +89,8 @@ def fill(source, root, downloads, _check):
     coco.refuse_others_files(root, coco.folders_of(source))
     in_place = contents.read_json(root / contents.MARKERS["label_maps"]) == identity["archives"]
     tree = root if in_place else contents.beside(root)
+    if not in_place:  # of an archive that was refused, maybe, and which another one has taken the place of
+        contents.discard(tree)
     held = contents.recorded(tree)
     whole = [name for name, files in held.items() if not contents.differing(tree, files)]
     if not (in_place and set(whole) == set(identity["archives"])):
@@ -121,7 +123,7 @@ def _places(archive, names, source, path):
             for kind, folder in (("images", subset), ("annotations", f"annotations/{subset}")):
                 if (member := files.get((kind, stem))) is None:
                     raise ExperimentError(
-                        f"{path}: lists {stem} for {subset} and has no file of it in {kind}/; bring a whole one"
+                        f"{path}: lists {stem} for {subset} and has no file of it in {kind}/; bring an official archive"
                     )
                 places[str(member)] = f"{folder}/{member.name}"
     return places
@@ -133,18 +135,16 @@ def _by_lists(archive, names, source, path):
     for subset, title in zip(source.subsets, layout.lists, strict=True):
         member = next((name for name in names if name.endswith(f"imageLists/{title}.txt")), None)
         if member is None:
-            raise ExperimentError(f"{path}: has no imageLists/{title}.txt; bring an archive of COCO-Stuff-10K")
+            raise ExperimentError(f"{path}: has no imageLists/{title}.txt; bring an official archive")
         lists[subset] = archive.read(member).decode("ascii", "replace").split()
         due = source.options.get("list_sha256", {}).get(subset)
         if due and list_digest(lists[subset]) != due:
             raise ExperimentError(
                 f"{path}: {member} is not the official list ({len(lists[subset])} names; datasets.{source.name}."
-                f"list_sha256.{subset} in pipeline/experiments/datasets.yaml); bring the official archive"
+                f"list_sha256.{subset} in pipeline/experiments/datasets.yaml); bring an official archive"
             )
     if both := sorted(set(lists[source.subsets[0]]) & set(lists[source.subsets[1]])):
-        raise ExperimentError(
-            f"{path}: {both[0]} is listed for training and for validation; bring the official archive"
-        )
+        raise ExperimentError(f"{path}: {both[0]} is listed for training and for validation; bring an official archive")
     return lists
 
 

@@ -27,7 +27,7 @@ def decoded(content, what):
     """The map, uint8 [H, W], of a PNG's bytes. Raises ExperimentError, which names `what`, if it is none."""
     found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
     if found is None or found.ndim != 2 or found.dtype != np.uint8:
-        raise ExperimentError(f"{what}: holds no label map, a PNG of one channel and 8 bits; make it again")
+        raise ExperimentError(f"{what}: no label map, which is a PNG of one channel and 8 bits")
     return found
 
 
@@ -66,6 +66,7 @@ class Pack:
 
     Attributes:
         facts: what stands at the top of the index.
+        remedy: what to do if it cannot be used.
         images: entries {file_name, width, height, ...} of the index.
 
     Raises:
@@ -73,7 +74,7 @@ class Pack:
     """
 
     def __init__(self, path, remedy="run `python -m stages.download`"):
-        self.path, self._remedy = Path(path), remedy
+        self.path, self.remedy = Path(path), remedy
         try:
             content = json.loads(self.path.read_bytes())
             self.images = content.pop("images")
@@ -104,10 +105,10 @@ class Pack:
         content = os.pread(self._descriptor, size, start)
         what = f"{self._pack}: the map of {image['file_name']}"
         if zlib.crc32(content) != crc:
-            raise ExperimentError(f"{what} is not what was written; {self._remedy}")
+            raise ExperimentError(f"{what} is not what was written; {self.remedy}")
         found = decoded(content, what)
         if found.shape != (image["height"], image["width"]):
-            raise ExperimentError(f"{what} has another size than its index says; {self._remedy}")
+            raise ExperimentError(f"{what} has another size than its index says; {self.remedy}")
         return found
 
     def __getstate__(self):

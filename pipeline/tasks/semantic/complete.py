@@ -54,9 +54,7 @@ class _Complete:
     def map_of(self, results):
         position = results["position"]
         if self.pack.images[position]["file_name"] != results["file_name"]:
-            raise ExperimentError(
-                f"{self.pack.path}: lists other images than the split; run `python -m stages.split` again"
-            )
+            raise ExperimentError(f"{self.pack.path}: lists other images than the split; {results['pack'].remedy}")
         return self.pack.read(position)
 
 
@@ -97,7 +95,9 @@ class PseudoMaps:
     def pack(self):
         pack = Pack(self.index, "label the training images again")
         if pack.facts["sha256"] != self.sha256:
-            raise ExperimentError(f"{self.index}: other pseudo label maps than were resolved; start the training again")
+            raise ExperimentError(
+                f"{self.index}: other pseudo label maps than the run names; label the training images again"
+            )
         self._positions = {image["file_name"]: position for position, image in enumerate(pack.images)}
         return pack
 

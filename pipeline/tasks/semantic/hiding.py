@@ -60,11 +60,13 @@ def hide(annotations, label_set, direction, folder, statistics=None, caption=(""
             writer.add(image["file_name"], shown[complete], **{key: value.tolist() for key, value in found.items()})
     if not any(images.values()):
         raise ExperimentError(
-            f"{annotations}: nothing to train on: no image shows a class of the direction; use another"
+            f"{annotations}: nothing to train on: no image shows a class of the direction; use other images or another "
+            "direction"
         )
     if len(base) and not images["base"]:
         raise ExperimentError(
-            f"{annotations}: no base mask left to train on: no image shows a base class; use another direction"
+            f"{annotations}: no base mask left to train on: no image shows a base class; use other images or another "
+            "direction"
         )
     groups = {"base": base.tolist(), "novel": novel.tolist()}
     write_text(folder / "train.json", writer.index(classes=list(label_set.names), **groups))
