@@ -16,7 +16,7 @@ from pipeline.datasets.label_maps import drawn
 from pipeline.datasets.label_maps.packs import Pack, Writer
 from pipeline.declaration import experiments, subsets
 from pipeline.errors import ExperimentError
-from pipeline.tasks.semantic import augmentation, complete, data, steps
+from pipeline.tasks.semantic import augmentation, complete, data, steps  # noqa: F401  # registers its types
 from pipeline.tasks.semantic.data import LabelMaps, training_set
 from pipeline.training import data_parallel
 from tests.semantic.conftest import DATASET
@@ -143,7 +143,7 @@ def test_pairs_are_stacked_in_order(training):
 
 def test_labels_of_the_crop_are_those_that_it_shows(training, scenes):
     given = steps.steps({"train_scales": None, "test_scale": None, "crop_size": [20, 20], "size_divisor": 1})["train"]
-    whole, cut = training(given), training(complete.with_crop_labels(given, DATASET))
+    whole, cut = training(given), training(steps.with_crop_labels(given, DATASET))
     truth, fewer = Pack(subsets.train(DATASET).annotations), 0
     for position in range(len(whole)):
         of_image, of_crop = (set(data[position, 5]["novel_labels"].data.tolist()) for data in (whole, cut))
@@ -154,7 +154,7 @@ def test_labels_of_the_crop_are_those_that_it_shows(training, scenes):
 
 def test_all_masks_leave_no_class_without(training):
     given = steps.steps({"train_scales": None, "test_scale": None, "size_divisor": 1})["train"]
-    data, truth = training(complete.with_all_masks(given, DATASET)), Pack(subsets.train(DATASET).annotations)
+    data, truth = training(steps.with_all_masks(given, DATASET)), Pack(subsets.train(DATASET).annotations)
     sample = data[1, 4]
     seen = sample["gt_semantic_seg"].data.numpy()
     complete_map = truth.read(1)[:, ::-1] if sample["img_metas"].data["flip"] else truth.read(1)
@@ -168,12 +168,12 @@ def test_pseudo_maps_are_those_that_are_named_or_an_error(training, tmp_path):
         writer.add("000002.png", np.full((64, 64), 3, np.uint8))
     (tmp_path / "pseudo.json").write_text(writer.index())
     digest = Pack(tmp_path / "pseudo.json").facts["sha256"]
-    data = training(complete.with_pseudo_maps(given, tmp_path / "pseudo.json", digest))
+    data = training(steps.with_pseudo_maps(given, tmp_path / "pseudo.json", digest))
     assert (data[1, 0]["gt_semantic_seg"].data == 3).all() and not len(data[1, 0]["novel_labels"].data)
     with pytest.raises(ExperimentError, match="no pseudo label map of 000001.png; label the training images again"):
         data[0, 0]
     with pytest.raises(ExperimentError, match="other pseudo label maps than the run names"):
-        training(complete.with_pseudo_maps(given, tmp_path / "pseudo.json", "0" * 64))[1, 0]
+        training(steps.with_pseudo_maps(given, tmp_path / "pseudo.json", "0" * 64))[1, 0]
 
 
 def test_images_of_several_sizes_need_a_crop(scenes, monkeypatch):

@@ -14,7 +14,7 @@ from pipeline.datasets.label_maps.packs import Pack, Writer
 from pipeline.declaration import experiments, subsets
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
-from pipeline.tasks.semantic import complete, hiding, steps
+from pipeline.tasks.semantic import complete, hiding, steps  # noqa: F401  # registers its types
 from pipeline.tasks.semantic.data import LabelMaps
 from tests.semantic.conftest import DATASET
 
@@ -86,9 +86,7 @@ def test_training_opens_no_complete_map(scenes, monkeypatch):
     for position in range(len(data)):
         data[position, 3]
     assert opened == [str(split)]
-    crop = LabelMaps(
-        Pack(split), subsets.train(DATASET).images, scenes.names, complete.with_crop_labels(given, DATASET)
-    )
+    crop = LabelMaps(Pack(split), subsets.train(DATASET).images, scenes.names, steps.with_crop_labels(given, DATASET))
     crop[0, 3]
     assert opened[-1] == str(subsets.train(DATASET).annotations), "an ablation that is more than weak supervision"
 

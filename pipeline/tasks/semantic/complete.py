@@ -1,7 +1,8 @@
 """What some ablations train with beside what `hiding` wrote: labels of the crop, all masks, pseudo label maps.
 
 The first two read complete maps, novel pixels included: more supervision than weak-shot segmentation has. Nothing of
-this is in the steps of a profile; a method puts it there where a knob asks for it, and names this module.
+this is in the steps of a profile. A method puts it there where a knob asks for it, by `steps.with_crop_labels` and its
+like, and names this module, which registers the types.
 """
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
@@ -18,27 +19,6 @@ from pipeline.datasets.label_maps import IGNORE
 from pipeline.datasets.label_maps.packs import Pack
 from pipeline.declaration import subsets
 from pipeline.errors import ExperimentError
-from pipeline.tasks.semantic.steps import after_loading
-
-
-def with_crop_labels(given, dataset):
-    """Steps in which novel labels are those of the augmented crop, as the released code has them."""
-    return after_loading(given, {"type": "CropLabels", "dataset": dataset})
-
-
-def with_all_masks(given, dataset):
-    """Steps in which all classes have masks: FullyOracle."""
-    return after_loading(given, {"type": "AllMasks", "dataset": dataset})
-
-
-def with_pseudo_maps(given, index, sha256):
-    """Steps in which maps are the pseudo label maps of an index, which `pseudo.write` wrote: re-training.
-
-    Args:
-        index: path of the index.
-        sha256: digest of the maps, as the index has it: part of the identity of the training.
-    """
-    return after_loading(given, {"type": "PseudoMaps", "index": str(index), "sha256": sha256})
 
 
 class _Complete:

@@ -82,3 +82,26 @@ def after_loading(given, step):
     """Steps with another one behind the loading of an image and its map."""
     at = next(k for k, each in enumerate(given) if each["type"] == "LoadScene")
     return [*given[: at + 1], step, *given[at + 1 :]]
+
+
+# The types of these are registered by `complete`.
+
+
+def with_crop_labels(given, dataset):
+    """Steps in which novel labels are those of the augmented crop, as the released code has them."""
+    return after_loading(given, {"type": "CropLabels", "dataset": dataset})
+
+
+def with_all_masks(given, dataset):
+    """Steps in which all classes have masks: FullyOracle."""
+    return after_loading(given, {"type": "AllMasks", "dataset": dataset})
+
+
+def with_pseudo_maps(given, index, sha256):
+    """Steps in which maps are the pseudo label maps of an index, which `pseudo.write` wrote: re-training.
+
+    Args:
+        index: path of the index.
+        sha256: digest of the maps, as the index has it: part of the identity of the training.
+    """
+    return after_loading(given, {"type": "PseudoMaps", "index": str(index), "sha256": sha256})
