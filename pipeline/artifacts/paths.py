@@ -45,6 +45,11 @@ def annotations(dataset, subset):
     return data(dataset) / "annotations" / f"instances_{subset}.json"
 
 
+def label_maps(dataset, subset):
+    """Index of the label maps of a subset; their pack lies beside it."""
+    return data(dataset) / "annotations" / f"maps_{subset}.json"
+
+
 def manifest(dataset):
     return data(dataset) / "manifest.json"
 

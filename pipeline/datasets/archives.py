@@ -27,14 +27,14 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from pipeline.datasets.contents import differing, discard, unpacking
-from pipeline.datasets.downloads import CHUNK, Stopped, Unreachable, download, progress
+from pipeline.datasets.downloads import CHUNK, Stopped, Unreachable, announced_size, download, progress
 from pipeline.datasets.files import require_regular
 from pipeline.errors import ExperimentError
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 3  # downloads
-ALGORITHMS = ("sha256", "md5")
+ALGORITHMS = ("sha256", "sha1", "md5")
 LONGEST_NAME = 255  # bytes of a part of a path, on all usual file systems
 # Images do not shrink when packed, annotations about five times; zeros do a thousand times.
 SWELLING, SWELLING_FREE = 100, 1 << 26  # times an archive's size; bytes for which that is no concern
@@ -56,14 +56,14 @@ class Archive(NamedTuple):
     """One archive as a dataset entry declares it."""
 
     name: str  # path relative to the base URL
-    size: int  # bytes
+    size: int | None  # bytes, None where nobody has published them
     checksums: dict  # algorithm -> hex digest
 
 
 def declared_archives(entry):
-    """The archives of a dataset entry, as `schema.Coco` declares them."""
+    """The archives of a dataset entry, as `schema.Coco` or `schema.LabelMaps` declares them."""
     return [
-        Archive(name, facts["bytes"], {key: facts[key].lower() for key in ALGORITHMS if facts.get(key)})
+        Archive(name, facts.get("bytes"), {key: facts[key].lower() for key in ALGORITHMS if facts.get(key)})
         for name, facts in entry["archives"].items()
     ]
 
@@ -71,6 +71,28 @@ def declared_archives(entry):
 def is_remote(base_url):
     """Whether archives have to be downloaded; else they are used where they are."""
     return urlsplit(base_url).scheme in ("http", "https")
+
+
+def sized(base_url, archive, downloads):
+    """An archive with its size where none is declared: of the file that is here, else as the server announces it.
+
+    Raises ExperimentError where there is neither; then it says what to bring where.
+    """
+    if archive.size is not None:
+        return archive
+    path = downloads / archive.name if is_remote(base_url) else _local(base_url, archive)
+    require_regular(path)
+    if path.exists() or not is_remote(base_url):
+        return archive._replace(size=path.stat().st_size if path.exists() else 0)
+    url = f"{base_url.rstrip('/')}/{archive.name}"
+    try:
+        return archive._replace(size=announced_size(url))
+    except Unreachable as error:
+        known = ", ".join(map(" ".join, archive.checksums.items())) or "of a size that its owner has not published"
+        raise ExperimentError(
+            f"cannot download {url} ({error}); check the network and the entry in pipeline/experiments/datasets.yaml, "
+            f"then run `python -m stages.download` again, or bring {path} ({known})"
+        ) from None
 
 
 def obtain(base_url, archives, downloads, unpacked=None):
@@ -127,10 +149,14 @@ def obtain(base_url, archives, downloads, unpacked=None):
         raise ExperimentError("; ".join(_failure_lines(base_url, archives, downloads, failures)))
 
 
-def _obtain_local(base_url, archive):
+def _local(base_url, archive):
     url = urlsplit(base_url)
     folder = Path(unquote(url.path)) if url.scheme == "file" else Path(base_url).expanduser()
-    path = folder / archive.name
+    return folder / archive.name
+
+
+def _obtain_local(base_url, archive):
+    path = _local(base_url, archive)
     require_regular(path)
     if not path.exists():
         raise ExperimentError(f"archive {path} is missing; put it there or change base_url")
@@ -248,7 +274,7 @@ def _unsafe(member):
     return path.is_absolute() or ".." in path.parts or "\\" in member or re.match(r"[A-Za-z]:", member) is not None
 
 
-def unpack(path, wanted, target, expected=None):
+def unpack(path, wanted, target, expected=None, place=None):
     """Unpack those wanted members of a zip archive that `target` does not hold as the archive does.
 
     Args:
@@ -256,9 +282,11 @@ def unpack(path, wanted, target, expected=None):
         wanted: compiled pattern that the full name of a member has to match; other members are left packed.
         target: folder on the same disk as its parent; created if missing.
         expected: what `wanted` means, for the message that there is none.
+        place: (open archive, names of wanted members) -> {name: path below `target`}; what it leaves out stays packed.
+            By default members keep their names.
 
     Returns:
-        What the archive holds of it: {member: [bytes, CRC-32]}.
+        What the archive holds of it: {path below `target`: [bytes, CRC-32]}.
 
     Raises:
         ExperimentError: a member that leads outside or is no plain file, two of a name, encryption, an unknown
@@ -269,6 +297,8 @@ def unpack(path, wanted, target, expected=None):
     try:
         with _opened(path) as archive:
             members = {info.filename: info for info in _wanted_members(path, archive, wanted, expected)}
+            if place:
+                members = {where: members[name] for name, where in place(archive, list(members)).items()}
             held = {name: [info.file_size, info.CRC] for name, info in members.items()}
             lacking = differing(target, held)
             for name in lacking:

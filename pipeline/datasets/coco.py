@@ -62,7 +62,7 @@ def fill(source, root, downloads, check):
     tree = root if in_place else contents.beside(root)
     trusted = _without_record(tree, archives, downloads, source, check) if in_place else ()
     archives = [archive for archive in archives if archive.name not in trusted]
-    _unpack_all(source, archives, identity["archives"], tree, downloads)
+    unpack_all(source, archives, identity["archives"], tree, downloads, _unpacked)
     return Filled(identity, tree, lambda: None if in_place else contents.swap(tree, root))
 
 
@@ -82,8 +82,21 @@ def _without_record(tree, archives, downloads, source, check):
     return gone
 
 
-def _unpack_all(source, archives, facts, tree, downloads):
-    """Let a folder hold what the archives hold, and no archive's files that has changed since."""
+def _unpacked(path, source, tree):
+    return unpack(path, wanted(source), tree, expected(source))
+
+
+def unpack_all(source, archives, facts, tree, downloads, unpacked):
+    """Let a folder hold what the archives hold, and no archive's files that has changed since.
+
+    Args:
+        source: contents.Source.
+        archives: what `declared_archives` gives, with sizes.
+        facts: {name: what identifies an archive}, for the marker.
+        tree: the folder.
+        downloads: folder for archives.
+        unpacked: (path of an archive, source, tree) -> what it holds, as `archives.unpack` does.
+    """
     done = contents.read_json(tree / MARKER)
     if any(facts.get(archive) != state for archive, state in done.items()):
         contents.discard(tree)
@@ -109,7 +122,7 @@ def _unpack_all(source, archives, facts, tree, downloads):
     contents.write_json(tree / MARKER, done)  # before the first file: what is here, we put here
     with contextlib.closing(obtain(source.options["base_url"], pending, downloads, room)) as complete:
         for archive, path in complete:
-            files = unpack(path, wanted(source), tree, expected(source))
+            files = unpacked(path, source, tree)
             for other, theirs in held.items():
                 if other != archive.name and (twice := [p for p in files if theirs.get(p, files[p]) != files[p]]):
                     raise ExperimentError(

@@ -20,7 +20,14 @@ from pipeline.datasets.files import refusals_told, require_regular
 from pipeline.declaration.label_sets import LabelSet
 
 CONTENTS = "contents.json"  # {source: {path: [bytes, CRC-32]}}
-MARKERS = {"coco": "archives.json", "generated": "spec.json", "own": "own.json"}  # by kind of dataset
+# By kind of dataset.
+MARKERS = {
+    "coco": "archives.json",
+    "generated": "spec.json",
+    "own": "own.json",
+    "label_maps": "archives.json",
+    "drawn_maps": "scenes.json",
+}
 READERS = 8  # threads; on a network disk this is latency, not computing
 CHUNK = 1 << 20  # bytes
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux

@@ -92,6 +92,23 @@ def download(url, size, part, name, stop):
         raise ExperimentError(f"cannot write {told(error, part)}") from None
 
 
+def announced_size(url):
+    """Bytes of a file, as its server announces them. Raises Unreachable without an answer, or one without a size."""
+    retry = Retry(ATTEMPTS, connect=2, backoff_factor=BACKOFF, backoff_max=PATIENCE, status_forcelist=TRANSIENT)
+    with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(max_retries=retry))
+        try:
+            with session.get(url, headers={"Accept-Encoding": "identity"}, stream=True, timeout=TIMEOUT) as response:
+                response.raise_for_status()
+                size = response.headers.get("Content-Length", "")
+        except (requests.RequestException, HTTPError) as error:
+            raise Unreachable(_reason(error)) from None
+    if not size.isdecimal() or not int(size):
+        raise Unreachable("the server announces no size")
+    return int(size)
+
+
 def _request_rest(session, url, size, part, bar, stop):
     """One request for what is missing of `part`; a server that ignores ranges sends all of it again."""
     have = part.stat().st_size if part.exists() else 0

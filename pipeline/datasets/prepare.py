@@ -21,6 +21,7 @@ from pipeline.datasets.contents import Filled, Source
 from pipeline.datasets.files import refusals_told, require_regular
 from pipeline.datasets.generated import scenes
 from pipeline.datasets.images import remedy, resolve_names
+from pipeline.datasets.label_maps import checking, drawn, official
 from pipeline.declaration import subsets
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
@@ -58,17 +59,49 @@ def fill_generated(source, root, _downloads, _check):
     return Filled(identity, staging, lambda: contents.swap(staging, root))
 
 
+def describe_objects(folder, source, outputs):
+    """Check annotations and images of a dataset in COCO's format, and write its annotations.
+
+    Args:
+        folder: holds them, see `contents.Filled`.
+        source: contents.Source.
+        outputs: `_Outputs`.
+
+    Returns:
+        The entries of the manifest: {subset: facts}.
+    """
+    entries, checkers = {}, {}
+    for subset in source.subsets:
+        entries[subset], checkers[subset] = _check_subset(folder, subset, source.label_set)
+    for subset in source.subsets:
+        part = outputs.part(Path("annotations") / f"instances_{subset}.json")
+        coco_check.copy(checkers[subset], part)
+        entries[subset]["annotations_sha256"] = _sha256(part)
+    findings = {checker.path.name: checker.findings for checker in checkers.values()}
+    outputs.part(Path("annotations/findings.md")).write_text(coco_check.table(findings), encoding="utf-8")
+    return entries
+
+
 class Kind(NamedTuple):
-    """How a kind of dataset is identified, looking at its declaration only, and filled."""
+    """A kind of dataset.
+
+    Attributes:
+        identify: what identifies it, looking at its declaration only.
+        fill: brings its images, see `contents.Filled`.
+        describe: checks them and writes the annotations, see `describe_objects`.
+    """
 
     identify: object
     fill: object
+    describe: object = describe_objects
 
 
 KINDS = {
     "generated": Kind(identify_generated, fill_generated),
     "coco": Kind(coco.identify, coco.fill),
     "own": Kind(own.identify, own.fill),
+    "label_maps": Kind(official.identify, official.fill, checking.describe),
+    "drawn_maps": Kind(drawn.identify, drawn.fill, checking.describe),
 }
 # What is corrected where it was unpacked is brought back as it was.
 IN_ARCHIVE = (
@@ -85,7 +118,8 @@ def prepare(name, entry, *, images_root, out_dir):
         name: of the dataset.
         entry: its declaration in datasets.yaml; `kind` chooses from `KINDS`, the rest is that kind's.
         images_root: where images live, a folder for each subset, such as `train2017/`; left alone if complete.
-        out_dir: gets `annotations/instances_<subset>.json` for each and `manifest.json`, the latter last.
+        out_dir: gets `annotations/instances_<subset>.json` or, of label maps, `maps_<subset>.json` for each and
+            `manifest.json`, the latter last.
 
     Raises:
         ExperimentError: unknown kind, anything a kind raises, broken annotations, missing images, a disk that refuses.
@@ -107,18 +141,9 @@ def prepare(name, entry, *, images_root, out_dir):
             if images_root.is_symlink() and not root.exists():
                 raise ExperimentError(f"{images_root} leads to {root}, where nothing is; mount it or remove the link")
             filled = kind.fill(source, root, images_root.parent / "downloads", check)
-            manifest = {"dataset": name, "kind": entry["kind"], **filled.identity, "subsets": {}}
-            checkers = {}
-            for subset in source.subsets:
-                manifest["subsets"][subset], checkers[subset] = check(filled.folder, subset)
+            manifest = {"dataset": name, "kind": entry["kind"], **filled.identity}
             with _Outputs(out_dir) as outputs:
-                for subset in source.subsets:
-                    file = f"instances_{subset}.json"
-                    part = outputs.part(Path("annotations") / file)
-                    coco_check.copy(checkers[subset], part)
-                    manifest["subsets"][subset]["annotations_sha256"] = _sha256(part)
-                findings = {checker.path.name: checker.findings for checker in checkers.values()}
-                outputs.part(Path("annotations/findings.md")).write_text(coco_check.table(findings), encoding="utf-8")
+                manifest["subsets"] = kind.describe(filled.folder, source, outputs)
                 part = outputs.part(Path("manifest.json"))
                 part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
                 filled.install()
@@ -154,7 +179,7 @@ def ensure_images(name, entry, *, images_root, manifest):
             where = f", which leads to {os.readlink(folder)}" if folder.is_symlink() else ""
             raise ExperimentError(f"the images of {name} are not there: no folder {folder}{where}; {again}")
     marker = images_root / contents.MARKERS[entry["kind"]]
-    expected = identity["archives"] if entry["kind"] == "coco" else identity
+    expected = identity.get("archives", identity)
     if contents.managed(images_root) and contents.read_json(marker) != expected:
         raise ExperimentError(f"{images_root} is unfinished or of other data than {manifest}; {again}")
 

@@ -191,7 +191,7 @@ class Experiments:
             "seeds": list(seeds),
             "declared": self.declared_in(dataset),
             "label_set": labels.name,
-            "directions": {name: dict(sides) for name, sides in labels.directions.items()},
+            "directions": {name: dict(sides) for name, sides in self._split_for_first(dataset)},
             "splits": _named_splits(_splits(here.values(), weights)),
             "priors": _priors(here.values()),
             "tables": {name: {"title": table["title"]} for name, table in kept.items()},
@@ -210,6 +210,7 @@ class Experiments:
         weights = {name: self._weights(on[name], labels) for name, labels in datasets.items()}
         directions = {(run.dataset, run.direction) for run in runs.values()}
         directions |= {(name, self._weights_direction(labels)) for name, labels in datasets.items()}
+        directions = {(name, direction) for name, direction in directions if self._split_for_first(name)}
         return {
             "datasets": {
                 name: {"label_set": labels.name, "declared": self.declared_in(name)}
@@ -241,6 +242,11 @@ class Experiments:
                 if name in looked_into
             },
         }
+
+    def _split_for_first(self, dataset):
+        """(name, sides) of the directions that the first task has training annotations of: none of label maps."""
+        kept = schema.holds(self.dataset(dataset)["kind"]) == tasks.task(tasks.FIRST).reads
+        return tuple(self.label_set(dataset).directions.items()) if kept else ()
 
     def _weights(self, runs, labels):
         """The initial weights that runs start from: {key: {label, direction, split}}, in the order of the backbones."""

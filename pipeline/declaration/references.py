@@ -125,6 +125,9 @@ class Check:
                 f"is for profiles whose schedules count iterations, not {dataset.profile!r}", *keys, "iterations"
             )
         profile = self.declared.profiles[dataset.profile]
+        if profile.reads != (held := schema.holds(dataset.kind)):
+            text = f"is for data sets of {profile.reads}, this one holds {held}"
+            self.refuse(f"profile {dataset.profile!r} {text}; name another", *keys, "profile")
         if dataset.initial_weights is not None:
             self.weights(dataset.initial_weights, profile, *keys, "initial_weights")
         weights = dataset.initial_weights or profile.initial_weights
@@ -179,10 +182,16 @@ class Check:
         self.known("backbone", declared.backbones, run.backbone, *keys, "backbone")
         if run.dataset is not None:
             self.known("dataset", declared.datasets, run.dataset, *keys, "dataset")
+        reads = methods.task_of(run.method).reads
+        if run.dataset is not None and reads != (held := schema.holds(declared.datasets[run.dataset].kind)):
+            text = f"holds {held}, and method {run.method!r} reads {reads}; name another"
+            self.refuse(f"{run.dataset!r} {text}", *keys, "dataset")
         directions = self.directions(*([run.dataset] if run.dataset else declared.datasets))
         self.known("direction", directions, run.direction, *keys, "direction")
         self.known("file of knobs", methods.knob_files(), run.knobs, *keys, "knobs")
         for name, profile in declared.profiles.items():
+            if profile.reads != reads:
+                continue
             self.known(f"schedule of profile {name}:", profile.schedules, run.schedule, *keys, "schedule")
             self.known(f"backbone of profile {name}:", profile.backbones, run.backbone, *keys, "backbone")
 

@@ -27,6 +27,7 @@ from pipeline.declaration.strict import (
 )
 
 MD5 = matching("[0-9a-fA-F]{32}", "32 hexadecimal digits in quotes")
+SHA1 = matching("[0-9a-fA-F]{40}", "40 hexadecimal digits in quotes")
 SHA256 = matching("[0-9a-fA-F]{64}", "64 hexadecimal digits in quotes")
 Variable = matching("[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
 Checkpoint = matching(r"(https?|file)://\S+", "the URL of a checkpoint (http, https, file)")
@@ -162,6 +163,41 @@ class Coco(_Dataset):
     train_images: Count | None = None
 
 
+class OfficialArchive(Strict):
+    """What is known of an archive that its owner publishes without saying more: maybe nothing."""
+
+    bytes: Count | None = None
+    md5: MD5 | None = None
+    sha1: SHA1 | None = None
+    sha256: SHA256 | None = None
+
+
+class LabelMaps(_Dataset):
+    """Official archives of images and label maps."""
+
+    kind: Literal["label_maps"]
+    layout: Literal["coco_stuff_10k", "ade20k"]
+    base_url: Text = Field(description="give an http(s):// or file:// URL or a folder")
+    archives: Annotated[
+        dict[Annotated[str, AfterValidator(_inside)], OfficialArchive], Field(min_length=1, max_length=1)
+    ] = Field(description="give {relative url: {}} of one archive; bytes, sha256, sha1 and md5 are compared if given")
+    keep_archives: bool = True
+    train_images: Count | None = Field(None, description="how many there have to be")
+    val_images: Count | None = Field(None, description="how many there have to be")
+    list_sha256: dict[Folder, SHA256] = {}
+
+
+class DrawnMaps(_Dataset):
+    """Drawn stuff and things, with a class for every pixel."""
+
+    kind: Literal["drawn_maps"]
+    version: Literal[1]
+    seed: Seed
+    train_images: Annotated[int, Field(ge=1, lt=1_000_000)]
+    val_images: Annotated[int, Field(ge=1, lt=1_000_000)]
+    image_size: Annotated[int, Field(ge=32, le=1024)]
+
+
 class AnnotationFile(Strict):
     """A file of a user, as it was when it was declared."""
 
@@ -191,7 +227,13 @@ class Own(_Dataset):
         return self
 
 
-Dataset = one_of("kind", Generated, Coco, Own)
+Dataset = one_of("kind", Generated, Coco, Own, LabelMaps, DrawnMaps)
+OF_MAPS = ("label_maps", "drawn_maps")  # kinds that have a class for every pixel instead of objects
+
+
+def holds(kind):
+    """What a kind of dataset holds, as `pipeline.tasks.Task.reads`."""
+    return "maps" if kind in OF_MAPS else "objects"
 
 
 # Label sets
@@ -279,6 +321,11 @@ class Images(Strict):
     train_scales: Annotated[list[Scale], Field(min_length=2, max_length=2)] | None
     test_scale: Scale | None
     size_divisor: Count
+    scale_steps: Count | None = Field(
+        None, description="of how many short sides between the two one is drawn (label maps)"
+    )
+    crop_size: Scale | None = Field(None, description="[height, width] that label maps are trained with")
+    colour_jitter: bool = Field(False, description="whether label maps are trained with changed colours")
 
 
 class SGD(Strict):
@@ -335,8 +382,9 @@ class Schedule(Strict):
 
 
 class Profile(Strict):
-    """The scale at which a dataset is run."""
+    """The scale at which a dataset is run; `reads` as of the tasks whose data sets it is for."""
 
+    reads: Literal["objects", "maps"] = "objects"
     architecture: dict[Name, dict[str, Any]]
     knobs: dict[str, Any] = {}
     backbones: dict[Name, BackboneModel]

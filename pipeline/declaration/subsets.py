@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.artifacts import paths
-from pipeline.declaration import experiments
+from pipeline.declaration import experiments, schema
 
 PARTS = ("train", "validation")  # columns of a dataset's entry that name its subsets
 
@@ -31,5 +31,7 @@ def validation(dataset):
 
 
 def _subset(dataset, part):
-    name = experiments.load().dataset(dataset)[part]
-    return Subset(name, paths.annotations(dataset, name), paths.images(dataset, name))
+    entry = experiments.load().dataset(dataset)
+    name = entry[part]
+    annotations = paths.label_maps if entry["kind"] in schema.OF_MAPS else paths.annotations
+    return Subset(name, annotations(dataset, name), paths.images(dataset, name))

@@ -11,7 +11,7 @@ from html import escape as escape_html
 import pandas as pd
 
 from pipeline import methods, tasks
-from pipeline.declaration import experiments
+from pipeline.declaration import experiments, schema
 from pipeline.declaration.experiments import lookup
 from pipeline.errors import ExperimentError
 from pipeline.reporting import deviations, marks, measured, published
@@ -143,7 +143,11 @@ def comparability(declared, dataset):
     if published.comparable(dataset, declared):
         return ""
     entry = declared.dataset(dataset)
-    what = "images drawn by a program" if entry["kind"] == "generated" else "not the COCO 2017 of the paper"
+    drawn = entry["kind"] in ("generated", "drawn_maps")
+    paper, printed = (
+        ("the data", "the paper's") if schema.holds(entry["kind"]) == "maps" else ("the COCO 2017", "COCO val2017")
+    )
+    what = "images drawn by a program" if drawn else f"not {paper} of the paper"
     scale = (
         ""
         if entry["profile"] == "full"
@@ -153,7 +157,7 @@ def comparability(declared, dataset):
         )
     )
     return (
-        f"Measured numbers are on the dataset {dataset} ({what}{scale}), published ones on COCO val2017: "
+        f"Measured numbers are on the dataset {dataset} ({what}{scale}), published ones on {printed}: "
         "the two are not comparable, at most the order of the rows is."
     )
 

@@ -83,6 +83,7 @@ class Task:
         score: (dataset, path of predictions, {group: category names}) -> {"scores", "per_category", "undefined"}, see
             `pipeline.artifacts.results.Scores`.
         counts: (dataset) -> {category: its number of validation objects, in words}; those without any are left out.
+        reads: what its data sets hold: `objects` with boxes and masks, or `maps`, a class for every pixel.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Task:
     predict: Callable
     score: Callable
     counts: Callable
+    reads: str = "objects"
 
     @property
     def main_group(self):

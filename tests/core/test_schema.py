@@ -100,7 +100,11 @@ MISTAKES = {
     "section": (("runns",), {}, "runns: unknown key; valid: .* did you mean 'runs'?"),
     # datasets
     "dataset kind": (("datasets", "generated", "kind"), "genrated", ".kind: is 'genrated'; .* mean 'generated'?"),
-    "no kind": (("datasets", "generated", "kind"), ..., ".kind: is missing; valid: generated, coco, own"),
+    "no kind": (
+        ("datasets", "generated", "kind"),
+        ...,
+        ".kind: is missing; valid: generated, coco, own, label_maps, drawn_maps",
+    ),
     "dataset key": (("datasets", "generated", "sead"), 1, ".sead: unknown key; valid: .* did you mean 'seed'?"),
     "dataset without": (
         ("datasets", "generated", "seed"),
@@ -140,9 +144,19 @@ MISTAKES = {
     "label set": (
         ("datasets", "generated", "label_set"),
         "cocoo",
-        ".label_set: unknown label set 'cocoo'; valid: coco; did you mean 'coco'?",
+        ".label_set: unknown label set 'cocoo'; valid: ade20k, coco, .*; did you mean 'coco'?",
     ),
     "no label set": (("datasets", "generated", "label_set"), ..., ".label_set: is missing; a file of .*, such as coco"),
+    "profile of maps": (
+        ("datasets", "generated", "profile"),
+        "embedded_maps",
+        "profile 'embedded_maps' is for data sets of maps, this one holds objects; name another",
+    ),
+    "objects in maps": (
+        ("runs", "contrastmask_r50_1x_nonvoc2voc", "dataset"),
+        "scenes",
+        "'scenes' holds maps, and method 'contrastmask' reads objects; name another",
+    ),
     "one subset": (("datasets", "generated", "validation"), "train2017", "is 'train2017', as `train`; name another .*"),
     # profiles
     "architecture": (
