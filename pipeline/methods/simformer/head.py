@@ -108,7 +108,7 @@ class SimFormerHead(MaskFormerHead):
         """
         weights = self.weights
         matches = match(predictions.logits, predictions.masks, targets, weights["focal"], weights["dice"])
-        normaliser = reduce_mean(predictions.logits.new_tensor(float(targets.base.sum()))).clamp(min=1)
+        normaliser = self.normaliser(predictions, targets)
         losses, last = {}, len(matches) - 1
         for layer, (logits, masks, matched) in enumerate(
             zip(predictions.logits, predictions.masks, matches, strict=True)
@@ -129,6 +129,11 @@ class SimFormerHead(MaskFormerHead):
             logits, masks = predictions.logits[-1], predictions.masks[-1]
             losses |= self.pixel_pairs.loss(predictions.embedding, logits, masks, targets, inside, novel)
         return losses
+
+    @staticmethod
+    def normaliser(predictions: Predictions, targets: Targets) -> Tensor:
+        """[] what mask losses are divided by: base masks of the batch, mean over processes, at least 1."""
+        return reduce_mean(predictions.logits.new_tensor(float(targets.base.sum()))).clamp(min=1)
 
     def class_scores(self, predictions: Predictions, size) -> Tensor:
         """Scores [B, K, H, W] of every class at a size (H, W): of each proposal its class times its mask, summed."""

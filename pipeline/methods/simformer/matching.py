@@ -63,6 +63,8 @@ def mask_costs(masks: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def cost_matrix(logits: Tensor, masks: Tensor, targets: Targets, small: Tensor, focal: float, dice: float) -> Tensor:
     """Cost [B, Q, T] of every query with every target of its image.
 
+    A mask that is too small for the predictions, as it were without, costs its class alone.
+
     Args:
         logits: [B, Q, K + 1].
         masks: [B, Q, h, w] logits.
@@ -73,8 +75,8 @@ def cost_matrix(logits: Tensor, masks: Tensor, targets: Targets, small: Tensor, 
     probabilities = logits.float().softmax(-1)
     labels = targets.labels[:, None].expand(-1, logits.shape[1], -1)
     by_mask, by_overlap = mask_costs(masks, small)
-    has_mask = targets.has_mask[:, None]
-    return torch.where(has_mask, focal * by_mask + dice * by_overlap, 0.0) - probabilities.gather(2, labels)
+    seen = small.flatten(2).any(2)[:, None]
+    return torch.where(seen, focal * by_mask + dice * by_overlap, 0.0) - probabilities.gather(2, labels)
 
 
 @torch.no_grad()

@@ -136,8 +136,9 @@ class PixelPairs(DrawsByStep, BaseModule):
             track: the pass moves the running statistics of the net.
         """
         columns = at_points(embedding, points)
-        pairs = all_pairs(columns, other_image(columns))
-        return torch.cat([self.net(two, track) for two in pairs.split(2)])
+        pairs, points = all_pairs(columns, other_image(columns)), columns.shape[2]
+        logits = [self.net(two.flatten(0, 1), track) for two in pairs.split(2)]
+        return torch.cat(logits).view(-1, points, points)
 
     def count(self, same: Tensor, counted: Tensor):
         """Tell the class balance of pixel pairs [B, J, J]."""

@@ -1,6 +1,6 @@
 """The similarity net: whether two pixels are of the same class, from their embeddings (section 6).
 
-Legend: P batches of pairs, C channels of an embedding, h and w rows and columns of pairs.
+Legend: N pairs, C channels of an embedding, P images, J points.
 """
 
 import torch
@@ -27,6 +27,10 @@ class Block(nn.Module):
 class SimilarityNet(BaseModule):
     """Tell from two concatenated embeddings whether their pixels are of one class; which comes first matters.
 
+    Pairs are the images of a batch here, of one pixel each. As maps of pixels they would give the same up to rounding,
+    but a ReLU at zero turns rounding into another gradient, and in this form there is none between here and the released
+    code.
+
     Args:
         in_channels: of both embeddings together.
         width, blocks: of the net.
@@ -37,15 +41,16 @@ class SimilarityNet(BaseModule):
         self.blocks = nn.ModuleList(Block(in_channels if not block else width, width) for block in range(blocks))
         self.classify = nn.Conv2d(width, 2, 1)
 
-    def forward(self, x: Tensor, track: bool = True) -> Tensor:
-        """Logit [P, h, w] of "same class" for pairs [P, 2C, h, w], which are normalised together.
+    def forward(self, pairs: Tensor, track: bool = True) -> Tensor:
+        """Logit [N] of "same class" for pairs [N, 2C], which are normalised together.
 
         Args:
             track: move the running statistics, in training.
         """
+        x = pairs[..., None, None]
         for block in self.blocks:
             x = block(x, track)
-        different, same = self.classify(x).unbind(1)
+        different, same = self.classify(x)[..., 0, 0].unbind(1)
         return same - different
 
 
@@ -57,11 +62,11 @@ def normalised(norm: nn.BatchNorm2d, x: Tensor, track: bool) -> Tensor:
 
 
 def all_pairs(first: Tensor, second: Tensor) -> Tensor:
-    """Concatenated embeddings [P, 2C, J, J] of every point of `first` (rows) and `second` (columns), [P, C, J] each."""
-    points = first.shape[2], second.shape[2]
-    rows = first[..., None].expand(*first.shape, points[1])
-    columns = second[:, :, None].expand(*second.shape[:2], *points)
-    return torch.cat([rows, columns], dim=1)
+    """Concatenated embeddings [P, J J, 2C] of every point of `first` with every one of `second`, [P, C, J] each."""
+    first, second = first.transpose(1, 2), second.transpose(1, 2)
+    shape = (len(first), first.shape[1], second.shape[1], first.shape[2])
+    rows = torch.cat([first[:, :, None].expand(shape), second[:, None].expand(shape)], dim=-1)
+    return rows.flatten(1, 2)
 
 
 class ClassBalance(nn.Module):
