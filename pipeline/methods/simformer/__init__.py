@@ -8,16 +8,19 @@ retab: RETAB's pseudo labels, the first row of Table 3. golden, released_checkpo
 from pathlib import Path
 
 from pipeline.methods import Method
+from pipeline.methods.simformer import supervision
 from pipeline.methods.simformer.knobs import Knobs
 from pipeline.methods.simformer.model import model
+from pipeline.methods.simformer.optimisation import optimisation
 from pipeline.methods.simformer.sizes import Sizes
 
 HERE = Path(__file__).parent
 
 
 def steps(given, knobs, dataset) -> list:
-    """As `Method.steps`: with pairs, every item is an image and its reference, each through the given steps."""
-    if knobs.pairs == "none" or knobs.supervision != "base":
+    """As `Method.steps`: what a knob trains with beside the maps of base classes, and references of images."""
+    given = supervision.steps(given, knobs, dataset)
+    if not supervision.paired(knobs):
         return given
     return [
         {
@@ -32,7 +35,8 @@ def steps(given, knobs, dataset) -> list:
 
 def more_modules(knobs) -> tuple[str, ...]:
     """As `Method.more_modules`."""
-    return () if knobs.pairs == "none" or knobs.supervision != "base" else (f"{__name__}.reference",)
+    reference = (f"{__name__}.reference",) if supervision.paired(knobs) else ()
+    return reference + supervision.modules(knobs)
 
 
 METHOD = Method(
@@ -51,6 +55,8 @@ METHOD = Method(
     more_modules=more_modules,
     steps=steps,
     cost=1.0,
+    item_images=lambda knobs: 2 if supervision.paired(knobs) else 1,
+    optimisation=optimisation,
     autocast=(
         ("backbone", "forward"),
         ("panoptic_head.pixel_decoder", "forward"),

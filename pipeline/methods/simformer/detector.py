@@ -64,7 +64,9 @@ class SimFormer(BaseDetector):
         novel = ()
         if self.panoptic_head.pixel_pairs is not None:
             if len(img) % 2:
-                raise ExperimentError(f"{len(img)} images are no pairs; with `pairs` a batch is of images and references")
+                raise ExperimentError(
+                    f"{len(img)} images are no pairs; with `pairs` a batch is of images and references"
+                )
             novel = tuple(int(label) for label in img_metas[0]["novel_classes"])
         super().forward_train(img, img_metas)
         targets = targets_of(gt_semantic_seg, novel_labels, self.panoptic_head.num_classes)

@@ -74,7 +74,9 @@ def verify(directory: Path) -> Iterator[Check]:
     for file in fixture_files(directory):
         compared = FIXTURES.get(file.name) or golden_retab.FIXTURES.get(file.name)
         if compared is None:
-            raise ExperimentError(f"{file}: unknown fixture; known are {', '.join([*FIXTURES, *golden_retab.FIXTURES])}")
+            raise ExperimentError(
+                f"{file}: unknown fixture; known are {', '.join([*FIXTURES, *golden_retab.FIXTURES])}"
+            )
         content = load_arrays(file) if file.suffix == ".npz" else read_json(file, dict)
         fixture = Fixture(file.name, content, directory)
         with torch.random.fork_rng():
@@ -233,9 +235,7 @@ def _raw(losses, prefix):
     """Losses of one layer under the released names, unweighted; the complementary one keeps those of its parts."""
     weights = {"loss_cls_a": ("loss_cls", 1.0), "loss_mask_m": ("loss_mask", FOCAL), "loss_mask_d": ("loss_dice", 1.0)}
     weights["loss_comp"] = "loss_complementary", COMPLEMENTARY
-    return {
-        name: losses[prefix + ours] / weight for name, (ours, weight) in weights.items() if prefix + ours in losses
-    }
+    return {name: losses[prefix + ours] / weight for name, (ours, weight) in weights.items() if prefix + ours in losses}
 
 
 @cache
@@ -292,7 +292,9 @@ def _simnet(f):
     _norm_and_probes(f, "grad", names, [p.grad for p in _named_parameters(net, names)])
     f.close("grad_x_sub", x.grad[:, ::32], GRADIENT)
     buffers = dict(net.named_buffers())
-    f.close("bn_running", torch.stack([buffers[our_key(PAIRS + str(name)).removeprefix(NET)] for name in running]), PART)
+    f.close(
+        "bn_running", torch.stack([buffers[our_key(PAIRS + str(name)).removeprefix(NET)] for name in running]), PART
+    )
     for name in f.arrays:
         if match := re.fullmatch(r"small_eval_in(\d+)_mid(\d+)_layers(\d+)", name):
             ins, mid, blocks = map(int, match.groups())
@@ -397,7 +399,9 @@ def _pairs_group(f, images, group):
         f.equal(f"{group}/region_distill", ~hidden.base)
         f.equal(f"{group}/points_distill", _places(points, size))
         f.close(f"{group}/teacher", pairs.compared(embedding, points, track=False).sigmoid(), PART)
-    forms = {name.split("/")[0] for name in f.arrays if re.fullmatch(rf"{group}(_(ce|cce|b[\d.]+))?/loss_cro_dit", name)}
+    forms = {
+        name.split("/")[0] for name in f.arrays if re.fullmatch(rf"{group}(_(ce|cce|b[\d.]+))?/loss_cro_dit", name)
+    }
     for place, form in enumerate(sorted(forms)):
         pairs.distillation = form.removeprefix(group).lstrip("_") or "cce"
         pairs.teacher_statistics = place == 0
@@ -549,7 +553,9 @@ def _model_train(f):
     names = {"same": 0, "other": 1, "novel": 2}
 
     def numbers(purpose, shape, device):
-        return noise(f"model/noise{names[purpose]}", (2, 1, *shape[1:]))[:, 0] if purpose in names else torch.zeros(shape)
+        return (
+            noise(f"model/noise{names[purpose]}", (2, 1, *shape[1:]))[:, 0] if purpose in names else torch.zeros(shape)
+        )
 
     head.pixel_pairs.numbers = numbers
     size = images.expected("labels_padded_0").shape
@@ -701,7 +707,7 @@ def _pair_table(f):
     for kind, drawn in f.arrays["drawn_in_300_draws"].items():
         rule, share = DRAWS.get(kind) or ("deconfounded", float(kind.removeprefix("Deconf")))
         for place, name in enumerate(names):
-            got = {names[table.draw(place, rule, share, generator)] for _ in range(600)}
+            got = {names[table.draw(place, rule, share, generator)] for _ in range(300)}
             f.holds(f"{kind} {name}", got == set(drawn[name]), f"({len(got ^ set(drawn[name]))} differ)")
 
 

@@ -50,7 +50,11 @@ def value(key: str, shape) -> Tensor:
     return from_numpy(drawn)
 
 
-GAINS = ((("query_embed.weight",), 8), (("class_embed.weight",), 6), (("mask_embed.layers.2.weight", "mask_features.weight"), 0.6))
+GAINS = (
+    (("query_embed.weight",), 8),
+    (("class_embed.weight",), 6),
+    (("mask_embed.layers.2.weight", "mask_features.weight"), 0.6),
+)
 
 
 def _gain(key, shape):

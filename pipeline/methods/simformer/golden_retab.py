@@ -7,12 +7,20 @@ from pipeline.methods.simformer import retab
 from pipeline.methods.simformer.golden_numbers import uniform, value
 
 PART, GRADIENT = 1e-5, 1e-4  # as in `golden`
-NAMES = {"trunk.squeeze.0": "f8_3", "trunk.squeeze.1": "f8_4", "trunk.squeeze.2": "f8_5", "embed": "f9", "classify": "f9"}
+NAMES = {
+    "trunk.squeeze.0": "f8_3",
+    "trunk.squeeze.1": "f8_4",
+    "trunk.squeeze.2": "f8_5",
+    "embed": "f9",
+    "classify": "f9",
+}
 
 
 def _filled(head, prefix):
     state = head.state_dict()
-    head.load_state_dict({k: value(f"{prefix}.{NAMES[k.removesuffix('.weight')]}.weight", t.shape) for k, t in state.items()})
+    head.load_state_dict(
+        {k: value(f"{prefix}.{NAMES[k.removesuffix('.weight')]}.weight", t.shape) for k, t in state.items()}
+    )
     return head
 
 
@@ -47,7 +55,9 @@ def _retab(f):
     inside = f["nonboundary"]
     radius = retab.radius_of(inside.shape)
     affinity = retab.affinities(head(_features("prop", inside.shape)), radius)[0]
-    for name, got in zip(("first", "second"), retab.affinity_matrices(affinity, inside.shape, inside, radius), strict=True):
+    for name, got in zip(
+        ("first", "second"), retab.affinity_matrices(affinity, inside.shape, inside, radius), strict=True
+    ):
         f.close(f"affinity_{name}", got, PART)
     labels = sorted(int(name.split("_")[1]) for name in f.arrays if name.startswith("cam_"))
     cams = torch.stack([f[f"cam_{label}_s8"] for label in labels])

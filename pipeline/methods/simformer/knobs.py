@@ -39,12 +39,14 @@ class Knobs(KnobSet):
     complementary_weight: float = Field(ge=0)
     complementary_floor: float = Field(gt=0, lt=1)
     pairs: Literal["none", "self", "cross"]
-    pair_draw: Literal["deconfounded", "random", "common_base", "novel_list"]
+    pair_draw: Literal["one_common", "deconfounded", "random", "common_base", "novel_list"]
     pair_rare_share: float = Field(ge=0, le=1)
     points: int = Field(ge=2)
     similarity_weight: float = Field(ge=0)
     distillation_weight: float = Field(ge=0)
-    distillation: str = Field(pattern=r"^(ce|cce|b(0|1|0?\.\d+))$", description="ce, cce, or b and a threshold, as b0.5")
+    distillation: str = Field(
+        pattern=r"^(ce|cce|b(0|1|0?\.\d+))$", description="ce, cce, or b and a threshold, as b0.5"
+    )
     student: Literal["cross_image", "same_image"]
     detach_embedding: bool
     detach_teacher: bool

@@ -5,6 +5,7 @@ import math
 from pipeline.errors import ExperimentError
 from pipeline.methods.simformer.knobs import Knobs
 from pipeline.methods.simformer.sizes import Sizes
+from pipeline.methods.simformer.supervision import paired
 
 BOTTLENECK_DEPTH, BOTTLENECK_EXPANSION = 50, 4  # ResNets from this depth on widen each stage four times
 
@@ -16,10 +17,12 @@ def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
     starts from nothing (`norm_eval: false`) trains that, too.
 
     Raises:
-        ExperimentError: knobs contradict each other.
+        ExperimentError: a number of points that leaves no pair to be drawn.
     """
-    if knobs.supervision == "pseudo" and knobs.pseudo_labels == "none":
-        raise ExperimentError("knob pseudo_labels is none; with `supervision: pseudo` name the run that labelled")
+    if paired(knobs) and int(0.2 * knobs.points) < 1:
+        raise ExperimentError(
+            f"knob points is {knobs.points}; valid: at least 5, of which a fifth is from other classes"
+        )
     weak = knobs.supervision == "base"
     return {
         "type": "SimFormer",
@@ -35,7 +38,7 @@ def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
                 "complementary": knobs.complementary_weight if weak else 0.0,
             },
             "complementary_logit": round(math.log(knobs.complementary_floor / (1 - knobs.complementary_floor)), 4),
-            "pixel_pairs": _pixel_pairs(knobs, sizes) if weak and knobs.pairs != "none" else None,
+            "pixel_pairs": _pixel_pairs(knobs, sizes) if paired(knobs) else None,
         },
     }
 

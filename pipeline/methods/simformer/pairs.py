@@ -75,26 +75,30 @@ class PairTable:
         """The reference of an image; the image itself where no other one is to be had.
 
         Args:
-            rule: as the knob `pair_draw`. `deconfounded`: images with several novel classes get one with exactly one of
-                them in common; others, one with a base class in common.
+            rule: as the knob `pair_draw`. `one_common`: an image with exactly one novel class in common; where there is
+                none, as of an image without novel classes, one with a base class in common. `deconfounded`: the same,
+                but of images with several novel classes alone, and where there is none the image itself.
             rare_share: probability that the novel class is the one with fewest partners; without any it counts as full.
             generator: decides.
         """
         if rule == "random":
             return _one_of(np.arange(len(self)), image, generator)
+        if rule not in ("common_base", "novel_list", "deconfounded", "one_common"):
+            raise ValueError(f"unknown rule {rule!r}")
         partners = self.partners(image)
-        if rule == "common_base" or len(partners.exact) < 2:
+        few = len(partners.exact) < (1 if rule == "one_common" else 2)
+        if rule == "common_base" or few:
             return _one_of(partners.base, image, generator)
         if rule == "novel_list":
             return _one_of(partners.novel, image, generator)
-        if rule != "deconfounded":
-            raise ValueError(f"unknown rule {rule!r}")
-        labels = list(partners.exact)
+        lists = [found[found != image] for found in partners.exact.values()]
+        if rule == "one_common":
+            lists = [found for found in lists if len(found)] or [partners.base]
         if generator.random() < rare_share:
-            label = min(labels, key=lambda label: len(partners.exact[label]) or EXACT_LIMIT)
+            chosen = min(lists, key=lambda found: len(found) or EXACT_LIMIT)
         else:
-            label = labels[generator.integers(len(labels))]
-        return _one_of(partners.exact[label], image, generator)
+            chosen = lists[generator.integers(len(lists))]
+        return _one_of(chosen, image, generator)
 
 
 def _one_of(candidates, image, generator):

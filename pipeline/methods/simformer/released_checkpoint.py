@@ -31,9 +31,18 @@ NAMES = (
     ("backbone.stem.conv1.norm.", "backbone.bn1."),
     ("backbone.stem.conv1.", "backbone.conv1."),
     *((f"backbone.res{stage}.", f"backbone.layer{stage - 1}.") for stage in range(2, 6)),
-    *((f"{HEAD}adapter_{level}.norm.", f"panoptic_head.pixel_decoder.lateral_convs.{level - 1}.gn.") for level in (1, 2, 3)),
-    *((f"{HEAD}adapter_{level}.", f"panoptic_head.pixel_decoder.lateral_convs.{level - 1}.conv.") for level in (1, 2, 3)),
-    *((f"{HEAD}layer_{level}.norm.", f"panoptic_head.pixel_decoder.output_convs.{level - 1}.gn.") for level in (1, 2, 3)),
+    *(
+        (f"{HEAD}adapter_{level}.norm.", f"panoptic_head.pixel_decoder.lateral_convs.{level - 1}.gn.")
+        for level in (1, 2, 3)
+    ),
+    *(
+        (f"{HEAD}adapter_{level}.", f"panoptic_head.pixel_decoder.lateral_convs.{level - 1}.conv.")
+        for level in (1, 2, 3)
+    ),
+    *(
+        (f"{HEAD}layer_{level}.norm.", f"panoptic_head.pixel_decoder.output_convs.{level - 1}.gn.")
+        for level in (1, 2, 3)
+    ),
     *((f"{HEAD}layer_{level}.", f"panoptic_head.pixel_decoder.output_convs.{level - 1}.conv.") for level in (1, 2, 3)),
     (f"{HEAD}layer_4.norm.", "panoptic_head.pixel_decoder.last_feat_conv.gn."),
     (f"{HEAD}layer_4.", "panoptic_head.pixel_decoder.last_feat_conv.conv."),
@@ -123,7 +132,13 @@ def released_config(num_classes: int = 171, backbone: str = "r50", sizes: Sizes 
     method = methods.method("simformer")
     chosen = method.preset("released", **knobs)
     methods.register("simformer", chosen)
-    layers = {"type": "ResNet", "depth": BACKBONES[backbone], "frozen_stages": -1, "norm_eval": True, "style": "pytorch"}
+    layers = {
+        "type": "ResNet",
+        "depth": BACKBONES[backbone],
+        "frozen_stages": -1,
+        "norm_eval": True,
+        "style": "pytorch",
+    }
     return method.model(chosen, sizes or Sizes(), layers, num_classes)
 
 

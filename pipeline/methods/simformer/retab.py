@@ -42,10 +42,10 @@ def neighbours(size, radius: int) -> tuple[Tensor, Tensor]:
     margin = radius - 1
     cells = np.arange(height * width).reshape(height, width)
     centre = cells[: height - margin, margin : width - margin]
-    beside = [
-        cells[y : y + height - margin, margin + x : margin + x + width - 2 * margin].ravel() for y, x in offsets
-    ]
-    return torch.from_numpy(centre.ravel()), torch.from_numpy(np.array(beside, dtype=np.int64).reshape(len(offsets), -1))
+    beside = [cells[y : y + height - margin, margin + x : margin + x + width - 2 * margin].ravel() for y, x in offsets]
+    return torch.from_numpy(centre.ravel()), torch.from_numpy(
+        np.array(beside, dtype=np.int64).reshape(len(offsets), -1)
+    )
 
 
 def affinity_labels(labels: Tensor, radius: int = RADIUS, background: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,7 +207,10 @@ def carried_over(base_map: Tensor) -> tuple[Tensor, Tensor]:
     """
     boundary = torch.zeros_like(base_map, dtype=torch.bool)
     for axis in (0, 1):
-        one, other = base_map.narrow(axis, 0, base_map.shape[axis] - 1), base_map.narrow(axis, 1, base_map.shape[axis] - 1)
+        one, other = (
+            base_map.narrow(axis, 0, base_map.shape[axis] - 1),
+            base_map.narrow(axis, 1, base_map.shape[axis] - 1),
+        )
         border = (one != other) & (one != UNKNOWN) & (other != UNKNOWN)
         boundary.narrow(axis, 0, border.shape[axis]).logical_or_(border)
         boundary.narrow(axis, 1, border.shape[axis]).logical_or_(border)
