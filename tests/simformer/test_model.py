@@ -205,7 +205,7 @@ def test_the_backbone_trains_but_its_frozen_norms():
     assert groups == {"type": "GN", "num_groups": 4, "requires_grad": True}
 
 
-@pytest.mark.parametrize("pairs, supervision", itertools.product(("none", "self", "cross"), ("base", "all")))
+@pytest.mark.parametrize("pairs, supervision", list(itertools.product(("none", "self", "cross"), ("base", "all"))))
 def test_pairs_are_of_weak_supervision_alone(pairs, supervision):
     method = methods.method("simformer")
     chosen = small.knobs(pairs=pairs, supervision=supervision)

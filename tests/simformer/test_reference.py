@@ -100,7 +100,7 @@ def test_losses_of_a_layer(num_classes, queries, images, size, seed, monkeypatch
 def points_of(pairs, cells, seed):
     torch.manual_seed(seed)
     fixed = {name: torch.rand(cells.base.shape) for name in ("same", "other", "novel")}
-    pairs.numbers = lambda purpose, shape, device: fixed.get(purpose, torch.rand(shape))
+    pairs.numbers = lambda purpose, shape, device: fixed[purpose] if purpose in fixed else torch.rand(shape)
     return fixed
 
 

@@ -93,6 +93,7 @@ def test_d8_a_crop_without_a_pixel_that_is_not_base_has_no_complementary_loss():
     loss = complementary_loss(masks[0], matched, of, inside, torch.tensor(-2.9444), 20.0, 1.0)
     loss.backward()
     assert loss == 0 and not masks.grad.any()
+    masks = masks.detach()
     # Padding is no such pixel, and what is not counted does not thin out what is.
     both = targets(maps, [[4], [4]])
     (matched,) = match(logits, masks, both, 20.0, 1.0)

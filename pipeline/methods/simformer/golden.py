@@ -1,7 +1,7 @@
 """Compare this implementation with numbers computed with the authors' released code (fixtures of SimFormer and RETAB).
 
-Each fixture is a file of arrays; inputs are read from it or drawn by name (`golden_numbers`), sizes are read from it. All
-comparisons go through the modules that train and predict. Imported by no training.
+Each fixture is a file of arrays; inputs are read from it or drawn by name (`golden_numbers`), sizes are read from it.
+All comparisons go through the modules that train and predict. Imported by no training.
 """
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
@@ -19,7 +19,7 @@ from mmcv.cnn.bricks.transformer import build_positional_encoding
 from torch import nn
 
 from pipeline.errors import ExperimentError
-from pipeline.methods.shared.golden import Check, Fixture, fixture_files, holds, load_arrays, read_json
+from pipeline.methods.shared.golden import Check, Fixture, fixture_files, load_arrays, read_json
 from pipeline.methods.simformer import golden_retab
 from pipeline.methods.simformer.detector import inside, label_map, original
 from pipeline.methods.simformer.golden_numbers import image, noise, uniform, value
@@ -344,7 +344,7 @@ def _pairs(f):
 
 
 def _complete(images, numbers, targets, valid, size):
-    """Cells with the labels of novel pixels, too, which the released class balance counts and training here never has."""
+    """Cells with the labels of novel pixels, which the released class balance counts; and without, as in training."""
     padded = [images.expected(f"labels_padded_{number}") for number in numbers]
     true = nearest(torch.from_numpy(np.stack(padded)).long(), size)
     cells = Cells.of(targets, valid, size)

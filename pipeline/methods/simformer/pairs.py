@@ -31,14 +31,14 @@ class PairTable:
     """The partners of every image, found when they are asked for: the lists of 9,000 images need not be kept.
 
     Args:
-        base, novel: [N, K] bool, the classes that each image shows, whole and not cropped.
+        base, novel: [N, classes] bool each, the classes that each image shows, whole and not cropped.
         seed: of the sample that is left of a list over its limit.
         limits: of the lengths of the three lists; None for any.
     """
 
     def __init__(self, base, novel, seed=0, limits=(EXACT_LIMIT, NOVEL_LIMIT, BASE_LIMIT)):
         self.base, self.novel = (np.ascontiguousarray(flags, dtype=bool) for flags in (base, novel))
-        if self.base.shape != self.novel.shape or self.base.ndim != 2:
+        if len(self.base) != len(self.novel) or {self.base.ndim, self.novel.ndim} != {2}:
             raise ValueError(f"classes of base {self.base.shape} and novel {self.novel.shape} are not one table each")
         self.seed, self.limits = seed, limits
 

@@ -1,8 +1,8 @@
 """Pixel-pixel similarity: learned on base classes, distilled into the scores of novel ones (section 6).
 
 Legend: P pairs of images, B = 2P images in the order image, reference, image, ...; K classes, Q queries, C channels of
-the embedding, h and w cells, J points. A pair loss is the mean over pairs of images, each of which the net normalises by
-itself, so that it does not matter how many of them a process has.
+the embedding, h and w cells, J points. A pair loss is the mean over pairs of images, each of which the net normalises
+by itself, so that it does not matter how many of them a process has.
 """
 
 import numpy as np

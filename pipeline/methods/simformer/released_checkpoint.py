@@ -20,6 +20,7 @@ from mmdet.models import build_detector
 
 from pipeline import methods
 from pipeline.artifacts import files
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 from pipeline.methods.simformer.sizes import Sizes
 
@@ -152,9 +153,7 @@ def renamed(state: dict) -> dict | None:
 
 
 def classes(num_classes: int = 171) -> tuple[str, ...]:
-    """The classes of the released checkpoints, by number alone as long as no label set has their names."""
-    from pipeline.declaration.label_sets import label_set
-
+    """The classes of the released checkpoints."""
     return label_set(LABEL_SETS[num_classes]).names
 
 

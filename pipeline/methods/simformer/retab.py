@@ -1,7 +1,7 @@
 """RETAB: pseudo label maps from class activation maps, by affinities that stop at predicted boundaries (section 9).
 
-The parts of the released code, which is for Pascal VOC, and how they are carried over to label maps without a background
-class, in which every image mixes base and novel classes (`carried_over`).
+The parts of the released code, which is for Pascal VOC, and how they are carried over to label maps without a
+background class, in which every image mixes base and novel classes (`carried_over`).
 
 Legend: h and w cells of the feature maps at stride 8, n = h w, O offsets, c centre cells, K classes.
 """
@@ -27,7 +27,7 @@ def radius_of(size) -> int:
 
 
 def neighbours(size, radius: int) -> tuple[Tensor, Tensor]:
-    """Pairs of cells, each once: of centre cells for which all offsets fit, with their neighbours to the right or below.
+    """Pairs of cells, each once: centre cells for which all offsets fit, with their neighbours on the right or below.
 
     Args:
         size: (h, w).
@@ -144,8 +144,8 @@ def affinity_matrices(affinity: Tensor, size, inside: Tensor, radius: int = RADI
         inside: [h, w] bool, False on boundaries.
 
     Returns:
-        That of the first stage, between cells off the boundaries; that of the second, between cells on them and from the
-        former to the latter.
+        That of the first stage, between cells off the boundaries; that of the second, between cells on them and from
+        the former to the latter.
     """
     count = math.prod(size)
     centre, beside = neighbours(size, radius)
@@ -224,7 +224,7 @@ def rest_labels(base_map: Tensor, cams: Tensor, labels: Tensor, sure: float, num
         base_map: [h, w] base class, `UNKNOWN` elsewhere.
         cams: [k, h, w] maps of the novel classes of the image, in [0, 1].
         labels: [k] their indices.
-        sure: from this value on a map says so; below 1 - `sure` of all of them a cell is of none, between it is unknown.
+        sure: from this value on a map says so; below 1 - `sure` of all of them a cell is of none, between unknown.
         num_classes: K, the label of a cell of none.
     """
     rest = base_map == UNKNOWN

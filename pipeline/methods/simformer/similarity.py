@@ -27,9 +27,8 @@ class Block(nn.Module):
 class SimilarityNet(BaseModule):
     """Tell from two concatenated embeddings whether their pixels are of one class; which comes first matters.
 
-    Pairs are the images of a batch here, of one pixel each. As maps of pixels they would give the same up to rounding,
-    but a ReLU at zero turns rounding into another gradient, and in this form there is none between here and the released
-    code.
+    Pairs are the images of a batch here, of one pixel each. As maps of pixels they would give the same up to rounding;
+    but a ReLU at zero turns rounding into another gradient, and in this form both codes round alike.
 
     Args:
         in_channels: of both embeddings together.

@@ -47,7 +47,7 @@ def pseudo_index(dataset: str, run: str):
 
 
 def _digest(index):
-    """Digest of the maps, part of the training's identity; of maps that are yet to be made none, and training refuses."""
+    """Digest of the maps, part of the training's identity; none of maps that are yet to be made: training refuses."""
     try:
         return json.loads(index.read_text())["sha256"]
     except (OSError, ValueError, KeyError):
