@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.mutants_simformer import ROWS as SIMFORMER
 from pipeline.cli import command
 from pipeline.errors import ExperimentError
 
@@ -757,6 +758,7 @@ MUTANTS = [
             "values.mean()",
             PARITY,
         ),
+        *SIMFORMER,
     )
 ]
 

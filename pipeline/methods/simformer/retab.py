@@ -1,7 +1,7 @@
 """RETAB: pseudo label maps from class activation maps, by affinities that stop at predicted boundaries (section 9).
 
 The parts of the released code, which is for Pascal VOC, and how they are carried over to label maps without a
-background class, in which every image mixes base and novel classes (`carried_over`).
+background class, in which every image mixes base and novel classes (`boundaries`, `rest_labels`, `pseudo_labels`).
 
 Legend: h and w cells of the feature maps at stride 8, n = h w, O offsets, c centre cells, K classes.
 """
@@ -195,30 +195,24 @@ def propagated(cams: Tensor, affinity: Tensor, inside: Tensor, radius: int) -> t
 # Carried over to label maps without background: our adaptation, as no code for it was released.
 
 
-def carried_over(base_map: Tensor) -> tuple[Tensor, Tensor]:
-    """What the affinity and the boundary net learn from a map of base classes (a, b of section 9).
+def boundaries(base_map: Tensor) -> Tensor:
+    """[H, W] bool, base pixels that touch a base pixel of another class: what a boundary net learns from (a).
 
     Args:
         base_map: [H, W] base class of each pixel, `UNKNOWN` elsewhere.
-
-    Returns:
-        The map itself for the affinities, as base pixels have true ones, pairs of a base pixel and another one are
-        negatives (`rest_labels`); and [H, W] bool boundaries, base pixels that touch a base pixel of another class.
     """
-    boundary = torch.zeros_like(base_map, dtype=torch.bool)
+    found = torch.zeros_like(base_map, dtype=torch.bool)
     for axis in (0, 1):
-        one, other = (
-            base_map.narrow(axis, 0, base_map.shape[axis] - 1),
-            base_map.narrow(axis, 1, base_map.shape[axis] - 1),
-        )
+        length = base_map.shape[axis] - 1
+        one, other = base_map.narrow(axis, 0, length), base_map.narrow(axis, 1, length)
         border = (one != other) & (one != UNKNOWN) & (other != UNKNOWN)
-        boundary.narrow(axis, 0, border.shape[axis]).logical_or_(border)
-        boundary.narrow(axis, 1, border.shape[axis]).logical_or_(border)
-    return base_map, boundary
+        found.narrow(axis, 0, length).logical_or_(border)
+        found.narrow(axis, 1, length).logical_or_(border)
+    return found
 
 
 def rest_labels(base_map: Tensor, cams: Tensor, labels: Tensor, sure: float, num_classes: int) -> Tensor:
-    """Labels [h, w] of the cells for affinities: base classes, novel ones where a map is sure, one more for the rest.
+    """Labels [h, w] of the cells for `affinity_labels`: base classes, novel ones where a map is sure, K elsewhere (b).
 
     Args:
         base_map: [h, w] base class, `UNKNOWN` elsewhere.
