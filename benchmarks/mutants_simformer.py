@@ -148,5 +148,11 @@ ROWS = (
         WHOLE,
     ),
     ("boundaries spread", ROOM + "retab.py", "dense * ~end + diagonal", "dense * end + diagonal", NUMBERS),
-    ("rate of the backbone", ROOM + "optimisation.py", "BACKBONE_RATE = 0.1 ", "BACKBONE_RATE = 1.0 ", NUMBERS),
+    (
+        "rate of the backbone",
+        ROOM + "optimisation.py",
+        '{"lr_mult": knobs.backbone_rate}',
+        '{"lr_mult": 1.0}',
+        NUMBERS,
+    ),
 )

@@ -18,6 +18,7 @@ import torch
 from mmcv.cnn.bricks.transformer import build_positional_encoding
 from torch import nn
 
+from pipeline import methods
 from pipeline.errors import ExperimentError
 from pipeline.methods.shared.golden import Check, Fixture, fixture_files, load_arrays, read_json
 from pipeline.methods.simformer import golden_retab
@@ -611,7 +612,8 @@ RATES = {"coco": 1e-4, "ade": 1e-4, "resume": 1e-5}
 
 def _settings(rate=1e-4):
     given = {"optimizer": {"type": "AdamW", "lr": rate, "betas": [0.9, 0.999], "weight_decay": 1e-4}}
-    return optimisation(given | {"precision": "fp32", "grad_clip": 0.01, "lr_policy": "poly"}, None)
+    released = methods.method("simformer").preset("released")
+    return optimisation(given | {"precision": "fp32", "grad_clip": 0.01, "lr_policy": "poly"}, released)
 
 
 def _optimizer(f):

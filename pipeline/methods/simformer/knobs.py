@@ -30,6 +30,7 @@ class Knobs(KnobSet):
         teacher_statistics: pass of the teacher updates the running statistics of the similarity net (D10).
         balance_pairs: pairs that the class balance counts: those in the loss, or all (D11).
         exchange_balance: the class balance counts the pairs of all processes, or of each (D11b).
+        backbone_rate: learning rate of the backbone as a share of that of the rest.
     """
 
     recipe: Literal["paper", "released"]
@@ -53,3 +54,4 @@ class Knobs(KnobSet):
     teacher_statistics: bool
     balance_pairs: Literal["counted", "all"]
     exchange_balance: bool
+    backbone_rate: float = Field(gt=0, le=1)
