@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.mutants_simformer import ROWS as SIMFORMER
 from pipeline.cli import command
 from pipeline.errors import ExperimentError
 
@@ -1496,6 +1497,7 @@ MUTANTS = [
             "sizes.finest_scale",
             f"{SHAPES} -k full_model",
         ),
+        *SIMFORMER,
     )
 ]
 

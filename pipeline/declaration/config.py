@@ -136,7 +136,7 @@ def resolve(run_name, dataset, seed, declared=None):
         profile["backbones"], run.backbone, f"backbone of profile {declared.datasets[dataset]['profile']!r}:"
     )
     knobs, chosen = load_knobs(run, profile), methods.method(run.method)
-    data = _data(profile, methods.task_of(run.method))
+    data = _data(profile, methods.task_of(run.method), chosen.item_images(knobs))
     afresh = profile["initial_weights"]["kind"] == "random"
     model = _model(chosen, knobs, profile, run.backbone, len(declared.label_set(dataset)), afresh)
     return Training(
@@ -218,12 +218,13 @@ def _model(method, knobs, profile, backbone, num_classes, afresh=False):
     return method.model(knobs, sizes, layers, num_classes)
 
 
-def _data(profile, task):
+def _data(profile, task, item_images=1):
+    """Steps, and the sizes of batches: in items, where a method makes an item of several images."""
     training = profile["training"]
     return {
         **task.steps(profile["images"]),
-        "batch_size": training["batch_size"],
-        "images_per_gpu": training["images_per_gpu"],
+        "batch_size": max(1, training["batch_size"] // item_images),
+        "images_per_gpu": max(1, training["images_per_gpu"] // item_images),
     }
 
 

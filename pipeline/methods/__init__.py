@@ -32,6 +32,10 @@ def _none(knobs):
     return ()
 
 
+def _one(knobs):
+    return 1
+
+
 def _nothing(knobs):
     return ""
 
@@ -55,6 +59,7 @@ class Method:
         modules: what to import so that MMDetection's registries know the types that the model names.
         more_modules: knobs -> further modules, for types that some values of the knobs alone bring.
         steps: (training steps, knobs, dataset) -> training steps: what the method adds to or leaves out of the data.
+        item_images: knobs -> images of an item of the training set, by which a step has fewer items than images.
         optimisation: (settings, knobs) -> settings of the optimisation, as of `config.Training`, for switches to what a
             method's authors trained with; a profile's are the frame in which rows are compared.
         differs: knobs -> what a published row of the method was trained with that a run with these knobs is not, in
@@ -85,6 +90,7 @@ class Method:
     recipes: Path | None = None
     more_modules: Callable = _none
     steps: Callable = _same
+    item_images: Callable = _one
     optimisation: Callable = _unchanged
     differs: Callable = _nothing
     cost: float = 1.0

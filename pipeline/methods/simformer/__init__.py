@@ -1,0 +1,70 @@
+"""SimFormer (weak-shot semantic segmentation by dual similarity transfer, NeurIPS 2022), a file for each part.
+
+targets, matching, losses: what MaskFormer learns from base masks and from labels of novel classes. similarity, points,
+pixel_pairs: pixel pairs across images. pairs, reference: which image is paired with which. head, detector: the network.
+retab: RETAB's pseudo labels, the first row of Table 3. golden, released_checkpoint: what no training imports.
+"""
+
+from pathlib import Path
+
+from pipeline.methods import Method
+from pipeline.methods.simformer import supervision
+from pipeline.methods.simformer.knobs import Knobs
+from pipeline.methods.simformer.model import model
+from pipeline.methods.simformer.optimisation import optimisation
+from pipeline.methods.simformer.sizes import Sizes
+
+HERE = Path(__file__).parent
+
+
+def steps(given, knobs, dataset) -> list:
+    """As `Method.steps`: what a knob trains with beside the maps of base classes, and references of images."""
+    given = supervision.steps(given, knobs, dataset)
+    if not supervision.paired(knobs):
+        return given
+    return [
+        {
+            "type": "WithReference",
+            "steps": given,
+            "pairs": knobs.pairs,
+            "draw": knobs.pair_draw,
+            "rare_share": knobs.pair_rare_share,
+        }
+    ]
+
+
+def more_modules(knobs) -> tuple[str, ...]:
+    """As `Method.more_modules`."""
+    reference = (f"{__name__}.reference",) if supervision.paired(knobs) else ()
+    return reference + supervision.modules(knobs)
+
+
+METHOD = Method(
+    task="semantic",
+    label="SimFormer",
+    colour="#117733",
+    about="MaskFormer whose masks are learned from base classes alone and used again for novel ones, whose proposals "
+    "are told by image labels; similarities of pixel pairs across images are carried over from base to novel classes",
+    knobs=Knobs,
+    knob_file=HERE / "knobs.yaml",
+    recipes=HERE / "recipes.yaml",
+    sizes=Sizes,
+    detector="simformer",
+    model=model,
+    modules=(f"{__name__}.detector",),
+    more_modules=more_modules,
+    steps=steps,
+    cost=1.0,
+    item_images=lambda knobs: 2 if supervision.paired(knobs) else 1,
+    optimisation=optimisation,
+    autocast=(
+        ("backbone", "forward"),
+        ("panoptic_head.pixel_decoder", "forward"),
+        ("panoptic_head.decoder_input_proj", "forward"),
+        ("panoptic_head.transformer_decoder", "forward"),
+        ("panoptic_head.mask_embed", "forward"),
+        ("panoptic_head.pixel_pairs.net", "forward"),
+    ),
+    golden=f"{__name__}.golden",
+    checkpoint_map=f"{__name__}.released_checkpoint",
+)
