@@ -218,12 +218,13 @@ def _sync_bn(f):
     f.close("single_y", layer(torch.cat([step["x"] for step in arrays])), VALUE)
     f.close("single_running_mean", layer.running_mean, VALUE)
     f.close("single_running_var", layer.running_var, VALUE)
-    f.close("eps", layer.eps, VALUE)
-    f.close("momentum", layer.momentum, VALUE)
+    ours = RoIBatchNorm(1)
+    f.close("eps", ours.eps, VALUE)
+    f.close("momentum", ours.momentum, VALUE)
 
 
 def _norm(f):
-    layer = RoIBatchNorm(len(f.expected("param.weight")))
+    layer = RoIBatchNorm(len(f.expected("param.weight")), eps=float(f["eps"]), momentum=float(f["momentum"]))
     layer.load_state_dict({name: f[f"param.{name}"] for name in layer.state_dict()})
     return layer.train()
 
