@@ -134,7 +134,7 @@ def test_a_disc_is_found_in_its_box():
     assert (mask & inside).sum() / (mask | inside).sum() > 0.9
 
 
-number = st.floats(-20, 120, allow_nan=False)
+number = st.floats(-20, 120) | st.sampled_from([np.nan, np.inf, -np.inf])
 
 
 @settings(max_examples=40, deadline=None)

@@ -41,9 +41,12 @@ class Rule:
 
 
 def whole_box(box, shape) -> tuple[int, int, int, int]:
-    """Round a box (x1, y1, x2, y2) to pixels of an image of `shape` [H, W, ..], half open, one pixel at least."""
+    """Round a box (x1, y1, x2, y2) to pixels of an image of `shape` [H, W, ..], half open, one pixel at least.
+
+    A number that is not finite counts as 0: whoever writes detections down refuses it.
+    """
     height, width = shape[:2]
-    x1, y1, x2, y2 = (int(round(float(number))) for number in box)
+    x1, y1, x2, y2 = (int(round(float(number))) if np.isfinite(number) else 0 for number in box)
     x1, y1 = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
     return x1, y1, min(max(x2, x1 + 1), width), min(max(y2, y1 + 1), height)
 
