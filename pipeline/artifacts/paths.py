@@ -57,6 +57,11 @@ def split_train(dataset, direction):
     return split(dataset, direction) / "train.json"
 
 
+def learnt_priors(dataset, key):
+    """What a method learns from the base masks of a split before its trainings, see `methods.priors_key`."""
+    return data(dataset) / "priors" / key
+
+
 def initial_weights(dataset, key):
     return ROOT / "runs" / dataset / "init" / f"{key}.pth"
 

@@ -61,6 +61,9 @@ class Method:
             words, which tables show below.
         cost: of a training step, in those of its detector with a mask head; trainings that take longest start first.
         autocast: (dotted part of the model, name of its method) that a lower precision is used for.
+        priors: module whose `make(dataset, direction, out_dir)` learns from the base masks of a split what its
+            trainings begin with; stage `priors` runs it. None without any.
+        with_priors: (model configuration, dataset, key of the split's priors) -> that of a training that begins so.
         look_inside: module whose `write(training, base, novel)` stores what figures show of a trained model's inside.
         golden: module whose `verify(folder)` compares it with numbers of other code.
         checkpoint_map: module that knows checkpoints of its authors' code: `convert(file, out, reverse)` (returns the
@@ -85,6 +88,8 @@ class Method:
     differs: Callable = _nothing
     cost: float = 1.0
     autocast: tuple[tuple[str, str], ...] = ()
+    priors: str | None = None
+    with_priors: Callable | None = None
     look_inside: str | None = None
     golden: str | None = None
     checkpoint_map: str | None = None
@@ -169,6 +174,11 @@ def of_weights(key: str, backbones) -> tuple[str, str]:
     if key not in known:
         raise ExperimentError(f"unknown initial weights {key!r}{options(key, known)}")
     return known[key]
+
+
+def priors_key(name: str, direction: str) -> str | None:
+    """How what a method learns from the base masks of a direction is called; None if it learns nothing beforehand."""
+    return f"{direction}_{name}" if method(name).priors else None
 
 
 def all_knobs() -> list[str]:

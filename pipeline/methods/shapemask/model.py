@@ -1,0 +1,90 @@
+"""The MMDetection configuration of ShapeMask on the shared two-stage detector."""
+
+from dataclasses import dataclass
+
+from pipeline.methods.shapemask.knobs import Knobs
+from pipeline.methods.shared import two_stage
+from pipeline.methods.shared.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What of ShapeMask is smaller in a small model; the defaults are the released code's.
+
+    Attributes:
+        cells: cells on a side of features, prior and coarse mask.
+        upsampling: cells of the fine mask on a side of one of those.
+        instances: objects of an image that masks are learnt on.
+        priors: clusters of shapes by the value of the knob `priors`. The released code has 20 of each class; how many
+            the published class-agnostic rows have is unknown.
+        momentum: share of a batch in the moving averages of batch norm. With the released 0.003 a small model's few
+            hundred steps would end before those are there.
+        first_level: finest level of the pyramid that features are taken from; that of the authors has no stride 4.
+    """
+
+    cells: int = 32
+    upsampling: int = 4
+    instances: int = 8
+    priors: tuple[tuple[str, int], ...] = (("many", 100), ("few", 20))
+    momentum: float = 0.003
+    first_level: int = 1
+
+
+SMALL = Scale(cells=14, upsampling=2, instances=4, priors=(("many", 8), ("few", 4)), momentum=0.1, first_level=0)
+
+
+def scale(sizes: Sizes) -> Scale:
+    """The scale of a model: small where the shared sizes have the norms that short trainings need (`normalise`).
+
+    The rest follows the shared mask head: as many convolutions in each of both branches, half of its channels.
+    """
+    return SMALL if sizes.normalise else Scale()
+
+
+def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
+    """As `Method.model`; the head's centres are empty, see `with_priors`."""
+    roi_head = {**two_stage.boxes(knobs, sizes, num_classes), **_masks(knobs, sizes, num_classes)}
+    return two_stage.mask_detector(sizes, backbone, roi_head)
+
+
+def _masks(knobs, sizes, num_classes):
+    of = scale(sizes)
+    first = min(of.first_level, len(sizes.strides) - 1)
+    last = max(first + 1, min(first + sizes.roi_levels, len(sizes.strides)))
+    finest = sizes.mask_finest_scale if first == 0 and sizes.mask_finest_scale else sizes.finest_scale * 2**first
+    return {
+        "type": "ShapeMaskRoIHead",
+        "mask_roi_size": of.cells,
+        "mask_loss_rois": knobs.mask_loss_rois,
+        "instances": knobs.instances or of.instances,
+        "few_objects": knobs.few_objects,
+        "jitter": knobs.jitter,
+        "outer_box": knobs.outer_box,
+        "stride": sizes.strides[0],
+        "mask_roi_extractor": {
+            "type": "UnshiftedRoIExtractor",
+            "roi_layer": {"type": "RoIAlign", "output_size": of.cells, "sampling_ratio": 1},
+            "out_channels": sizes.neck_channels,
+            "featmap_strides": list(sizes.strides[first:last]),
+            "finest_scale": finest,
+            "first_level": first,
+        },
+        "mask_head": {
+            "type": "ShapeMaskHead",
+            "in_channels": sizes.neck_channels,
+            "channels": max(1, sizes.mask_channels // 2),
+            "convs": sizes.mask_convs,
+            "cells": of.cells,
+            "upsampling": of.upsampling,
+            "num_priors": dict(of.priors)[knobs.priors],
+            "num_classes": num_classes,
+            "norm": {"momentum": of.momentum, "synced": knobs.mask_norm == "sync"},
+            "prior_loss_weight": knobs.prior_loss_weight,
+        },
+    }
+
+
+def with_priors(model: dict, dataset: str, split: str) -> dict:
+    """As `Method.prepared`: the configuration whose training begins with the priors of a split."""
+    head = model["roi_head"]["mask_head"] | {"source": {"dataset": dataset, "split": split}}
+    return model | {"roi_head": model["roi_head"] | {"mask_head": head}}
