@@ -35,6 +35,8 @@ class Training:
             precision.
         initial_weights: key of the weights it starts from, runs/<dataset>/init/<key>.pth; None starts afresh.
         fitted: whether those are of a trained detector, of which it takes what fits.
+        priors: key of what its method learnt beforehand from the base masks of its split, `methods.priors_key`; None of
+            a method that learns nothing so.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Training:
     optimisation: dict
     initial_weights: str | None
     fitted: bool = False
+    priors: str | None = None
 
     @property
     def direction(self):
@@ -77,6 +80,8 @@ class Training:
         left_out = ["name", "dataset", "backbone", "method", "knobs", "initial_weights"]
         if not self.fitted:  # runs have the identity that they had before there was such a thing
             left_out.append("fitted")
+        if self.priors is None:
+            left_out.append("priors")
         content = {key: value for key, value in self._plain().items() if key not in left_out}
         content["initial_weights"] = self.initial_weights is not None
         content["data"] = {k: v for k, v in content["data"].items() if k != "test"}
@@ -133,6 +138,7 @@ def resolve(run_name, dataset, seed, declared=None):
     knobs, chosen = load_knobs(run, profile), methods.method(run.method)
     data = _data(profile, methods.task_of(run.method))
     afresh = profile["initial_weights"]["kind"] == "random"
+    model = _model(chosen, knobs, profile, run.backbone, len(declared.label_set(dataset)), afresh)
     return Training(
         name=run.name,
         dataset=dataset,
@@ -141,12 +147,13 @@ def resolve(run_name, dataset, seed, declared=None):
         seed=seed,
         method=run.method,
         knobs=knobs,
-        model=_model(chosen, knobs, profile, run.backbone, len(declared.label_set(dataset)), afresh),
+        model=chosen.with_priors(model, dataset, run.priors) if run.priors else model,
         data=data | {"train": chosen.steps(data["train"], knobs, dataset)},
         schedule=dict(profile["schedules"][run.schedule]),
         optimisation=chosen.optimisation(_optimisation(profile), knobs),
         initial_weights=None if afresh else methods.weights_key(chosen.detector, run.backbone),
         fitted=profile["initial_weights"]["kind"] == "checkpoint",
+        priors=run.priors,
     )
 
 

@@ -101,6 +101,16 @@ class Run:
         return tasks.split_of(methods.task_of(self.method).name, self.direction)
 
     @property
+    def priors(self):
+        """Key of what its method learns from the base masks of its split beforehand, None if it learns nothing so."""
+        return methods.priors_key(self.method, self.direction)
+
+    @property
+    def reads(self):
+        """Folder in that of its dataset that a change of makes it train again: its priors, or its annotations."""
+        return f"priors/{self.priors}" if self.priors else f"splits/{self.split}"
+
+    @property
     def pinned(self):
         return self.knobs != "params.yaml"
 
@@ -148,12 +158,12 @@ class Experiments:
             seeds: that their pinned runs are to be trained with; none: as their knob files say.
 
         Returns:
-            {chosen, seeds, declared, label_set, directions, splits, tables, figures, weights, runs, free, look_inside,
-            elsewhere}: the first is `tables` in the order of the declaration, the third the file that declares
-            `dataset`, the fourth its label set. The others are dictionaries with just the values that stage
-            descriptions and commands need. `splits` are the
-            annotations of other tasks than the first, `free` the runs that follow params.yaml, `look_inside` those that
-            chosen figures need this stage of. `elsewhere` holds {datasets, directions, splits, weights, runs,
+            {chosen, seeds, declared, label_set, directions, splits, priors, tables, figures, weights, runs, free,
+            look_inside, elsewhere}: the first is `tables` in the order of the declaration, the third the file that
+            declares `dataset`, the fourth its label set. The others are dictionaries with just the values that stage
+            descriptions and commands need. `splits` are the annotations of other tasks than the first, `priors` what
+            methods learn from base masks beforehand, `free` the runs that follow params.yaml, `look_inside` those that
+            chosen figures need this stage of. `elsewhere` holds {datasets, directions, splits, priors, weights, runs,
             look_inside} of the runs with another dataset than `dataset`, as dvc.yaml cannot look it up for a run.
         """
         for name in tables:
@@ -174,7 +184,7 @@ class Experiments:
         looked_into = {
             row["run"] for figure in figures.values() if figure["kind"] in INSIDE_FIGURES for row in figure["runs"]
         }
-        columns = ("method", "backbone", "schedule", "direction", "split", "knobs", "weights")
+        columns = ("method", "backbone", "schedule", "direction", "split", "reads", "knobs", "weights")
         weights = self._weights(here.values(), labels)
         return {
             "chosen": [name for name in self.tables if name in tables],
@@ -183,6 +193,7 @@ class Experiments:
             "label_set": labels.name,
             "directions": {name: dict(sides) for name, sides in labels.directions.items()},
             "splits": _named_splits(_splits(here.values(), weights)),
+            "priors": _priors(here.values()),
             "tables": {name: {"title": table["title"]} for name, table in kept.items()},
             "figures": {name: {"title": figure["title"]} for name, figure in figures.items()},
             "weights": weights,
@@ -212,6 +223,11 @@ class Experiments:
                 f"{dataset}_{name}": {"dataset": dataset, **row, "label_set": datasets[dataset].name}
                 for dataset in sorted(datasets)
                 for name, row in _named_splits(_splits(on[dataset], weights[dataset])).items()
+            },
+            "priors": {
+                f"{dataset}_{key}": {"dataset": dataset, "key": key, **row}
+                for dataset in sorted(datasets)
+                for key, row in _priors(on[dataset]).items()
             },
             "weights": {
                 f"{dataset}_{key}": {"dataset": dataset, "key": key, **row}
@@ -277,6 +293,12 @@ def _named_splits(splits):
         for direction, task in sorted(splits)
         if task != tasks.FIRST
     }
+
+
+def _priors(runs):
+    """What the methods of runs learn from base masks beforehand: {key: {method, direction}}."""
+    wanted = {run.priors: {"method": run.method, "direction": run.direction} for run in runs if run.priors}
+    return dict(sorted(wanted.items()))
 
 
 def _weights_label(run, backbone):

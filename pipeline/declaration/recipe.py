@@ -163,14 +163,18 @@ def follow(mapping, name):
 
 
 def fingerprint(training):
-    """Hex digest of what determines a training's result: recipe, seed, annotations, images, initial weights.
+    """Hex digest of what determines a training's result: recipe, seed, annotations, images, initial weights, and what
+    its method learnt from the split beforehand.
 
-    Raises ExperimentError if the split or the initial weights do not exist yet.
+    Raises ExperimentError if the split, the initial weights or the priors do not exist yet.
     """
     digest = hashlib.sha256(f"{identity(of_training(training))} {training.seed}".encode())
     inputs = [paths.split_train(training.dataset, training.split), paths.manifest(training.dataset)]
     if training.initial_weights:
         inputs.append(paths.initial_weights(training.dataset, training.initial_weights))
+    if training.priors:
+        folder = paths.learnt_priors(training.dataset, training.priors)
+        inputs += sorted(folder.iterdir()) if folder.is_dir() else [folder]
     for path in inputs:
         try:
             digest.update(hashlib.sha256(path.read_bytes()).digest())

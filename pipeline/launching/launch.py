@@ -210,13 +210,16 @@ def _group(stage):
 
 def _first(changed, here, selection):
     """Stages to make before targets; none if they are as they should be, for a training that runs has them open."""
-    needed = any(_group(stage) in ("download", "split", "split_task") for stage in changed)
+    needed = any(_group(stage) in ("download", "split", "split_task", "priors") for stage in changed)
     data = ["download", "split"] if needed else []
     if needed and selection["splits"]:
         data.append("split_task")
+    if needed and selection["priors"]:
+        data.append("priors")
     if needed and selection["elsewhere"]["datasets"]:
         data += ["download_elsewhere", "split_elsewhere"]
         data += ["split_task_elsewhere"] if selection["elsewhere"]["splits"] else []
+        data += ["priors_elsewhere"] if selection["elsewhere"]["priors"] else []
     return data + [stage for stage in here if data or stage in changed]
 
 

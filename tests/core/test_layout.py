@@ -203,9 +203,11 @@ def test_a_stage_is_the_same_for_runs_with_a_dataset_of_their_own(stage):
         "item.task": "task",
         "item.key": "weights",
         "item.weights": "weights",
+        "item.method": "method",
+        "item.reads": "reads",
     }
     here = spelling | {"selected.label_set": "L", **({"key": "direction"} if stage.startswith("split") else {})}
-    here |= {"key": "weights"} if stage.startswith("pretrain") else {}
+    here |= {"key": "weights"} if stage.startswith(("pretrain", "priors")) else {}
     elsewhere = spelling | {"item.label_set": "L", **({"key": "D"} if of_dataset else {})}
     twin = STAGES[stage.removesuffix(ELSEWHERE)]
     for part in ("deps", "outs"):

@@ -195,7 +195,7 @@ class ShapeMaskHead(BaseModule):
         num_classes: number of categories that masks are sorted by.
         norm: arguments of `InstanceBatchNorm`.
         prior_loss_weight: weight of the loss of the prior.
-        source: {dataset, split}: of the priors that a training begins with, see `priors.read`. None leaves the centres
+        source: {dataset, key}: of the priors that a training begins with, see `priors.read`. None leaves the centres
             at zero, for a model whose weights are loaded.
     """
 

@@ -84,7 +84,7 @@ def _masks(knobs, sizes, num_classes):
     }
 
 
-def with_priors(model: dict, dataset: str, split: str) -> dict:
-    """As `Method.prepared`: the configuration whose training begins with the priors of a split."""
-    head = model["roi_head"]["mask_head"] | {"source": {"dataset": dataset, "split": split}}
+def with_priors(model: dict, dataset: str, key: str) -> dict:
+    """As `Method.with_priors`: the configuration whose training begins with the priors of a split."""
+    head = model["roi_head"]["mask_head"] | {"source": {"dataset": dataset, "key": key}}
     return model | {"roi_head": model["roi_head"] | {"mask_head": head}}

@@ -27,7 +27,8 @@ def read(dataset: str, key: str, number: int, cells: int) -> np.ndarray:
         ExperimentError: they are not made yet, damaged, or of another size.
     """
     path = paths.learnt_priors(dataset, key) / FILE
-    again = f"run `python -m dvc repro -f -s priors@{key}`"
+    direction, _, method = key.rpartition("_")
+    again = f"run `python -m stages.priors {method} {direction} --dataset {dataset}`"
     try:
         with np.load(path) as found:
             centres = found[array(number)]
