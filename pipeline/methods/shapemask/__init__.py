@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.methods import Method
 from pipeline.methods.shapemask.knobs import Knobs
-from pipeline.methods.shapemask.model import model, with_priors
+from pipeline.methods.shapemask.model import AUTHORS, model, with_priors
 from pipeline.methods.shared import two_stage
 from pipeline.methods.shared.sizes import Sizes
 
@@ -26,7 +26,10 @@ METHOD = Method(
     detector="two_stage",
     model=model,
     modules=(*two_stage.BOX_MODULES, *(f"{__name__}.{part}" for part in ("roi_extractor", "head", "roi_head"))),
-    steps=two_stage.steps,
+    more_modules=AUTHORS.modules,
+    steps=AUTHORS.steps,
+    optimisation=AUTHORS.optimisation,
+    differs=AUTHORS.differs,
     cost=1.5,
     autocast=(
         *two_stage.BOX_AUTOCAST,

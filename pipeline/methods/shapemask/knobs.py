@@ -4,10 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline.methods.shared.authors import SettingsKnobs
 from pipeline.methods.shared.knobs import MaskKnobs
 
 
-class Knobs(MaskKnobs):
+class Knobs(SettingsKnobs, MaskKnobs):
     """What an experiment can turn, beside detector and RoIs in the mask loss.
 
     Attributes:
