@@ -136,7 +136,6 @@ def _boxes(folder, random):
         h, w = h * math.exp(dh), w * math.exp(dw)
         jittered.append([cy - h / 2, cx - w / 2, cy + h / 2, cx + w / 2])
     jittered = torch.tensor(jittered)
-    clipped = torch.stack([outer(box, 1.0, 10**6, 10**6) for box in jittered])
     last = torch.tensor([height - 1, width - 1] * 2, dtype=torch.float32)
     clipped = torch.minimum(clipped.clamp(min=0), last)
     clipped = torch.minimum(jittered.clamp(min=0), last)
@@ -170,13 +169,7 @@ def _prior(folder, name, classes, random, normal, pyramid, boxes, frames, target
     inside = each(seen, torch.ones_like(targets), boxes, frames)
     pooled = (reduced * inside[..., None]).mean((2, 3))
     logits = (pooled @ p["prior_mask/dense_1/kernel"] + p["prior_mask/dense_1/bias"]).unflatten(-1, (classes, clusters))
-    weights, estimates = torch.empty(*labels.shape, clusters), torch.empty(*labels.shape, cells, cells)
-    weights = torch.stack(
-        [
-            torch.stack([logits[i, j, labels[i, j]].softmax(0) for j in range(labels.shape[1])])
-            for i in range(len(labels))
-        ]
-    )
+    weights = each(lambda of_classes, label: of_classes[label].softmax(0), logits, labels)
     mixed = (weights[..., None, None] * priors[labels]).sum(2)
     estimates = each(seen, mixed, boxes, frames)
     loss = mse(estimates, targets, valid)
@@ -228,7 +221,6 @@ def heads(p, features, prior, convs, up, statistics):
     x = decode(p, "fine_mask", features - mean[:, None, None] + lifted, convs, statistics)
     n, s = x.shape[:2]
     kernel = p["fine_mask/conv2d_transpose/kernel"]
-    larger = x.new_zeros(n, s, up, s, up, x.shape[-1])
     larger = torch.stack([torch.stack([x @ kernel[a, b].T for b in range(up)], 3) for a in range(up)], 2)
     larger = larger.reshape(n, s * up, s * up, -1) + p["fine_mask/conv2d_transpose/bias"]
     fine = (larger @ p["fine_mask/class-predict/kernel"][0, 0] + p["fine_mask/class-predict/bias"])[..., 0]

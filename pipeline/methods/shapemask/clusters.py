@@ -4,20 +4,25 @@ The released code loads such centres from a file and says no more of them than k
 drawn by a fixed seed is this project's choice. No mask of a novel category is looked at.
 """
 
+from pipeline import compat  # noqa: F401  # must precede mmcv
+
+# isort: split
+
 import hashlib
 import logging
 
 import numpy as np
 import torch
+from mmdet.core import BitmapMasks
 from pycocotools import mask as coco_masks
 
 from pipeline.artifacts import files, paths
 from pipeline.datasets.annotations import stream
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.methods.shapemask import geometry
 from pipeline.methods.shapemask.model import scale
 from pipeline.methods.shapemask.priors import FILE, array
+from pipeline.methods.shared.mask_targets import crop
 from pipeline.methods.shared.sizes import Sizes
 
 logger = logging.getLogger("pipeline.methods.shapemask.clusters")
@@ -84,7 +89,7 @@ def base_masks(annotations_file, base_ids, cells: int, most: int = MOST) -> np.n
     stream(annotations_file, count)
     step, found, seen = max(1, -(-total // most)), [], 0
 
-    def crop(section, _position, entries, _again):
+    def collect(section, _position, entries, _again):
         nonlocal seen
         for annotation in entries if section == "annotations" else ():
             if _has_shape(annotation, base):
@@ -92,7 +97,7 @@ def base_masks(annotations_file, base_ids, cells: int, most: int = MOST) -> np.n
                     found.append(_in_box(annotation, sizes[annotation["image_id"]], cells))
                 seen += 1
 
-    stream(annotations_file, crop)
+    stream(annotations_file, collect)
     kept = [mask for mask in found if mask.any()]  # one thinner than a cell may leave none
     return np.array(kept, dtype=bool).reshape(-1, cells, cells)
 
@@ -111,8 +116,8 @@ def _in_box(annotation, size, cells):
         segmentation = coco_masks.merge(coco_masks.frPyObjects(segmentation, *size))
     x, y, width, height = annotation["bbox"]
     frame = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float32)
-    mask = torch.from_numpy(coco_masks.decode(segmentation))[None]
-    return (geometry.mask_targets(mask, torch.zeros(1, dtype=torch.long), frame, cells)[0] >= 0.5).numpy()
+    mask = BitmapMasks(coco_masks.decode(segmentation)[None], *size)
+    return crop([frame], [torch.zeros(1, dtype=torch.long)], [mask], cells)[0].numpy()
 
 
 def write(annotations_file, base_ids, cells: int, numbers, out_dir):

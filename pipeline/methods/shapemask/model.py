@@ -7,13 +7,12 @@ from pipeline.methods.shared import two_stage
 from pipeline.methods.shared.authors import Authors
 from pipeline.methods.shared.sizes import Sizes
 
-
-# 500 steps of 64 images from 0.0067 to 0.08: for 16 images, by the linear rule, the frame's rate and four times the steps.
+# 500 steps of 64 images from 0.0067 to 0.08: for 16 images, by the linear rule, the frame's rate and four times as many.
 AUTHORS = Authors(
     warmup=2000,
     warmup_start=0.08375,
-    remains="RetinaNet as the detector, batch norm trained in its backbone and neck, inputs of 1024 x 1024 scaled by 0.8 "
-    "to 1.2, 24 passes over the data in bfloat16, and priors whose number is unknown",
+    remains="RetinaNet as the detector, batch norm trained in its backbone and neck, inputs of 1024 x 1024 scaled by "
+    "0.8 to 1.2, 24 passes over the data in bfloat16, and priors whose number is unknown",
 )
 
 
