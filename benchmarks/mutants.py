@@ -80,6 +80,9 @@ SPLIT = "tests/datasets/test_split.py"
 CATEGORIES = "tests/datasets/test_label_sets.py"
 PARITY = "tests/evaluation/test_parity.py"
 GOLDEN = "tests/golden/test_verify.py"
+SHAPEMASK = "pipeline/methods/shapemask/"
+SHAPES = "tests/methods/test_shapemask.py"
+SHAPES_GOLDEN = "tests/methods/test_shapemask_golden.py -k 'authors_numbers or other_sizes'"
 
 MUTANTS = [
     Mutant(*row)
@@ -756,6 +759,140 @@ MUTANTS = [
             "values[values > -1].mean()",
             "values.mean()",
             PARITY,
+        ),
+        # ShapeMask
+        (
+            "noise on a box without the exponential",
+            SHAPEMASK + "geometry.py",
+            "half = 0.5 * size * noise[..., 2:].exp()",
+            "half = 0.5 * size * (1 + noise[..., 2:])",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "outer box as large as the box",
+            SHAPEMASK + "geometry.py",
+            "0.5 * scale * size",
+            "0.5 * size",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "prior seen half a cell off",
+            SHAPEMASK + "geometry.py",
+            "sampled = start[..., None] + place * size[..., None] / cells",
+            "sampled = start[..., None] + (place + 0.5) * size[..., None] / cells",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "frames of mask targets by the last pixel",
+            SHAPEMASK + "geometry.py",
+            "low, high = (sides / length).unbind(1)",
+            "low, high = (sides / (length - 1)).unbind(1)",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "RoI features half a pixel off",
+            SHAPEMASK + "roi_extractor.py",
+            "super().forward(feats, rois + shift, roi_scale_factor)",
+            "super().forward(feats, rois, roi_scale_factor)",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "prior from cells outside of the box",
+            SHAPEMASK + "head.py",
+            "pooled = (features * inside[:, None]).mean((2, 3))",
+            "pooled = features.mean((2, 3))",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "soft mean over the coarse mask",
+            SHAPEMASK + "head.py",
+            "chosen = (probabilities > 0.5).to(features.dtype)[:, None]",
+            "chosen = probabilities.to(features.dtype)[:, None]",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "fine loss stops at the coarse mask",
+            SHAPEMASK + "head.py",
+            "probabilities = coarse.sigmoid()",
+            "probabilities = coarse.detach().sigmoid()",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "epsilon of the batch norm",
+            SHAPEMASK + "head.py",
+            "EPSILON = 1e-4",
+            "EPSILON = 1e-5",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "normaliser counts novel foreground",
+            SHAPEMASK + "head.py",
+            "torch.where(counted, targets, 0.0).sum().clamp(min=1)",
+            "targets.sum().clamp(min=1)",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "no foreground explodes",
+            SHAPEMASK + "head.py",
+            "torch.where(counted, targets, 0.0).sum().clamp(min=1)",
+            "(torch.where(counted, targets, 0.0).sum() + 1e-20)",
+            f"{SHAPES} -k without_foreground",
+        ),
+        (
+            "prior loss without its half",
+            SHAPEMASK + "head.py",
+            "return 0.5 * _by_foreground(",
+            "return _by_foreground(",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "kernels of transposed convolutions turned",
+            SHAPEMASK + "released_checkpoint.py",
+            "t.permute(3, 2, 0, 1)",
+            "t.permute(2, 3, 0, 1)",
+            SHAPES_GOLDEN,
+        ),
+        (
+            "novel instances in the losses of ShapeMask",
+            SHAPEMASK + "roi_head.py",
+            "in_loss = instances.valid & ~is_novel",
+            "in_loss = instances.valid",
+            f"{SHAPES} -k change_no_loss",
+        ),
+        (
+            "masks pasted into the box itself",
+            SHAPEMASK + "roi_head.py",
+            "frames = geometry.outer(rois[:, 1:], self.outer_box, *self._input_size(x)).split(counts)",
+            "frames = geometry.outer(rois[:, 1:], 1.0, *self._input_size(x)).split(counts)",
+            f"{SHAPES} -k outer_box",
+        ),
+        (
+            "an object in all places of an image",
+            SHAPEMASK + "roi_head.py",
+            "owners = order.gather(1, place % there.clamp(min=1))",
+            "owners = order.gather(1, place * 0 % there.clamp(min=1))",
+            f"{SHAPES} -k drawn_evenly",
+        ),
+        (
+            "novel masks in the priors",
+            SHAPEMASK + "clusters.py",
+            'annotation["category_id"] not in base or annotation.get("iscrowd")',
+            'annotation.get("iscrowd")',
+            f"{SHAPES} -k change_no_prior",
+        ),
+        (
+            "other priors, the same training",
+            "pipeline/declaration/recipe.py",
+            "    if training.priors:",
+            "    if not training.priors:",
+            f"{SHAPES} -k another_training",
+        ),
+        (
+            "finest level of the full model",
+            SHAPEMASK + "model.py",
+            "sizes.finest_scale * 2**first",
+            "sizes.finest_scale",
+            f"{SHAPES} -k full_model",
         ),
     )
 ]

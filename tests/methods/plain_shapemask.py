@@ -137,7 +137,6 @@ def _boxes(folder, random):
         jittered.append([cy - h / 2, cx - w / 2, cy + h / 2, cx + w / 2])
     jittered = torch.tensor(jittered)
     last = torch.tensor([height - 1, width - 1] * 2, dtype=torch.float32)
-    clipped = torch.minimum(clipped.clamp(min=0), last)
     clipped = torch.minimum(jittered.clamp(min=0), last)
     edge = torch.tensor([[-4.0, 20, 60, 170], [100, 100, 190, 140]])
     voc = [1, 2, 3, 4, 5, 6, 7, 9, 16, 17, 18, 19, 20, 21, 44, 62, 63, 64, 67, 72]

@@ -221,8 +221,8 @@ def test_it_learns_the_masks_of_one_image():
     model, data = build(jitter=0.0, instances=3), batch(images=1, size=64, objects=3, novel=())
     with torch.no_grad():  # features stay what they are; the mask head alone learns
         x = [level.detach() for level in model.eval().extract_feat(data["img"])]
-    head = model.roi_head.mask_head.train()
-    optimizer = torch.optim.AdamW(head.parameters(), lr=0.01)
+    mask_head = model.roi_head.mask_head.train()
+    optimizer = torch.optim.AdamW(mask_head.parameters(), lr=0.01)
     boxes = data["gt_bboxes"][0]
     for _ in range(150):
         losses = model.roi_head._mask_losses(
@@ -231,7 +231,7 @@ def test_it_learns_the_masks_of_one_image():
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    head.eval()
+    mask_head.eval()
     with torch.no_grad():
         found = model.roi_head._mask_features(x, torch.cat([torch.zeros(3, 1), boxes], 1), None)
     frames = geometry.outer(boxes, 1.25, 64, 64)
@@ -445,3 +445,18 @@ def test_sizes_of_the_full_model_are_the_authors():
     )
     few = ROOM.model(knobs(priors="few", instances=5), Sizes(), {"type": "ResNet", "depth": 101}, 80)["roi_head"]
     assert few["mask_head"]["num_priors"] == 20 and few["instances"] == 5
+
+
+def test_the_look_inside_is_what_a_detection_gets():
+    from pipeline.methods.shapemask import look_inside
+
+    model, data = build().eval(), batch(images=1)
+    boxes = data["gt_bboxes"][0]
+    found = look_inside.compute(model, data["img"], boxes)
+    with torch.no_grad():
+        rois = torch.cat([torch.zeros(len(boxes), 1), boxes], 1)
+        masks = model.roi_head.detection_masks(model.extract_feat(data["img"]), rois, None, None)
+    assert np.allclose(found["fine"], masks[:, 0].sigmoid().numpy())
+    assert np.allclose(found["prior_weights"].sum(1), 1, atol=1e-5)
+    assert found["priors"].shape == found["coarse"].shape == (len(boxes), 14, 14)
+    assert (found["frames"][:, :2] <= 1e-4).all() and (found["frames"] >= -0.126).all()

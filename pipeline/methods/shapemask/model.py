@@ -7,7 +7,7 @@ from pipeline.methods.shared import two_stage
 from pipeline.methods.shared.authors import Authors
 from pipeline.methods.shared.sizes import Sizes
 
-# 500 steps of 64 images from 0.0067 to 0.08: for 16 images, by the linear rule, the frame's rate and four times as many.
+# 500 steps of 64 images from 0.0067 to 0.08; for 16, by the linear rule, the rate of the frame and four times as many.
 AUTHORS = Authors(
     warmup=2000,
     warmup_start=0.08375,
