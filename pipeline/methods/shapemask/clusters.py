@@ -116,7 +116,8 @@ def _in_box(annotation, size, cells):
         segmentation = coco_masks.merge(coco_masks.frPyObjects(segmentation, *size))
     x, y, width, height = annotation["bbox"]
     frame = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float32)
-    mask = BitmapMasks(coco_masks.decode(segmentation)[None], *size)
+    # Decoded masks are stored by columns, which mmcv's operators do not look at.
+    mask = BitmapMasks(np.ascontiguousarray(coco_masks.decode(segmentation))[None], *size)
     return crop([frame], [torch.zeros(1, dtype=torch.long)], [mask], cells)[0].numpy()
 
 
