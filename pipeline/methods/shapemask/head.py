@@ -72,6 +72,9 @@ class ShapePrior(nn.Module):
 class Decoder(nn.Module):
     """Convolutions with batch norm, upsampling if any, and the predictor.
 
+    No activation stands between upsampling and predictor, so both are one transposed convolution to the logits: the C
+    channels of the U S x U S cells never exist.
+
     Args:
         channels: C.
         convs: 3x3 convolutions.
@@ -100,7 +103,12 @@ class Decoder(nn.Module):
         """Predict logits [R, M, U S, U S] from [R, C, S, S]."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             features = norm(conv(features)).relu()
-        return self.predict(features if self.upsample is None else self.upsample(features))
+        if self.upsample is None:
+            return self.predict(features)
+        predict = self.predict.weight[:, :, 0, 0]
+        weight = torch.einsum("ioyx,mo->imyx", self.upsample.weight, predict)
+        bias = self.predict.bias + predict @ self.upsample.bias
+        return F.conv_transpose2d(features, weight, bias, stride=self.upsample.stride)
 
 
 class MapAdded(nn.Module):
