@@ -20,7 +20,7 @@ def steps(given, knobs, dataset) -> list:
 METHOD = Method(
     task="instances",
     label="Boxes alone (FCOS)",
-    colour="#117733",
+    colour="#661100",
     about=f"{one_stage.ABOUT}, without a mask head",
     knobs=KnobSet,
     sizes=Sizes,
