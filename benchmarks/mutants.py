@@ -81,7 +81,6 @@ SPLIT = "tests/datasets/test_split.py"
 CATEGORIES = "tests/datasets/test_label_sets.py"
 PARITY = "tests/evaluation/test_parity.py"
 GOLDEN = "tests/golden/test_verify.py"
-<<<<<<< HEAD
 OPMASK, MASKX = "pipeline/methods/opmask/", "pipeline/methods/maskx/"
 OPMASK_GOLDEN, MASKX_GOLDEN = "tests/golden_comparison/test_opmask.py", "tests/golden_comparison/test_maskx.py"
 OPMASK_TESTS, MASKX_TESTS = "tests/methods/test_opmask.py", "tests/methods/test_maskx.py"
@@ -96,8 +95,6 @@ CPMASK_NUMBERS = "tests/methods/cpmask/test_golden.py -k plain"
 CPMASK_STEP = "tests/methods/cpmask/test_model.py -k every_roi"
 CPMASK_OBJECTS = "tests/methods/cpmask/test_model.py -k boxes_of_base"
 CPMASK_FCOS = "tests/methods/cpmask/test_model.py -k 'root or full_size'"
-=======
->>>>>>> bf38058033ad9714f201f39a0fba5f851c660e5c
 SHAPEMASK = "pipeline/methods/shapemask/"
 SHAPES = "tests/methods/test_shapemask.py"
 SHAPES_GOLDEN = "tests/methods/test_shapemask_golden.py -k 'authors_numbers or other_sizes'"
@@ -1229,7 +1226,6 @@ MUTANTS = [
             "values.mean()",
             PARITY,
         ),
-<<<<<<< HEAD
         # CPMask
         (
             "dilation of a boundary sees foreground outside",
@@ -1367,8 +1363,6 @@ MUTANTS = [
             CPMASK_FCOS,
         ),
         ("ranges of FCOS's levels", SHARED + "one_stage.py", "REACH = 8", "REACH = 4", CPMASK_FCOS),
-=======
->>>>>>> bf38058033ad9714f201f39a0fba5f851c660e5c
         # ShapeMask
         (
             "noise on a box without the exponential",
@@ -1503,10 +1497,7 @@ MUTANTS = [
             "sizes.finest_scale",
             f"{SHAPES} -k full_model",
         ),
-<<<<<<< HEAD
         *SIMFORMER,
-=======
->>>>>>> bf38058033ad9714f201f39a0fba5f851c660e5c
     )
 ]
 

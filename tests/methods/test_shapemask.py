@@ -112,8 +112,6 @@ def test_masks_of_novel_objects_change_no_prior(tmp_path):
     assert two[0].mean() < 0.6 and (two[1] == 1).all()  # the triangle, the squares
 
 
-<<<<<<< HEAD
-=======
 def test_the_stage_makes_the_centres_of_its_scale_from_base_categories(tmp_path, monkeypatch):
     """Of the drawn data: category 1, a person, is novel for nonvoc2voc, whose base categories have no mask here."""
     (tmp_path / "train.json").write_text(json.dumps(annotations([[0, 0, 50, 0, 50, 9]])))
@@ -129,7 +127,6 @@ def test_the_stage_makes_the_centres_of_its_scale_from_base_categories(tmp_path,
         clusters.make("generated", "nonvoc2voc", tmp_path / "nonvoc2voc")
 
 
->>>>>>> bf38058033ad9714f201f39a0fba5f851c660e5c
 def test_more_masks_than_are_clustered_are_thinned_out(tmp_path):
     file = tmp_path / "train.json"
     file.write_text(json.dumps(annotations()))
