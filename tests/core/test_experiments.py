@@ -40,7 +40,7 @@ def test_a_colon_that_dvc_s_parser_refuses_is_named_with_its_remedy(tmp_path):
 def test_unknown_dataset(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
     paths.PARAMS.write_text("dataset: coco2071\n")
-    with pytest.raises(ExperimentError, match=r"unknown dataset .*'coco2071'.*generated"):
+    with pytest.raises(ExperimentError, match=r"unknown dataset .*'coco2071'.*did you mean 'coco2017'"):
         experiments.chosen_dataset()
     paths.PARAMS.write_text("sigma: 0.3\n")
     with pytest.raises(ExperimentError, match=r"params\.yaml: `dataset` is missing"):

@@ -12,7 +12,7 @@ import functools
 import torch
 from mmcv.runner import OPTIMIZERS
 
-from pipeline.training import schedule
+from pipeline.training.schedule import POLICIES, WARMUP_RATIO
 
 # Shares of the learning rate at which warm-ups begin: ShapeProp's, ShapeMask's (0.0067 of 0.08), Mask^X R-CNN's.
 WARMUP_STARTS = (0.03, 0.08375, 1 / 3)
@@ -54,7 +54,7 @@ def warmed_up(base, iteration, declared, policy, start):
     `Schedule.rate` multiplies by the frame's warm-up, which is taken out again.
 
     Args:
-        base, iteration, declared: as of a policy of `schedule.POLICIES`.
+        base, iteration, declared: as of a policy of `POLICIES`.
         policy: one of them.
         start: share of the rate at iteration 0.
     """
@@ -62,9 +62,9 @@ def warmed_up(base, iteration, declared, policy, start):
     if iteration >= declared.warmup:
         return rate
     left = 1 - iteration / declared.warmup
-    return rate * (1 - left * (1 - start)) / (1 - left * (1 - schedule.WARMUP_RATIO))
+    return rate * (1 - left * (1 - start)) / (1 - left * (1 - WARMUP_RATIO))
 
 
-for _name, _policy in list(schedule.POLICIES.items()):
+for _name, _policy in list(POLICIES.items()):
     for _start in WARMUP_STARTS:
-        schedule.POLICIES[f"{_name} from {_start:g}"] = functools.partial(warmed_up, policy=_policy, start=_start)
+        POLICIES[f"{_name} from {_start:g}"] = functools.partial(warmed_up, policy=_policy, start=_start)
