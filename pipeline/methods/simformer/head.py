@@ -115,7 +115,7 @@ class SimFormerHead(MaskFormerHead):
         ):
             focal, dice = mask_losses(masks, matched, targets, normaliser)
             found = {
-                "loss_cls": weights["class"] * class_loss(logits, matched, targets, self.empty_weight),
+                "loss_cls": weights["labels"] * class_loss(logits, matched, targets, self.empty_weight),
                 "loss_mask": weights["focal"] * focal,
                 "loss_dice": weights["dice"] * dice,
             }
