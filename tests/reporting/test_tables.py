@@ -430,3 +430,9 @@ def test_a_run_with_a_dataset_of_its_own_stands_beside_the_others(workspace):
     assert "| Dataset" in markdown and "**" not in markdown, "rows of different data are not ranked"
     assert "categories of toy and coco2017" in markdown and "Measured numbers are on the dataset toy" in markdown
     assert "coco2017" in paths.table("toy", "table2", "tex").read_text()
+
+
+@pytest.mark.parametrize(("dataset", "splits"), [("scenes", {"s1"}), ("coco_stuff_10k", {"s1", "s2", "s3", "s4"})])
+def test_a_direction_that_the_data_set_lacks_has_no_line(dataset, splits):
+    frame = table_frame("simformer2", experiments.load(), dataset)
+    assert set(frame["direction"]) == splits and set(frame["mIoU_published"].dropna()) >= {27.0, 27.8, 31.1}
