@@ -29,8 +29,9 @@ def table_frame(table_id, declared, dataset):
     Values are in the unit of their metric at full precision, the mean over the seeds and (from two seeds on) their
     sample standard deviation; NaN where not run, undefined or not published. `seeds` is the JSON list of the seeds
     averaged, `state` is `done` or why there is no result; there is no line for a direction that the data set lacks.
-    `agrees` tells on the paper's dataset whether the main metric is within the tolerance its authors state, and is empty
-    elsewhere. `undefined` says which categories could not be scored and why. On drawn data the verdict of a metric tells if it is better or worse than in the reference row, see
+    `agrees` tells on the paper's dataset whether the main metric is within the tolerance its authors state, and is
+    empty elsewhere. `undefined` says which categories could not be scored and why. On drawn data the verdict of a
+    metric tells if it is better or worse than in the reference row, see
     `marks.add`. A cited row has no run and no dataset, and a line for each direction it was published for.
     `layers` are the convolutions of the mask head as the paper counts them, `differs` is what a measured row was
     trained with otherwise than the published one, see `deviations`; tables without them have no such columns.
