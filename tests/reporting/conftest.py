@@ -177,6 +177,9 @@ def workspace(tmp_path, monkeypatch):
     knobs = KNOBS.read_text()
     space.write(paths.PARAMS, "dataset: toy\n" + knobs.replace("sigma: 0.3 ", "sigma: 0.2 "))
     space.write(paths.PAPER_KNOBS, knobs)
+    for file in KNOBS.parents[1].glob("*/knobs.yaml"):  # of the other methods
+        if file != KNOBS:
+            space.write(tmp_path / file.relative_to(KNOBS.parents[3]), file.read_text())
     space.write(tmp_path / "declaration" / "toy.yaml", json.dumps(DECLARATION))
     declared = experiments.load(tmp_path / "declaration")
     monkeypatch.setattr(experiments, "load", lambda: declared)
