@@ -10,12 +10,14 @@ map by map, in four ways:
 - bincount alone: the same of numbers that are there already, which no evaluator gets around making.
 
 Ratios are of processor time. scikit-learn gets every `--every`-th map, and its time is scaled. `--scoring` then writes
-all maps as a run's predictions and truth, and scores them from disk: what decoding adds, and the peak of memory, at a
-quarter of the maps and at all. The last line has all numbers as key=value.
+all maps as a run's predictions and truth, and scores them from disk in a process of its own: what decoding adds, and
+the peak of memory, at a quarter of the maps and at all. The last line has all numbers as key=value.
 """
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -62,7 +64,13 @@ def main():
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--every", type=int, default=1, help="maps of which scikit-learn gets one")
     parser.add_argument("--scoring", action="store_true", help="score from disk, too")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.measure:
+        start = time.process_time()
+        scoring.counted(Pack(args.measure / "maps.json"), args.measure / "seed0.json", args.classes)
+        print(json.dumps({"s": time.process_time() - start, "mb": peak_mb()}))
+        return
     rng = np.random.default_rng(0)
     maps = [draw(rng, args.height, args.width, args.classes) for _ in range(min(KEPT, args.images))]
     row = {"images": args.images, **counted(maps, args)}
@@ -119,10 +127,10 @@ def scored(maps, args):
                     found.write("[,"[number > 0] + json.dumps(stored.record(f"{number}.png", prediction)))
                 found.write("]\n")
             (folder / "maps.json").write_text(writer.index())
-            start, before = time.process_time(), peak_mb()
-            scoring.counted(Pack(folder / "maps.json"), folder / "seed0.json", args.classes)
-            row[f"scoring_{name}_s"] = round(time.process_time() - start, 2)
-            row[f"scoring_{name}_added_mb"] = round(peak_mb() - before, 1)
+            command = [sys.executable, "-m", "benchmarks.miou_scale", "--measure", str(folder), "--classes"]
+            done = subprocess.run([*command, str(args.classes)], check=True, capture_output=True, text=True)
+            measured = json.loads(done.stdout)
+            row |= {f"scoring_{name}_s": round(measured["s"], 2), f"scoring_{name}_mb": round(measured["mb"])}
     return row
 
 
