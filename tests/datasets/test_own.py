@@ -239,7 +239,7 @@ def corners(content):
 CONTENTS = {
     "corners": (
         corners,
-        "bbox is .* \\(boxes that look like x1, y1, x2, y2 of their mask, valid: x, y, width, height: ",
+        "bbox is .* \\(boxes that look like x1, y1, x2, y2 of their mask, valid: x, y, ",
     ),
     "no images": (lambda c: c.update(images=[]), "`images` is empty: no image is annotated"),
     "no objects": (lambda c: c.update(annotations=[]), "`annotations` is empty: no object is annotated"),
