@@ -230,7 +230,17 @@ def test_a_file_that_is_none_says_what_it_is(tmp_path, text, message):
     assert re.match(f"{re.escape(str(path))}: {message}", str(error.value)) and "\n" not in str(error.value)
 
 
+def corners(content):
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation["bbox"] = [x, y, x + width, y + height]
+
+
 CONTENTS = {
+    "corners": (
+        corners,
+        "bbox is .* \\(boxes that look like x1, y1, x2, y2 of their mask, valid: x, y, ",
+    ),
     "no images": (lambda c: c.update(images=[]), "`images` is empty: no image is annotated"),
     "no objects": (lambda c: c.update(annotations=[]), "`annotations` is empty: no object is annotated"),
     "no classes": (lambda c: c.update(categories=[]), "`categories` is empty: no class is annotated"),
@@ -266,12 +276,13 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize("change, message", CONTENTS.values(), ids=CONTENTS)
-def test_a_mistake_in_a_file_is_told_with_the_file(gather, tmp_path, change, message):
+def test_a_mistake_in_a_file_is_told_with_the_file(gather, tmp_path, caplog, change, message):
     with pytest.raises(ExperimentError, match=message) as error:
         gather(edited(change))
     text = str(error.value)
     assert "\n" not in text and "stages.download" not in text
     assert text.startswith(str(tmp_path / "export.json")) or "cannot be" in message
+    assert not caplog.records, "one line, and not a table beside it"
 
 
 GROUPS = {

@@ -221,7 +221,9 @@ def arguments(**given):
     options = dict.fromkeys(
         ("model", "images", "annotations", "out", "by", "segmenter", "classes", "most", "seed", "dataset")
     )
-    return Namespace(**options | {"compare": False, "form": "polygons", "force": False} | given)
+    return Namespace(
+        **options | {"compare": False, "form": "polygons", "force": False, "keep_rectangles": False} | given
+    )
 
 
 MISTAKES = {
@@ -263,7 +265,7 @@ def test_a_comparison_without_known_masks_is_mended_as_told(given, tmp_path):
         completing.compared(arguments(**asked, annotations=path, images=images))
     content["annotations"][0]["segmentation"] = [[25, 15, 56, 15, 56, 46, 25, 46]]
     path.write_text(json.dumps(content))
-    said = completing.compared(arguments(**asked, annotations=path, images=images))
+    said = completing.compared(arguments(**asked, annotations=path, images=images, keep_rectangles=True))
     assert "filled_box" in said and "1.000" in said
 
 

@@ -237,7 +237,7 @@ def test_what_the_document_says_to_type(root, images, monkeypatch, capsys):
     cat = {"id": 1, "image_id": 0, "category_id": 1, "bbox": [20, 30, 50, 60]}
     content = {"images": listed, "categories": [{"id": 1, "name": "cat"}], "annotations": [cat]}
     (root / "boxes.json").write_text(json.dumps(content))
-    known = cat | {"segmentation": [[20, 30, 70, 30, 70, 90, 20, 90]]}
+    known = cat | {"segmentation": [[20, 30, 70, 30, 70, 90, 40, 90]]}
     (root / "known.json").write_text(json.dumps(content | {"annotations": [known]}))
     commands = documented()
     assert {words[2] for words in commands} == {"commands.predict", "commands.complete"}
