@@ -31,4 +31,4 @@ class FCBoxHead(CAMBoxHead):
 
     def activation_maps(self, features: Tensor, labels: Tensor) -> Tensor:
         """Refuse: nothing here is a map."""
-        raise TypeError("FCBoxHead has no class activation map; use CAMBoxHead")
+        raise TypeError("FCBoxHead has no class activation map")
