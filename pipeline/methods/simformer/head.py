@@ -41,7 +41,7 @@ class SimFormerHead(MaskFormerHead):
     """Part images into masks of one class each, where only base classes have masks to learn from.
 
     Args:
-        weights: {class, focal, dice, no_object, complementary: weight of a loss}.
+        weights: {cls, focal, dice, no_object, complementary: weight of a loss}.
         complementary_logit: floor of the complementary loss.
         pixel_pairs: arguments of `PixelPairs`, None without pairs.
         train_cfg, test_cfg: not read.
@@ -115,7 +115,7 @@ class SimFormerHead(MaskFormerHead):
         ):
             focal, dice = mask_losses(masks, matched, targets, normaliser)
             found = {
-                "loss_cls": weights["labels"] * class_loss(logits, matched, targets, self.empty_weight),
+                "loss_cls": weights["cls"] * class_loss(logits, matched, targets, self.empty_weight),
                 "loss_mask": weights["focal"] * focal,
                 "loss_dice": weights["dice"] * dice,
             }

@@ -31,7 +31,7 @@ def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
             "type": "SimFormerHead",
             **_maskformer(sizes, stage_channels(backbone), num_classes),
             "weights": {
-                "labels": sizes.class_weight,
+                "cls": sizes.class_weight,
                 "focal": sizes.focal_weight,
                 "dice": sizes.dice_weight,
                 "no_object": sizes.no_object_weight,

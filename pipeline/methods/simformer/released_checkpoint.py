@@ -83,10 +83,10 @@ WITHIN = {
 }
 # Ours alone: counters that nothing reads, and the class balance, which the released code does not save.
 OURS_ALONE = re.compile(r"backbone\..*\.num_batches_tracked|panoptic_head\.pixel_pairs\.balance\.counts")
-# In neither a zoo file nor a training without pairs.
-OPTIONAL = ("panoptic_head.pixel_pairs.", "panoptic_head.complementary_floor")
+OF_PAIRS = "panoptic_head.pixel_pairs."
 
-MARK_THEIRS, MARK_OURS = f"{PREDICTOR}query_embed.weight", "panoptic_head.query_embed.weight"
+# What no other model has; the same query embedding under our names is MMDetection's MaskFormer, too.
+MARK_THEIRS, MARK_OURS = f"{PREDICTOR}query_embed.weight", "panoptic_head.complementary_floor"
 OLD_NAMES = re.compile(r"sem_seg_head\.(?!predictor\.|pixel_decoder\.)")
 CLASSIFIER = "panoptic_head.cls_embed.weight"
 BACKBONES = {"r50": 50, "r101": 101}
@@ -189,8 +189,8 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
     backbone, num_classes, pairs = _kind(ours, path)
     expected = released_model(num_classes, backbone, **pairs).state_dict()
     wanted = {key: tensor for key, tensor in expected.items() if released_key(key)}
-    if not reverse and MARK_OURS in ours:  # the zoo's models have no constant of a loss that they were not trained with
-        ours = {key: wanted[key] for key in wanted if key.startswith(OPTIONAL[1])} | ours
+    if not reverse:  # the zoo's models have no constant of a loss that they were not trained with
+        ours = {MARK_OURS: wanted[MARK_OURS]} | ours
     _compare({key: tensor for key, tensor in ours.items() if not OURS_ALONE.fullmatch(key)}, wanted, path, backbone)
     if reverse:
         converted = {released_key(key): ours[key].clone() for key in wanted}
@@ -207,7 +207,7 @@ def _kind(state, path):
     if CLASSIFIER not in state or state[CLASSIFIER].ndim != 2:
         raise ExperimentError(f"{path}: no {MARK_THEIRS} and no {CLASSIFIER}; expected SimFormer or MaskFormer weights")
     backbone = "r101" if "backbone.layer3.22.conv1.weight" in state else "r50"
-    pairs = {} if any(key.startswith(OPTIONAL[0]) for key in state) else {"pairs": "none"}
+    pairs = {} if any(key.startswith(OF_PAIRS) for key in state) else {"pairs": "none"}
     return backbone, len(state[CLASSIFIER]) - 1, pairs
 
 
