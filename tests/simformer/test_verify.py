@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import ExperimentError
 from pipeline.methods.simformer import golden
 
-GOLDEN = Path(__file__).parents[1] / "golden_simformer"
+GOLDEN = Path(__file__).parents[1] / "golden_comparison" / "simformer"
 FILES = sorted(file.name for file in GOLDEN.iterdir() if file.suffix in (".npz", ".json"))
 
 
