@@ -860,9 +860,9 @@ MUTANTS = [
         ),
         (
             "OPMask: order of colours",
-            OPMASK + "backbone.py",
-            "(images * self.scale).flip(1)",
-            "images * self.scale",
+            SHARED + "blue_first_resnet.py",
+            "(images * self.deviation).flip(1)",
+            "images * self.deviation",
             OPMASK_GOLDEN + " -k backbone_of_a_converted",
         ),
         (
@@ -888,9 +888,9 @@ MUTANTS = [
         ),
         (
             "Mask^X: rectifier of the box head",
-            MASKX + "box_head.py",
-            "x = layer(x).relu()",
-            "x = layer(x)",
+            SHARED + "fc_box_head.py",
+            "features = self.relu(layer(features))",
+            "features = layer(features)",
             MASKX_TESTS + " -k two_layers",
         ),
         (

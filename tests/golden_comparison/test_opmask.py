@@ -151,11 +151,11 @@ def test_the_backbone_of_a_converted_file_sees_what_the_released_one_did():
     """Blue first, 0 to 255 less the mean, from an image normalised as all are here."""
     from mmdet.models import ResNet
 
-    from pipeline.methods.opmask.backbone import BGRResNet
+    from pipeline.methods.shared.blue_first_resnet import BlueFirstResNet
     from pipeline.tasks.instances.steps import IMAGE_NORM
 
     small = {"depth": 18, "base_channels": 8, "stem_channels": 8, "style": "caffe"}
-    ours, stock = BGRResNet(**small), ResNet(**small)
+    ours, stock = BlueFirstResNet(**small), ResNet(**small)
     ours.eval(), stock.eval()
     stock.load_state_dict(ours.state_dict())
     pixels = torch.randint(256, (1, 3, 32, 32)).float()  # red first

@@ -5,9 +5,10 @@ Legend: K classes, C channels that the last layers see.
 
 import torch
 from mmdet.models.builder import HEADS
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.methods.shared.cam_box_head import CAMBoxHead
+from pipeline.methods.shared.fc_box_head import FCBoxHead
 
 
 class Describing:
@@ -38,23 +39,17 @@ class DescribingBoxHead(Describing, CAMBoxHead):
 
 
 @HEADS.register_module()
-class DescribingFCBoxHead(Describing, CAMBoxHead):
+class DescribingFCBoxHead(Describing, FCBoxHead):
     """The box head of the released code: two fully connected layers on all cells of a RoI.
 
     Args:
-        fc_out_channels: their width.
-        kwargs: as `CAMBoxHead`, without convolutions.
+        init: classifier and regressor start 'normal' or 'xavier', as of `CAMBoxHead`.
+        kwargs: as `FCBoxHead`.
     """
 
-    def __init__(self, fc_out_channels, **kwargs):
-        super().__init__(num_shared_fcs=2, fc_out_channels=fc_out_channels, **kwargs)
-        self.shared_fcs[0] = nn.Linear(self.in_channels * self.roi_feat_area, fc_out_channels)
+    def __init__(self, init="normal", **kwargs):
+        super().__init__(**kwargs)
+        if init == "xavier":
+            self.init_cfg.append({"type": "Xavier", "layer": "Linear"})
         # Caffe2's Xavier rule counts the inputs alone.
         self.init_cfg.append({"type": "Caffe2Xavier", "override": [{"name": "shared_fcs"}]})
-
-    def forward_with_features(self, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return class logits [R, K + 1], box deltas [R, 4K] and what both were computed from, [R, C]."""
-        x = roi_features.flatten(1)
-        for layer in self.shared_fcs:
-            x = layer(x).relu()
-        return self.fc_cls(x), self.fc_reg(x), x

@@ -43,11 +43,10 @@ def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
 
 def _own_box_head(box_head, width):
     """Two fully connected layers on all cells, without a norm."""
-    return {key: value for key, value in box_head.items() if key != "norm_cfg"} | {
+    return {key: value for key, value in box_head.items() if key not in ("norm_cfg", "pool_regression")} | {
         "type": "DescribingFCBoxHead",
         "num_shared_convs": 0,
         "num_cls_convs": 0,
         "num_reg_convs": 0,
-        "pool_regression": True,
         "fc_out_channels": width,
     }

@@ -1,8 +1,8 @@
 """OPMask (Biertimpel et al., ICCV 2021): the class activation map of the box head steers a deep, normalised mask head.
 
-backbone: images as the released weights want them. batch_norm: statistics over the RoIs of all processes. box_head: its
-own box head, whose widths double. mask_head: its mask head. What enters that, and which RoIs its loss is of, is what
-`pipeline.methods.shared` has for the CAM. golden, released_checkpoint: what no training imports.
+batch_norm: statistics over the RoIs of all processes. box_head: its own box head, whose widths double. mask_head: its
+mask head. What enters that, and which RoIs its loss is of, is what `pipeline.methods.shared` has for the CAM. golden,
+released_checkpoint: what no training imports.
 """
 
 from pathlib import Path
@@ -35,7 +35,8 @@ METHOD = Method(
     model=model,
     modules=(
         *two_stage.MASK_MODULES,
-        *(f"{__name__}.{part}" for part in ("backbone", "batch_norm", "box_head", "mask_head")),
+        *(f"{__name__}.{part}" for part in ("batch_norm", "box_head", "mask_head")),
+        "pipeline.methods.shared.blue_first_resnet",  # of released checkpoints
     ),
     more_modules=AUTHORS.modules,
     steps=AUTHORS.steps,

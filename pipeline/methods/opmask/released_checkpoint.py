@@ -51,7 +51,7 @@ THEIRS = "roi_heads.mask_head.mask_down1.weight"  # what no other model has
 NUM_CLASSES = 80
 BACKBONES = {
     name: {
-        "type": "BGRResNet",
+        "type": "BlueFirstResNet",
         "depth": depth,
         "frozen_stages": 1,
         "norm_cfg": {"type": "BN", "requires_grad": False},
