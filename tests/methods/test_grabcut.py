@@ -219,6 +219,16 @@ def test_every_detection_has_the_mask_of_its_box(shown):
                 assert mask.dtype == bool and (mask == cut.segment(image, box[:4], RULE)).all()
 
 
+def test_it_is_cut_in_red_green_blue(shown, monkeypatch):
+    model, data = shown
+    seen = []
+    monkeypatch.setattr(cut, "segment", lambda image, box, rule: seen.append(image) or cut.filled(image.shape, box))
+    data["img"], data["img_metas"] = data["img"][:1], data["img_metas"][:1]
+    predicted(model, data)
+    stored = cv2.imread(data["img_metas"][0]["filename"])
+    assert seen and all((image == stored[..., ::-1]).all() and (image != stored).any() for image in seen)
+
+
 def test_boxes_and_scores_are_the_detector_s(shown):
     model, data = shown
     plain = build("two_stage").eval()
