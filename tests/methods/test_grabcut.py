@@ -282,6 +282,7 @@ def sample(noise=0):
     """What the step is given: three objects, the second and third novel; the placeholder is noise."""
     image, inside = disc()
     placeholders = np.random.default_rng(noise).random((2, 60, 80)) < 0.5
+    inside[:, 40:] = False  # annotated otherwise than GrabCut would cut it
     masks = np.concatenate([inside[None], placeholders]).astype(np.uint8)
     return {
         "img": np.ascontiguousarray(image[..., ::-1]),
