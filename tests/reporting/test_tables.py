@@ -432,6 +432,11 @@ def test_a_run_with_a_dataset_of_its_own_stands_beside_the_others(workspace):
     assert "coco2017" in paths.table("toy", "table2", "tex").read_text()
 
 
+def test_the_page_has_the_folder_it_depends_on_where_no_figure_is_chosen(workspace):
+    build_table("table2")
+    assert (workspace.root / "reports/toy/figures").is_dir()
+
+
 @pytest.mark.parametrize(("dataset", "splits"), [("scenes", {"s1"}), ("coco_stuff_10k", {"s1", "s2", "s3", "s4"})])
 def test_a_direction_that_the_data_set_lacks_has_no_line(dataset, splits):
     frame = table_frame("simformer2", experiments.load(), dataset)
