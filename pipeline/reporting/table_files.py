@@ -17,7 +17,7 @@ def build_table(table_id):
     declared, dataset = experiments.load(), experiments.chosen_dataset()
     frame = tables.table_frame(table_id, declared, dataset)
     # The page depends on this folder, which nothing else makes where no figure shows a chosen table.
-    paths.figure(dataset, "", "").parent.mkdir(parents=True, exist_ok=True)
+    (paths.reports(dataset) / "figures").mkdir(parents=True, exist_ok=True)
     with files.replacing(paths.table(dataset, table_id, "csv")) as path:
         frame.to_csv(path, index=False, lineterminator="\n")
     files.write_text(paths.table(dataset, table_id, "md"), tables.markdown(table_id, frame, declared, dataset))

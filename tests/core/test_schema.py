@@ -14,12 +14,13 @@ from pipeline import doctor, methods
 from pipeline.artifacts import paths
 from pipeline.datasets.generated import scenes
 from pipeline.declaration import experiments, references, schema, strict
-from pipeline.declaration.label_sets import label_set
+from pipeline.declaration.label_sets import known, label_set
 from pipeline.errors import ExperimentError
 from pipeline.launching import settings
 from pipeline.reporting.figures import KINDS
 from pipeline.training.precision import DTYPES
 from pipeline.training.schedule import POLICIES
+from tests import knob_files
 
 WRITER = YAML(typ="safe")
 SELECTION = paths.SELECTION
@@ -28,10 +29,9 @@ SELECTION = paths.SELECTION
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """A copy of what is declared: experiments, published numbers, params.yaml and pinned knobs."""
-    for path in (paths.EXPERIMENTS, paths.PARAMS, paths.PAPER_KNOBS):
-        copy = tmp_path / path.relative_to(paths.ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if path.is_dir() else shutil.copy)(path, copy)
+    knob_files.copy(tmp_path)
+    shutil.copytree(paths.EXPERIMENTS, tmp_path / paths.EXPERIMENTS.relative_to(paths.ROOT))
+    shutil.copy(paths.PARAMS, tmp_path)
     (tmp_path / "machine.yaml").write_text("runs: {}\nslurm: {}\n")
     monkeypatch.setenv("CONTRASTMASK_HOME", str(tmp_path))
     monkeypatch.setattr(paths, "SELECTION", tmp_path / "pipeline" / "selection.yaml")
@@ -401,7 +401,7 @@ def test_a_dataset_is_declared_where_dvc_looks_for_it(repository):
 def test_a_direction_that_initial_weights_need_is_asked_of_every_label_set_that_is_trained_so(repository, monkeypatch):
     labels = replace(label_set("coco"), directions={"nonvoc2voc": {"base": "nonvoc", "novel": "voc"}})
     monkeypatch.setattr(references, "label_set", lambda name: labels if name == "mine" else label_set(name))
-    monkeypatch.setattr(references, "label_sets", lambda: ["coco", "mine"])
+    monkeypatch.setattr(references, "label_sets", lambda: [*known(), "mine"])
     edit(paths.EXPERIMENTS, ("datasets", "generated_study1", "label_set"), "mine")
     assert "datasets.generated_study1.profile: profile 'embedded' pre-trains on direction 'boxes', which" in refused()
     edit(paths.EXPERIMENTS, ("datasets", "generated_study1", "profile"), "smoke")

@@ -10,6 +10,7 @@ from pycocotools import mask as rle
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.tasks.instances import TASK
+from tests import knob_files
 from tests.scores import long_tables
 
 from .studies import DATA
@@ -176,10 +177,7 @@ def workspace(tmp_path, monkeypatch):
     space = Workspace(tmp_path)
     knobs = KNOBS.read_text()
     space.write(paths.PARAMS, "dataset: toy\n" + knobs.replace("sigma: 0.3 ", "sigma: 0.2 "))
-    space.write(paths.PAPER_KNOBS, knobs)
-    for file in KNOBS.parents[1].glob("*/knobs.yaml"):  # of the other methods
-        if file != KNOBS:
-            space.write(tmp_path / file.relative_to(KNOBS.parents[3]), file.read_text())
+    knob_files.copy(tmp_path)
     space.write(tmp_path / "declaration" / "toy.yaml", json.dumps(DECLARATION))
     declared = experiments.load(tmp_path / "declaration")
     monkeypatch.setattr(experiments, "load", lambda: declared)
