@@ -9,6 +9,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline import methods, tasks
 from pipeline.artifacts import checkpoint, files, paths
 from pipeline.cli import command
 from pipeline.datasets.prepare import prepare
@@ -25,14 +26,20 @@ OPTIMISATION = {"warmup_iterations": 1, "log_interval": 1, "checkpoint_interval"
 
 
 def draw_inputs(declared):
-    """Draw a few images, their splits and random initial weights, below `paths.ROOT`."""
+    """Draw a few images, their splits, what methods learn from those beforehand, and random initial weights, below
+    `paths.ROOT`."""
     entry = declared.dataset(DATASET) | {"train_images": 12, "val_images": 2}
     prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
     labels = declared.label_set(DATASET)
     for name in labels.directions:
         split(subsets.train(DATASET).annotations, labels, name, paths.split(DATASET, name))
-    of_backbones = (config.resolve_pretraining(name, DATASET, declared).initial_weights for name in declared.backbones)
-    for key in filter(None, (*declared.backbones, *of_backbones)):
+    runs = _runs(declared).values()
+    for method, direction in sorted({(run.method, run.direction) for run in runs if run.priors}):
+        out = paths.learnt_priors(DATASET, methods.priors_key(method, direction))
+        methods.required(method, "priors").make(DATASET, direction, out)
+    keys = dict.fromkeys([*declared.backbones, *(run.weights for run in runs)])
+    before = (config.resolve_pretraining(key, DATASET, declared).initial_weights for key in keys)
+    for key in filter(None, (*keys, *before)):
         checkpoint.write(paths.initial_weights(DATASET, key), {}, {})
 
 
@@ -49,14 +56,14 @@ def shrunk(training):
 def jobs(declared, named):
     """{job: its training at full length}: of each method under each preset, of code that only another run has; and of
     the named runs and pre-trainings, `all` are every one."""
-    found, codes = {}, set()
-    for run in declared.runs.values():
+    found, codes, runs = {}, set(), _runs(declared)
+    for run in runs.values():
         for preset in PRESETS:
             job = f"{run.method}.{preset}"
             if run.pinned and not run.overrides and job not in found:
                 found[job] = _resolved(declared, run, {"recipe": preset})
                 codes.add(_code(found[job]))
-    for name, run in declared.runs.items():
+    for name, run in runs.items():
         training = _resolved(declared, run, {})
         if {name, "all"} & set(named) or _code(training) not in codes:
             found[name] = training
@@ -65,6 +72,11 @@ def jobs(declared, named):
         if place == 0 or {f"init_{name}", "all"} & set(named):
             found[f"init_{name}"] = config.resolve_pretraining(name, DATASET, declared)
     return found
+
+
+def _runs(declared):
+    """Those of the first task, whose data set this is; the label maps of others are not compared."""
+    return {name: run for name, run in declared.runs.items() if methods.task_of(run.method).name == tasks.FIRST}
 
 
 def _resolved(declared, run, overrides):

@@ -12,6 +12,7 @@ from pipeline.acceptance import accept, job
 from pipeline.artifacts import checkpoint, paths
 from pipeline.declaration import experiments, recipe
 from pipeline.errors import ExperimentError
+from pipeline.methods.shapemask import clusters
 from pipeline.training import loop
 from tests import tiny
 
@@ -119,10 +120,12 @@ def test_every_job_finds_what_it_starts_from(monkeypatch):
         monkeypatch.setattr(job, name, lambda *_, **__: None)
     monkeypatch.setattr(job.checkpoint, "write", lambda path, *_: written.add(path))
     monkeypatch.setattr(job, "_code", lambda training: training.method)
+    monkeypatch.setattr(clusters, "make", lambda dataset, direction, out: written.add(out))
     job.draw_inputs(declared)
     starts = {training.initial_weights for training in job.jobs(declared, ["all"]).values()}
     assert {"r50", "classifier_r50"} <= starts
     assert {paths.initial_weights(job.DATASET, key) for key in starts - {None}} <= written
+    assert paths.learnt_priors(job.DATASET, "voc2nonvoc_shapemask") in written
 
 
 def test_what_is_no_commit_is_named(tmp_path, monkeypatch):
