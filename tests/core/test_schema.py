@@ -302,7 +302,7 @@ MISTAKES = {
     "backbone": (("runs", "current", "backbone"), "r51", "runs.current.backbone: unknown backbone 'r51'; .* 'r50'?"),
     "direction": (("runs", "current", "direction"), "voc2voc", "unknown direction 'voc2voc'; .* 'voc2nonvoc'?"),
     "own dataset": (("runs", "current", "dataset"), "genrated", "unknown dataset 'genrated'; .* mean 'generated'?"),
-    "schedule": (("runs", "current", "schedule"), "2x", "unknown schedule of profile .*: '2x'; valid: 1x, 3x; .*"),
+    "schedule": (("runs", "current", "schedule"), "2x", "unknown schedule of profile .*: '2x'; valid: 1x, 3x, 130k; .*"),
     "column": (("runs", "current", "sheduel"), "1x", "runs.current.sheduel: unknown key; .* did you mean 'schedule'?"),
     "no method": (("runs", "current", "method"), ..., "runs.current.method: is missing; .*"),
     "knobs": (("runs", "current", "knobs"), "parms.yaml", "runs.current.knobs: .* did you mean 'params.yaml'?"),
