@@ -647,8 +647,6 @@ def test_kinds_and_choices_are_those_of_the_code():
     kinds = {tag for model in schema._Figure.__subclasses__() for tag in strict.choices(model, "kind")}
     assert kinds == set(KINDS)
     assert set(strict.choices(schema.TrainingSection, "precision")) == set(DTYPES)
-    declared = {
-        name for name in POLICIES if " from " not in name
-    }  # without those of methods' authors, no profile's choice
+    declared = {name for name in POLICIES if " from " not in name}  # without methods' own
     assert set(strict.choices(schema.TrainingSection, "lr_policy")) == declared
     assert strict.choices(schema.Generated, "version") == list(scenes.VERSIONS)
