@@ -4,6 +4,7 @@ A folder that exports `METHOD` is a method; `shared` holds what several are made
 method names the modules that do, and `register` imports them where a model is built.
 """
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -142,8 +143,13 @@ class Method:
 
 def names() -> tuple[str, ...]:
     """Names of all methods in alphabetical order."""
-    folders = sorted(found.name for found in pkgutil.iter_modules(__path__) if found.ispkg)
-    return tuple(name for name in folders if hasattr(importlib.import_module(f"{__name__}.{name}"), "METHOD"))
+    return _rooms(tuple(__path__))
+
+
+@functools.cache  # a check of the declaration asks thousands of times
+def _rooms(folders):
+    found = sorted(room.name for room in pkgutil.iter_modules(folders) if room.ispkg)
+    return tuple(name for name in found if hasattr(importlib.import_module(f"{__name__}.{name}"), "METHOD"))
 
 
 def method(name: str) -> Method:
