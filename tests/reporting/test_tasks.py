@@ -25,7 +25,9 @@ def test_no_other_code_names_a_metric(folder):
 
 
 def test_an_unknown_task_is_named_with_a_suggestion():
-    with pytest.raises(ExperimentError, match=r"unknown task 'instanses'; valid: instances .*did you mean 'instances'"):
+    with pytest.raises(
+        ExperimentError, match=r"unknown task 'instanses'; valid: instances, .*did you mean 'instances'"
+    ):
         tasks.task("instanses")
 
 
