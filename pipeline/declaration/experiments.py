@@ -391,6 +391,12 @@ def _check_knobs(runs, contents, origin):
             method.load_knobs(values | run.overrides, where, run.schedule)
 
 
+def made(declared, names, dataset):
+    """Those of some runs that can be made if `dataset` is the chosen one: their data set has their direction."""
+    runs = ((name, declared.runs[name]) for name in names)
+    return [name for name, run in runs if run.direction in declared.label_set(run.on(dataset)).directions]
+
+
 def runs_of(table):
     """Names of the runs that a table shows, each once, in its order."""
     return list(dict.fromkeys(run for row in table["rows"] for run in row.get("runs", [])))

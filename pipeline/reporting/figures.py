@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline import methods, tasks
 from pipeline.artifacts import files, paths
 from pipeline.datasets.images import BROKEN
-from pipeline.declaration import experiments
+from pipeline.declaration import experiments, schema
 from pipeline.declaration.experiments import Run, lookup
 from pipeline.errors import ExperimentError, NothingToShow
 from pipeline.reporting import (
@@ -143,13 +143,17 @@ def build_figure(name):
         plt.close(figure)
 
 
+DRAWN = {"generated": "COCO", "drawn_maps": "COCO-Stuff"}  # kind of data set -> what it stands for
+
+
 def data_label(declared, dataset):
     """What keeps a picture of another dataset from being taken for one of COCO; empty for the dataset of the paper."""
     if published.comparable(dataset, declared):
         return ""
-    if declared.dataset(dataset)["kind"] == "generated":
-        return "generated images, drawn by a program, not COCO"
-    return "not the COCO 2017 of the paper"
+    kind = declared.dataset(dataset)["kind"]
+    if kind in DRAWN:
+        return f"generated images, drawn by a program, not {DRAWN[kind]}"
+    return "not the data of the paper" if schema.holds(kind) == "maps" else "not the COCO 2017 of the paper"
 
 
 def _write_above(figure, text):

@@ -7,6 +7,8 @@ from pipeline.declaration import experiments
 from pipeline.declaration.experiments import read_yaml
 
 PAPER_TABLES = paths.PUBLISHED / "contrastmask.yaml"
+# Of the paper that a data set of objects or of label maps is for: its name, and what its numbers were measured on.
+PAPERS = {"objects": ("ContrastMask", "COCO val2017"), "maps": ("SimFormer", "COCO-Stuff-10K test")}
 
 
 @cache

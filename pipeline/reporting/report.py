@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from pipeline import methods, tasks
 from pipeline.artifacts import files, paths
-from pipeline.declaration import experiments
+from pipeline.declaration import experiments, schema
 from pipeline.errors import ExperimentError
-from pipeline.reporting import deviations, figures, measured, provenance, tables
+from pipeline.reporting import deviations, figures, measured, provenance, published, tables
 from pipeline.reporting.agreement import agreement
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -72,6 +72,7 @@ def describe(dataset):
         "dataset": dataset,
         "entry": declared.dataset(dataset),
         "comparability": tables.comparability(declared, dataset),
+        "paper": published.PAPERS[schema.holds(declared.dataset(dataset)["kind"])][0],
         "problems": list(problems.values()),
         "runs": [run_line(run, declared, dataset, results, problems) for run in chosen.values()],
         "tables": sections,
@@ -262,7 +263,7 @@ def table_section(name, declared, dataset):
         "name": name,
         "label": label,
         "heading": title if title.startswith(label) else f"{label}: {title}",
-        "runs": experiments.runs_of(declared.tables[name]),
+        "runs": experiments.made(declared, experiments.runs_of(declared.tables[name]), dataset),
         "command": f"dvc repro tables@{name}",
     }
     try:
@@ -304,7 +305,7 @@ def headline(declared, built, results):
     frame = frame[~tables.is_cited(frame)]
     telling = tables.varying(frame)
     columns = [*(f"{group.capitalize()} {metric.name}" for group in groups)]
-    published = f"{columns[0]}, published (COCO val2017)"
+    printed_on = published.PAPERS[task.reads][1]
     columns = ["Method", *map(str.capitalize, telling), *columns]
     printed = frame[f"{metric.key}_published"].notna().any()
     rows = []
@@ -320,7 +321,7 @@ def headline(declared, built, results):
         "table": name,
         "label": built[name]["label"],
         "heading": built[name]["heading"],
-        "columns": [*columns, published] if printed else columns,
+        "columns": [*columns, f"{columns[-len(groups)]}, published ({printed_on})"] if printed else columns,
         "rows": rows,
         "measured": list(range(len(columns) - len(groups) + 1, len(columns) + 1)),
         "seeds": "" if not counts else ", one seed each" if counts == [1] else ", mean ± standard deviation over seeds",

@@ -83,10 +83,8 @@ def _task(table_id, table, declared):
 
 def _lines(row, table, declared, dataset):
     printed = published.row(table["published"], row["published"]) if "published" in row else {"results": {}}
-    for name in row.get("runs", []):
+    for name in experiments.made(declared, row.get("runs", []), dataset):
         run = declared.runs[name]
-        if run.direction not in declared.label_set(run.on(dataset)).directions:
-            continue  # as `Experiments.selection`
         line = {
             "row": row["label"],
             "backbone": declared.backbones[run.backbone]["label"],
@@ -147,9 +145,8 @@ def comparability(declared, dataset):
         return ""
     entry = declared.dataset(dataset)
     drawn = entry["kind"] in ("generated", "drawn_maps")
-    paper, printed = (
-        ("the data", "the paper's") if schema.holds(entry["kind"]) == "maps" else ("the COCO 2017", "COCO val2017")
-    )
+    holds = schema.holds(entry["kind"])
+    paper, printed = "the data" if holds == "maps" else "the COCO 2017", published.PAPERS[holds][1]
     what = "images drawn by a program" if drawn else f"not {paper} of the paper"
     scale = (
         ""

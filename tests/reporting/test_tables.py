@@ -12,7 +12,7 @@ import pytest
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.reporting import published
+from pipeline.reporting import figures, published, tables
 from pipeline.reporting.latex import escape_latex, latex
 from pipeline.reporting.table_files import build_table
 from pipeline.reporting.tables import table_frame
@@ -447,3 +447,12 @@ def test_the_page_has_the_folder_it_depends_on_where_no_figure_is_chosen(workspa
 def test_a_direction_that_the_data_set_lacks_has_no_line(dataset, splits):
     frame = table_frame("simformer2", experiments.load(), dataset)
     assert set(frame["direction"]) == splits and set(frame["mIoU_published"].dropna()) >= {27.0, 27.8, 31.1}
+
+
+def test_numbers_of_each_paper_are_said_to_be_of_its_own_data():
+    declared = experiments.load()
+    of_maps, of_objects = (tables.comparability(declared, name) for name in ("scenes", "generated"))
+    assert "published ones on COCO-Stuff-10K test" in of_maps and "COCO val2017" not in of_maps
+    assert "published ones on COCO val2017" in of_objects and "Stuff" not in of_objects
+    assert figures.data_label(declared, "scenes").endswith("drawn by a program, not COCO-Stuff")
+    assert figures.data_label(declared, "coco_stuff_10k") == ""
