@@ -59,7 +59,7 @@ def test_no_throughput_no_hours():
 def test_a_measured_throughput_counts_for_its_method_and_beats_a_given_one(home):
     attempt(home, "generated_study1", "cam_r50_1x_nonvoc2voc", iteration=100, of=160, seconds=50)
     items = {item.name: item for item in plan.plan("generated", images_per_second=1)}
-    assert items["cam_r50_1x_nonvoc2voc"].measured and not items["current"].measured
+    assert items["cam_r50_1x_nonvoc2voc"].pace == "measured here" and items["current"].pace == "given"
     pace = 100 * EMBEDDED["training"]["batch_size"] / 50
     assert items["cam_r50_1x_nonvoc2voc"].hours == pytest.approx(IMAGES / pace / 3600)
     assert items["current"].hours == pytest.approx(IMAGES / 3600)

@@ -57,6 +57,7 @@ METHOD = Method(
     cost=1.0,
     item_images=lambda knobs: 2 if supervision.paired(knobs) else 1,
     optimisation=optimisation,
+    labelled_by=supervision.labelled_by,
     autocast=(
         ("backbone", "forward"),
         ("panoptic_head.pixel_decoder", "forward"),
