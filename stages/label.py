@@ -1,4 +1,4 @@
-"""python -m stages.label RUN: label the training images with every seed of a trained run, for runs that train on them."""
+"""python -m stages.label RUN: label the training images with every seed of a trained run, for others to train on."""
 
 import argparse
 

@@ -28,8 +28,8 @@ class Training:
         method: name of its folder in pipeline/methods.
         knobs: of the method, resolved.
         model: MMDetection model configuration.
-        data: `train` and `test` pipelines, `label`, those of the views that training images are labelled by, if they are
-            not predicted like others, `batch_size` (images per optimiser step), `images_per_gpu` (in
+        data: `train` and `test` pipelines, `label`, those of the views by which training images are labelled, unless
+            they are predicted like others, `batch_size` (images per optimiser step), `images_per_gpu` (in
             one iteration, at most).
         schedule: {epochs | iterations, milestones} in optimiser steps' unit, and `stands_for` of a scale-down.
         optimisation: optimiser, learning-rate policy, warm-up, log and checkpoint intervals (in optimiser steps),
@@ -38,8 +38,8 @@ class Training:
         fitted: whether those are of a trained detector, of which it takes what fits.
         priors: key of what its method learnt beforehand from the base masks of its split, `methods.priors_key`; None of
             a method that learns nothing so.
-        labels: name of the run whose labels of the training images it trains on, those of its own seed; None of one that
-            trains on what its split holds.
+        labels: name of the run whose labels of the training images it trains on, those of its own seed; None of one
+            that trains on what its split holds.
     """
 
     name: str

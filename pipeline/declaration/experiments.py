@@ -109,8 +109,8 @@ class Run:
 
     @property
     def reads(self):
-        """Folder in that of its dataset that a change of makes it train again: labels of another run, its priors, or its
-        annotations."""
+        """Folder in that of its dataset that a change of makes it train again: labels of another run, its priors, or
+        its annotations."""
         if self.labels:
             return f"labels/{self.labels}"
         return f"priors/{self.priors}" if self.priors else f"splits/{self.split}"
@@ -164,13 +164,14 @@ class Experiments:
             seeds: that their pinned runs are to be trained with; none: as their knob files say.
 
         Returns:
-            {chosen, seeds, declared, label_set, directions, splits, priors, tables, figures, weights, runs, labels, free,
-            look_inside, elsewhere}: the first is `tables` in the order of the declaration, the third the file that
-            declares `dataset`, the fourth its label set. The others are dictionaries with just the values that stage
-            descriptions and commands need. `splits` are the annotations of other tasks than the first, `priors` what
-            methods learn from base masks beforehand, `labels` the runs that label training images for others, `free` the
-            runs that follow params.yaml, `look_inside` those that chosen figures need this stage of. `elsewhere` holds
-            {datasets, directions, splits, priors, weights, runs, labels, look_inside} of the runs with another dataset than `dataset`, as dvc.yaml cannot look it up for a run.
+            {chosen, seeds, declared, label_set, directions, splits, priors, tables, figures, weights, runs, labels,
+            free, look_inside, elsewhere}: the first is `tables` in the order of the declaration, the third the file
+            that declares `dataset`, the fourth its label set. The others are dictionaries with just the values that
+            stage descriptions and commands need. `splits` are the annotations of other tasks than the first, `priors`
+            what methods learn from base masks beforehand, `labels` the runs that label training images for others,
+            `free` the runs that follow params.yaml, `look_inside` those that chosen figures need this stage of.
+            `elsewhere` holds {datasets, directions, splits, priors, weights, runs, labels, look_inside} of the runs
+            with another dataset than `dataset`, as dvc.yaml cannot look it up for a run.
         """
         for name in tables:
             lookup(self.tables, name, "table")
@@ -428,8 +429,8 @@ def _check_knobs(runs, contents, origin):
 def _check_labels(runs, resolved, origin):
     """{run: the run whose labels of the training images it trains on, or None}.
 
-    Raises ExperimentError if that is none, of another direction or data set, which may show what is hidden here, has not
-    all its seeds, or is trained on what depends on it.
+    Raises ExperimentError if that is none, of another direction or data set, which may show what is hidden here, has
+    not all its seeds, or is trained on what depends on it.
     """
     found = {}
     for name, run in runs.items():
@@ -453,8 +454,8 @@ def _check_labels(runs, resolved, origin):
             raise ExperimentError(f"{where}: {source}, which labels its images, is of another task; name another run")
         if lacking := set(resolved[name].seeds) - set(resolved[source].seeds):
             raise ExperimentError(
-                f"{where}: seed {min(lacking)} of {source}, which labels its images, is not trained; add it to the seeds "
-                f"of {source}"
+                f"{where}: seed {min(lacking)} of {source}, which labels its images, is not trained; add it to the "
+                f"seeds of {source}"
             )
     for name in runs:
         chain = [name]

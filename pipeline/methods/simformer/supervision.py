@@ -42,7 +42,7 @@ def labelled_by(knobs) -> str | None:
         raise ExperimentError("knob pseudo_labels is none; with `supervision: pseudo` name the run that labelled")
     if named and not read:
         raise ExperimentError(
-            f"knob pseudo_labels is {knobs.pseudo_labels!r}; with `supervision: {knobs.supervision}` nothing reads labels "
-            "of a run: write none, or `supervision: pseudo`"
+            f"knob pseudo_labels is {knobs.pseudo_labels!r}; with `supervision: {knobs.supervision}` nothing reads "
+            "them: write none, or `supervision: pseudo`"
         )
     return knobs.pseudo_labels if read else None

@@ -1,8 +1,8 @@
 """Label the training images with a trained run: the first step of re-training.
 
-The images are those of the split, of which nothing but base masks and image labels is known here; complete maps are not
-opened. A model is asked for the best of all classes, from the mean scores of several views where the profile has
-`label_scales`. One that has `labelled(views, base_maps, novel_labels)` is told what is known, and gives such maps by it.
+The images are those of the split, of which nothing but base masks and image labels is known here; complete maps are
+not opened. A model is asked for the best of all classes, from the mean scores of several views where the profile has
+`label_scales`. One with a method `labelled(views, base_maps, novel_labels)` is told what is known, and uses it.
 """
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
@@ -26,8 +26,8 @@ TELLS_SECONDS = 5
 def label(training, index):
     """Write the pseudo label maps of a trained run on its training images, see `pseudo.write`.
 
-    They are saved image by image: killed and started again it goes on, as `prediction.predict` does, until whoever asked
-    forgets what was saved.
+    They are saved image by image: killed and started again it goes on, as `prediction.predict` does, until whoever
+    asked forgets what was saved.
 
     Args:
         training: pipeline.declaration.config.Training of the run.
