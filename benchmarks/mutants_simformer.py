@@ -147,7 +147,13 @@ ROWS = (
         "scores",
         WHOLE,
     ),
-    ("boundaries spread", ROOM + "retab.py", "dense * ~end + diagonal", "dense * end + diagonal", NUMBERS),
+    (
+        "boundaries spread",
+        "pipeline/methods/shared/retab.py",
+        "dense * ~end + diagonal",
+        "dense * end + diagonal",
+        NUMBERS,
+    ),
     (
         "rate of the backbone",
         ROOM + "optimisation.py",

@@ -2,7 +2,7 @@
 
 targets, matching, losses: what MaskFormer learns from base masks and from labels of novel classes. similarity, points,
 pixel_pairs: pixel pairs across images. pairs, reference: which image is paired with which. head, detector: the network.
-retab: RETAB's pseudo labels, the first row of Table 3. golden, released_checkpoint: what no training imports.
+golden, released_checkpoint: what no training imports.
 """
 
 from pathlib import Path

@@ -11,6 +11,7 @@ from pipeline.artifacts import paths
 from pipeline.artifacts.files import write_text, writing
 from pipeline.datasets.label_maps import IGNORE
 from pipeline.datasets.label_maps.packs import Pack, Writer
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
 from pipeline.tasks.semantic import data, stored
 from pipeline.tasks.semantic.steps import changed
@@ -25,7 +26,7 @@ def training_set(training):
     if training.labels is None:
         return data.training_set(training)
     index = paths.label_index(training.dataset, training.labels, training.seed)
-    remedy = f"run `dvc repro -s -f label@{training.labels}`"
+    remedy = f"run `{experiments.repro('label', training.labels, again=True)}`"
     maps = Pack(index, remedy)
     steps = changed(training.data["train"], "PseudoMaps", index=str(index), sha256=maps.facts["sha256"])
     images = data.training_set(replace(training, data=training.data | {"train": steps}))
