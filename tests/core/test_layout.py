@@ -245,6 +245,7 @@ def test_the_graph_in_the_docs_is_that_of_dvc_yaml():
         for first in HERE
         if first != second and any(depends(dep, out) for out in outs(first))
     )
+    graph.remove_edge("label", "train")  # of other runs: the only way back
     chart = (paths.ROOT / "docs" / "tables.md").read_text().split("flowchart LR\n")[1].split("```")[0]
     chains = [line.split(" --> ") for line in chart.strip().splitlines()]
     drawn = {(a.strip(), b.strip()) for chain in chains for a, b in zip(chain, chain[1:], strict=False)}
