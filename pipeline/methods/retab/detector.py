@@ -123,6 +123,9 @@ class Retab(BaseDetector):
         boundary = self.boundary(features[0], views[0][0].shape[-2:])
         found = []
         for place, (base_map, novel) in enumerate(zip(base_maps, novel_labels, strict=True)):
+            if not len(novel):
+                found.append(base_map.cpu().numpy())
+                continue
             meta = views[0][1][place]
             height, width = meta["img_shape"][:2]
             size = cells(height), cells(width)
@@ -149,8 +152,6 @@ def carried(cams: Tensor, embedding: Tensor, within: Tensor, base_map: Tensor) -
         base_map: [height, width].
     """
     size = cams.shape[1:]
-    if not len(cams):
-        return cams.new_ones(1, *base_map.shape)
     free = F.interpolate((base_map == UNKNOWN)[None, None].to(cams.dtype), size, mode="nearest")[0]
     radius = retab.radius_of(size)
     affinity = retab.affinities(embedding[None], radius)[0]
@@ -161,7 +162,7 @@ def carried(cams: Tensor, embedding: Tensor, within: Tensor, base_map: Tensor) -
 def activations(logits: Tensor) -> Tensor:
     """Activation maps [k, h, w] in [0, 1]: what is positive, by its largest value."""
     positive = logits.relu()
-    return positive / (positive.amax((1, 2), keepdim=True) + retab.EPSILON) if len(logits) else positive
+    return positive / (positive.amax((1, 2), keepdim=True) + retab.EPSILON)
 
 
 def cells(side: int) -> int:
