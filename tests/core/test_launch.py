@@ -1,5 +1,6 @@
 """The order in which `commands.launch` asks DVC for things, and what it does about failures; DVC is pretended."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -172,10 +173,10 @@ def scenes(dvc, tmp_path, monkeypatch):
 
 def test_images_are_labelled_between_two_trainings(dvc, scenes):
     launch.launch(3)
-    weights = [targets for targets, *_ in dvc.calls if targets[0].startswith("pretrain")]
-    assert weights == [("pretrain@simformer_r50",)]
-    for k in range(5, 10):
-        stages = (f"train@simformer_s{k}", f"label@simformer_s{k}", f"train@simformer_retrained_s{k}")
+    rows = {"simformer": "retrained", "retab": "retab"}
+    for (method, row), k in itertools.product(rows.items(), range(5, 10)):
+        source = f"{method}_s{k}"
+        stages = (f"train@{source}", f"label@{source}", f"train@simformer_{row}_s{k}")
         places = [dvc.position(stage) for stage in stages]
         assert places == sorted(places) and dvc.calls[places[1]][0] == stages[1:2]
 
@@ -183,7 +184,7 @@ def test_images_are_labelled_between_two_trainings(dvc, scenes):
 def test_what_trains_on_labels_that_failed_is_not_begun(dvc, scenes):
     dvc.failing.add("label@simformer_s6")
     with pytest.raises(
-        ExperimentError, match=r"1 of 15 runs .*simformer_retrained_s6 \(label@simformer_s6 failed, see"
+        ExperimentError, match=r"1 of 25 runs .*simformer_retrained_s6 \(label@simformer_s6 failed, see"
     ):
         launch.launch(3)
     begun = {targets[0] for targets, *_ in dvc.calls}

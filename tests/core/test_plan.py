@@ -165,6 +165,7 @@ def test_numbers_that_cannot_be_are_refused(numbers, message):
 def test_labels_are_priced_by_their_own_pace_else_by_that_of_training(home, monkeypatch):
     monkeypatch.setattr(experiments, "chosen_dataset", lambda: "scenes")
     experiments.select(["simformer3"])
+    monkeypatch.setattr(plan, "parameters", lambda _: 1)
 
     def labels(**options):
         return {item.name: item for item in plan.plan("scenes", **options)}["label@simformer_s5"]

@@ -208,8 +208,10 @@ def test_a_training_image_without_label_stops_a_training_before_it_begins(root, 
     assert (training_set.pipeline.transforms[1].index, len(training_set)) == (index, 10)
     images = content["images"]
     index.write_text(json.dumps(content | {"images": [*images[:4], images[4] | {"file_name": "other"}, *images[5:]]}))
-    with pytest.raises(ExperimentError, match="no pseudo label map of 1 training images, such as 000005.png; run `dvc"):
+    with pytest.raises(
+        ExperimentError, match="no pseudo label map of 1 training images, such as 000005.png; run `.*dvc"
+    ):
         pseudo.training_set(retraining)
     index.unlink()
-    with pytest.raises(ExperimentError, match="seed3.json: no such file; run `dvc repro -s -f label@simformer_s5`"):
+    with pytest.raises(ExperimentError, match="seed3.json: no such file; run `.*dvc repro -s -f label@simformer_s5`"):
         pseudo.training_set(retraining)
