@@ -2,8 +2,8 @@
 
 Both are built from one configuration, with the same random weights, and take turns in one process on the same noise
 with drawn label maps: some base classes, two novel ones, and a part without label. A step is forward, losses, backward
-and AdamW's update, without pixel pairs, which MaskFormer does not have. MaskFormer learns the base masks alone, SimFormer
-the labels of the novel classes and the complementary loss as well.
+and AdamW's update, without pixel pairs, which MaskFormer does not have. MaskFormer learns the base masks alone,
+SimFormer the labels of the novel classes and the complementary loss as well.
 
 Inference gives a map of the best class at twice the size. MMDetection predicts panoptic maps: `panoptic` is its own
 `simple_test`. `semantic` puts the paper's inference for label maps, which MMDetection leaves out, behind its network.
