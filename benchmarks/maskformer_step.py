@@ -89,7 +89,6 @@ def build(args):
     config = room.model(knobs, sizes, profile["backbones"]["r50"], args.classes)
     torch.manual_seed(0)
     ours = build_detector(mmcv.ConfigDict(config))
-    ours.init_weights()
     theirs = build_detector(mmcv.ConfigDict(maskformer(config, sizes, args.classes)))
     state = {name: value for name, value in ours.state_dict().items() if name in theirs.state_dict()}
     theirs.load_state_dict(state, strict=False)
