@@ -58,7 +58,8 @@ def draw(request):
         f"{examples.rule(len(shown))}: {', '.join(names)}. Truth and predictions in the colours of the classes; beside "
         f"the truth, which pixels are of {base} classes (trained with {full}) and which of {novel} ones ({weak} "
         "alone). Striped: without a label. Below a panel: mean IoU over the classes that the image shows, counted in "
-        f"this image alone. The legend names classes in the truth and those that cover {SHOWN:.0%} of a prediction."
+        f"this image alone. The legend names classes in the truth and those that cover {SHOWN:.0%} of a prediction, "
+        f"{base} ones in blue and {novel} ones in orange."
         f"{note}"
     )
 
