@@ -18,11 +18,8 @@ def record(image, label_map):
     return {"image": image, "map": base64.b64encode(encoded(label_map)).decode()}
 
 
-def read(path, images=None):
-    """Yield (file name, map) of the images of a file, in its order; memory is that of a few.
-
-    Args:
-        images: file names of those to be given; all by default.
+def read(path):
+    """Yield (file name, map) of all images of a file, in its order; memory is that of a few.
 
     Raises:
         ExperimentError: no such file, or not what was written.
@@ -30,8 +27,6 @@ def read(path, images=None):
     try:
         with open(path, encoding="ascii") as file:
             for found in _items(file):
-                if images is not None and found["image"] not in images:
-                    continue
                 yield found["image"], decoded(base64.b64decode(found["map"], validate=True), found["image"])
     except FileNotFoundError:
         raise ExperimentError(f"{_shown(path)}: no such file; evaluate the run again") from None
