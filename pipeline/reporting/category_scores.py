@@ -10,7 +10,7 @@ from pipeline.reporting.style import plt
 from pipeline.reporting.tables import initial
 
 CATEGORIES_A_ROW = 20
-SIDE_BY_SIDE = 3  # numbers above as many bars of a category fit beside each other
+SIDE_BY_SIDE = 2  # numbers above as many bars of a category fit beside each other
 
 
 def draw(request):

@@ -17,6 +17,7 @@ from pipeline.tasks.semantic import examples, iou
 PIXELS = 420  # of the longer side of a painted map, at least: stripes and edges stay sharp
 SHOWN = 0.01  # share of a panel that a predicted class has to cover for the legend to name it
 FONT = 5.5  # points
+NAME = 12  # last letters of an image's name that stand beside it: the number of COCO's
 
 
 @dataclass(frozen=True)
@@ -59,24 +60,23 @@ def draw(request):
         f"the truth, which pixels are of {base} classes (trained with {full}) and which of {novel} ones ({weak} "
         "alone). Striped: without a label. Below a panel: mean IoU over the classes that the image shows, counted in "
         f"this image alone. The legend names classes in the truth and those that cover {SHOWN:.0%} of a prediction, "
-        f"{base} ones in blue and {novel} ones in orange."
+        f"{base} ones in blue and {novel} ones in orange; what it does not name is dark grey."
         f"{note}"
     )
 
 
 def _draw(shown, labels, names, groups):
     """The figure. `groups`: {"base": positions of classes, "novel": positions}."""
-    all_maps = [each for example in shown for each in (example.truth, *example.predictions)]
-    present = sorted({int(value) for each in all_maps for value in np.unique(each)} - {IGNORE})
-    colours = class_colours.colours(names, present)
-    told = _told(shown, names)
+    told, area = _told(shown, names), _area(shown, len(names))
+    colours = dict.fromkeys(range(len(names)), class_colours.OTHER)
+    colours |= class_colours.colours(names, sorted(told, key=lambda position: -area[position]))
     columns = _columns([names[position] for position in told])
     lines = -(-(len(told) + 1) // columns)
     titles = ["Image", "Ground truth", "Base and novel", *labels]
     aspects = [example.picture.shape[0] / example.picture.shape[1] for example in shown]
     figure, axes = panels.grid(titles, aspects, legend_lines=0.85 * lines + 0.3, notes=1)
     for row, example in zip(axes, shown, strict=True):
-        panels.label(row[0], example.name.rsplit(".", 1)[0])
+        panels.label(row[0], example.name.rsplit(".", 1)[0][-NAME:])
         panels.show(row[0], example.picture)
         _paint(row[1], example.truth, colours)
         _paint(row[2], *_split(example.truth, groups))
@@ -112,6 +112,12 @@ def _told(shown, names):
         area = np.bincount(prediction.ravel(), minlength=len(names))
         told |= set(np.flatnonzero(area >= SHOWN * prediction.size).tolist())
     return sorted(told - {IGNORE})
+
+
+def _area(shown, num_classes):
+    """Pixels of each class in truth and predictions together, int [K]."""
+    every = (each for example in shown for each in (example.truth, *example.predictions))
+    return sum(np.bincount(each.ravel(), minlength=IGNORE + 1)[:num_classes] for each in every)
 
 
 def _columns(labels):

@@ -114,6 +114,8 @@ def test_classes_that_are_shown_have_colours_of_their_own(label_set):
     shown = list(range(len(names)))[-40:]
     found = class_colours.colours(names, shown)
     assert list(found) == shown and len(set(found.values())) == len(shown)
+    assert class_colours.OTHER not in found.values()
+    assert all(colour == class_colours.OTHER for colour in [*class_colours.colours(range(99), range(99)).values()][60:])
 
 
 @pytest.mark.parametrize(
