@@ -18,8 +18,8 @@ def colours(names, shown):
     """The colours of some classes of a label set.
 
     A drawn class has the hue that it is drawn in, which its name may tell, and those of a small set the colour of their
-    position. Those of a large one, which no palette tells apart, have colours by their order here: the first ones differ
-    most.
+    position. Those of a large one, which no palette tells apart, have colours by their order here: the first ones
+    differ most.
 
     Args:
         names: of all classes of the label set.
