@@ -60,8 +60,8 @@ def draw(request):
         f"the truth, which pixels are of {base} classes (trained with {full}) and which of {novel} ones ({weak} "
         "alone). Striped: without a label. Below a panel: mean IoU over the classes that the image shows, counted in "
         f"this image alone. The legend names classes in the truth and those that cover {SHOWN:.0%} of a prediction, "
-        f"{base} ones in blue and {novel} ones in orange; what it does not name is dark grey."
-        f"{note}"
+        f"the largest first if there are too many for colours, {base} ones in blue and {novel} ones in orange; what it "
+        f"does not name is dark grey.{note}"
     )
 
 
@@ -70,6 +70,7 @@ def _draw(shown, labels, names, groups):
     told, area = _told(shown, names), _area(shown, len(names))
     colours = dict.fromkeys(range(len(names)), class_colours.OTHER)
     colours |= class_colours.colours(names, sorted(told, key=lambda position: -area[position]))
+    told = [position for position in told if colours[position] != class_colours.OTHER]
     columns = _columns([names[position] for position in told])
     lines = -(-(len(told) + 1) // columns)
     titles = ["Image", "Ground truth", "Base and novel", *labels]
