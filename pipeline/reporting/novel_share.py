@@ -38,70 +38,72 @@ def draw(request):
     """Measured lines of the rows of a table and the published ones, a panel each unless the data are the paper's."""
     table, declared = request.declared.tables[request.entry["tables"][0]], request.declared
     task = request.task
-    here, waiting = {}, []
-    for row in table["rows"]:
-        points = []
-        for name in experiments.made(declared, row.get("runs", []), request.dataset):
-            run = declared.runs[name]
-            result = measured.result(request.dataset, run)
-            if result is None:
-                waiting.append(name)
-                continue
-            points.append(Point(*_sizes(declared.label_set(request.dataset), run.direction), *result.value()))
-        here[row["label"]] = [point for point in points if not math.isnan(point.score)]
+    here, waiting = _measured(table, request)
+    commands = f"`{measured.evaluate_command(*waiting)}`" if waiting else ""
     if not any(here.values()):
-        told = f"; run `{measured.evaluate_command(*waiting)}`" if waiting else ""
+        told = f"; run {commands}" if waiting else ""
         raise NothingToShow(f"none of the runs of {table['title']!r} has a score on {request.dataset}{told}")
     there = _published(table, declared, task)
-    comparable = published.comparable(request.dataset, declared) or not any(there.values())
+    together = published.comparable(request.dataset, declared) or not any(there.values())
     paper = published.PAPERS[task.reads][1]
     figure, axes = plt.subplots(
         1,
-        1 if comparable else 2,
-        figsize=(style.COLUMN_WIDTH if comparable else style.PAGE_WIDTH, HEIGHT),
+        1 if together else 2,
+        figsize=(style.COLUMN_WIDTH if together else style.PAGE_WIDTH, HEIGHT),
         squeeze=False,
         layout="constrained",
     )
     left, right = axes[0, 0], axes[0, -1]
     looks = {row["label"]: _look(k) for k, row in enumerate(table["rows"])}
-    for label, points in here.items():
-        _line(left, points, looks[label], "-", looks[label]["color"])
-    for label, points in there.items():
-        _line(right, points, looks[label], "--", "white")
-    if comparable:
+    for label, look in looks.items():
+        _line(left, here[label], look, "-", look["color"])
+        _line(right, there[label], look, "--", "white")
+    if together:
         _finish(left, [*here.values(), *there.values()])
     else:
-        _finish(left, here.values())
-        _finish(right, there.values())
-        left.set_title(f"measured\n{request.dataset}")
-        right.set_title(f"published\n{paper}")
+        for axis, lines, title in ((left, here, f"measured\n{request.dataset}"), (right, there, f"published\n{paper}")):
+            _finish(axis, lines.values())
+            axis.set_title(title)
     metric = task.main_metric
     left.set_ylabel(f"{task.words(name=metric.label)}, {task.main_group} ({metric.unit})")
     figure.supxlabel("novel classes of all, in percent and in number", fontsize=plt.rcParams["axes.labelsize"])
     handles = [
-        plt.Line2D([], [], **looks[label], linewidth=1, markersize=4, label=label)
-        for label in looks
-        if here[label] or there.get(label)
+        plt.Line2D([], [], **look, linewidth=1, markersize=4, label=label)
+        for label, look in looks.items()
+        if here[label] or there[label]
     ]
-    if comparable and any(there.values()):
+    if together and any(there.values()):
         handles.append(plt.Line2D([], [], color="#444444", linestyle="--", linewidth=1, label="published"))
     style.legend(figure, handles, figure.get_figwidth(), handlelength=2)
-    alone = [label for label, points in here.items() if not points and there.get(label)]
-    apart = (
-        ""
-        if comparable
-        else f" The panels have scales of their own: numbers of {request.dataset} and {paper} are not comparable."
-    )
     several = any(not math.isnan(point.deviation) for points in here.values() for point in points)
-    bars = "one standard deviation over the seeds" if several else "none, one seed each"
-    state = f" No result on {request.dataset}: {', '.join(waiting)} (`{measured.evaluate_command(*waiting)}`)."
-    return figure, (
+    alone = [label for label, points in here.items() if not points and there[label]]
+    sentences = [
         f"{initial(task.words(name=metric.label))} on {task.main_group} categories against how many of the classes are "
-        f"{task.main_group}. Every split averages other classes, so a line need not fall. Error bars, measured: {bars}."
-        + (f" Published alone: {', '.join(alone)}." if alone else "")
-        + apart
-        + (state if waiting else "")
-    )
+        f"{task.main_group}. Every split averages other classes, so a line need not fall. Error bars, measured: "
+        f"{'one standard deviation over the seeds' if several else 'none, one seed each'}.",
+        f"Published alone: {', '.join(alone)}." if alone else "",
+        ""
+        if together
+        else f"The panels have scales of their own: numbers of {request.dataset} and {paper} are not comparable.",
+        f"No result on {request.dataset}: {', '.join(waiting)} ({commands})." if waiting else "",
+    ]
+    return figure, " ".join(filter(None, sentences))
+
+
+def _measured(table, request):
+    """({label of a row: its measured points}, names of the runs without a result)."""
+    found, waiting = {}, []
+    for row in table["rows"]:
+        found[row["label"]] = []
+        for name in experiments.made(request.declared, row.get("runs", []), request.dataset):
+            run = request.declared.runs[name]
+            result = measured.result(request.dataset, run)
+            if result is None:
+                waiting.append(name)
+            elif not math.isnan(result.value()[0]):
+                sizes = _sizes(request.declared.label_set(run.on(request.dataset)), run.direction)
+                found[row["label"]].append(Point(*sizes, *result.value()))
+    return found, waiting
 
 
 def _sizes(labels, direction):
