@@ -14,6 +14,7 @@ REPORT_FOLDERS = ("snapshot", "seed_study")  # beside those of the datasets in r
 DATASETS = "pipeline/experiments/datasets.yaml"
 OF_ONE_RUN = (schema.NovelResults, schema.Inside)
 OF_OBJECTS = (schema.Qualitative, schema.SameObjects, *OF_ONE_RUN)
+OF_ALL_DIRECTIONS = ("loss_curves", "novel_share")  # kinds of figures that show no group beside that of another split
 
 
 class Published:
@@ -246,7 +247,7 @@ class Check:
         if isinstance(figure, OF_ONE_RUN) and len(runs := self.shown(figure)) != 1:
             self.refuse(f"a figure of kind {figure.kind} shows one run, not {len(runs)}; name one under `runs`", *keys)
         directions = sorted({self.declared.runs[run].direction for run in self.shown(figure)})
-        if figure.kind != "loss_curves" and len(directions) > 1:
+        if figure.kind not in OF_ALL_DIRECTIONS and len(directions) > 1:
             told = ", ".join(directions)
             self.refuse(f"have the directions {told}; base and novel mean one thing only within one", *keys, "runs")
         self.of_one_task(figure, *keys)
@@ -266,6 +267,8 @@ class Check:
         if isinstance(figure, OF_OBJECTS) and set(found.values()) - {tasks.FIRST}:
             text = f"a figure of kind {figure.kind} shows objects of the task {tasks.FIRST}, not {told}"
             self.refuse(text, *keys, "kind")
+        if isinstance(figure, schema.SplitMaps) and any(tasks.task(name).reads != "maps" for name in found.values()):
+            self.refuse(f"a figure of kind {figure.kind} shows label maps, not {told}", *keys, "kind")
         if figure.kind != "loss_curves" and len(set(found.values())) > 1:
             self.refuse(f"its runs are of several tasks, {told}; make it a figure for each", *keys)
 
@@ -286,6 +289,9 @@ class Check:
 
     def sensitivity(self, figure, *keys):
         self.known("knob", methods.all_knobs(), figure.knob, *keys, "knob")
+        for task in sorted(set(self.tasks(self.shown(figure)).values())):
+            for group in figure.groups or ():
+                self.known(f"group of the task {task}:", tasks.task(task).groups, group, *keys, "groups")
         table = self.declared.tables[figure.tables[0]]
         for row in table.rows:
             if row.published is not None:

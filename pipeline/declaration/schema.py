@@ -521,12 +521,29 @@ class Inside(_Figure):
 
 
 class Sensitivity(_Figure):
+    """Of the groups of categories that are named; of the task's main one by default."""
+
     kind: Literal["sensitivity"]
     knob: Text
     axis: Text
+    groups: Annotated[list[Text], Field(min_length=1)] | None = None
 
 
-Figure = one_of("kind", Chart, Order, Qualitative, SameObjects, NovelResults, Inside, Sensitivity)
+class SplitMaps(_Figure):
+    kind: Literal["split_maps"]
+    images: Count
+
+
+class NovelShare(_Figure):
+    """Of the rows of its first table, whatever their directions."""
+
+    kind: Literal["novel_share"]
+    runs: None = None
+
+
+Figure = one_of(
+    "kind", Chart, Order, Qualitative, SameObjects, NovelResults, Inside, Sensitivity, SplitMaps, NovelShare
+)
 
 
 class Declaration(Strict):

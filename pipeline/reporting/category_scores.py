@@ -10,6 +10,7 @@ from pipeline.reporting.style import plt
 from pipeline.reporting.tables import initial
 
 CATEGORIES_A_ROW = 20
+SIDE_BY_SIDE = 2  # numbers above as many bars of a category fit beside each other
 
 
 def draw(request):
@@ -60,9 +61,10 @@ def draw(request):
 
 
 def _look(series, edge=None):
-    """A bar of a run: the colour of its method, hatched where another run of the figure has the same."""
+    """A bar of a run: the colour of its method, lighter and hatched where another run of the figure has the same."""
     hatch = style.SAME_METHOD_HATCHES[series.line]
-    return {"facecolor": series.colour, "edgecolor": "white" if hatch else edge or series.colour, "hatch": hatch}
+    colour = style.tint(series.colour, style.SAME_METHOD_LINES.index(series.line))
+    return {"facecolor": colour, "edgecolor": "white" if hatch else edge or series.colour, "hatch": hatch}
 
 
 def undefined_sentence(results):
@@ -92,6 +94,7 @@ def _bars(axis, group, called, values, series, counts):
                     ha="center",
                     fontsize=5,
                     color=one.colour,
+                    rotation=90 if len(series) > SIDE_BY_SIDE else 0,
                 )
     nowhere = values.isna().all(axis=1).to_numpy()
     gaps = [

@@ -23,6 +23,7 @@ from pipeline.reporting import (
     gap,
     loss_curves,
     measured,
+    novel_share,
     order,
     published,
     qualitative,
@@ -30,6 +31,7 @@ from pipeline.reporting import (
     same_objects,
     sensitivity,
     shapes,
+    split_maps,
     study,
     style,
 )
@@ -281,9 +283,13 @@ def knob_sensitivity(request):
     table, knob = request.declared.tables[request.entry["tables"][0]], request.entry["knob"]
     profile, runs = request.declared.profile(request.dataset), [series.run for series in request.series]
     seeds = study.of(request.dataset, request.declared)
+    results = [(series.run, result) for series, result in results]
     figure, text = sensitivity.draw(
         request.dataset,
-        sensitivity.measured_points(knob, [(s.run, result) for s, result in results], table, profile),
+        {
+            group: sensitivity.measured_points(knob, results, table, profile, group)
+            for group in request.entry.get("groups", [task.main_group])
+        },
         sensitivity.published_points(knob, table, request.series[0].run.direction, task.main[2]),
         request.entry,
         task,
@@ -314,4 +320,6 @@ KINDS = {
     "shapes": Kind(propagated_shapes),
     "sensitivity": Kind(knob_sensitivity),
     "order": Kind(order.draw, PICTURE_DPI),
+    "split_maps": Kind(split_maps.draw, PICTURE_DPI),
+    "novel_share": Kind(novel_share.draw),
 }

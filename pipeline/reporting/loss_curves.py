@@ -17,6 +17,10 @@ LOSS_TERMS = {  # key in the log: (title, unit)
     "loss_bbox": ("Box", "normalised offset"),
     "loss_mask": ("Mask", "nats per pixel"),
     "loss_contrastive": ("Pixel contrast", "nats"),
+    "loss_dice": ("Dice", ""),
+    "loss_complementary": ("Complementary", ""),
+    "loss_similarity": ("Pixel similarity", "nats"),
+    "loss_distillation": ("Distillation", ""),
 }
 PANELS_A_ROW = 4
 SMOOTHED_SHARE = 0.05  # of the logged points, in the running mean of a loss curve

@@ -15,6 +15,7 @@ from pipeline.artifacts import attempts, paths, results
 from pipeline.declaration import config, experiments, recipe
 from pipeline.errors import ExperimentError
 from pipeline.tasks import Task
+from pipeline.tasks.semantic import stored
 
 
 @dataclass(frozen=True)
@@ -162,3 +163,31 @@ def predictions(dataset, run):
     for record in records:
         by_image[record["image_id"]].append(record)
     return by_image
+
+
+def label_maps(dataset, run, images):
+    """Read what a run's first seed predicts for some images: {file name: uint8 [H, W]}; None if there is nothing.
+
+    Raises:
+        ExperimentError: they are not those whose scores the results hold, or one of the images is not among them.
+    """
+    result_of_run = result(dataset, run)
+    if result_of_run is None:
+        return None
+    place, seed = run.on(dataset), result_of_run.seeds[0]
+    digest = results.predictions_digest(place, run.name, seed)
+    if digest is None:
+        return None
+    path = paths.predictions(place, run.name, seed)
+    scored = result_of_run.per_seed[0].entry.get("predictions")
+    if scored and scored != digest:
+        raise _malformed(path, run, "its content is not what was scored")
+    found, wanted = {}, set(images)
+    for name, label_map in stored.read(path):
+        if name in wanted:
+            found[name] = label_map
+        if len(found) == len(wanted):
+            break
+    if missing := [name for name in images if name not in found]:
+        raise _malformed(path, run, f"no prediction of {missing[0]}")
+    return found

@@ -22,7 +22,7 @@ from pipeline.reporting.agreement import agreement
 
 TEMPLATES = Path(__file__).with_name("templates")
 UNREADABLE = "result unreadable"
-LEAD_TABLE, LEAD_KIND = "table2", "qualitative"  # what the page begins with, of the chosen tables and figures
+LEAD_TABLE, LEAD_KINDS = "table2", ("qualitative", "split_maps")  # what the page begins with, of what is chosen
 UNDEFINED = "undefined"
 NAMED_RUNS = 4  # more are not named one by one in a command
 
@@ -89,7 +89,7 @@ def describe(dataset):
     }
     content |= {
         "headline": headline(declared, built, results),
-        "lead": next((section for section in content["figures"] if section["kind"] == LEAD_KIND), None),
+        "lead": next((section for section in content["figures"] if section["kind"] in LEAD_KINDS), None),
         "data_label": figures.data_label(declared, dataset),
     }
     content["done"] = [line["run"] for line in content["runs"] if line["done"]]

@@ -49,21 +49,25 @@ def knob_value(run, knob, profile=None):
     return value
 
 
-def measured_points(knob, results, table, profile=None):
-    """The measured curve.
+def measured_points(knob, results, table, profile=None, group=None):
+    """The measured curve of a group of categories, of the task's main one by default.
 
     Args:
         knob: name of the knob.
         results: [(run, measured.Result), ...].
         table: the table whose rows name the runs.
         profile: as in `knob_value`.
+        group: name of the group.
 
     Returns:
         Points in the order of their values; the deviation is the standard deviation over seeds, NaN for one seed. A run
         whose row has no published twin is not `printed`, one whose score is undefined is left out.
     """
     printed = {run for row in table["rows"] if "published" in row for run in row.get("runs", [])}
-    points = [Point(knob_value(run, knob, profile), *result.value(), run.name in printed) for run, result in results]
+    points = [
+        Point(knob_value(run, knob, profile), *result.value(group=group), run.name in printed)
+        for run, result in results
+    ]
     return sorted((point for point in points if not math.isnan(point.score)), key=lambda point: point.value)
 
 
@@ -115,11 +119,13 @@ def published_points(knob, table, direction, metric):
 def draw(dataset, measured, printed, entry, task, colour, tolerance=None, studied=()):
     """Draw both: in one panel on the dataset of the paper, else in a panel each with a scale of its own.
 
-    Measured points of one seed are not joined: without a known spread, ups and downs between them are no curve.
+    Further groups of categories have a panel each. Measured points of one seed are not joined: without a known spread,
+    ups and downs between them are no curve.
 
     Args:
         dataset: name of the dataset of the measured points.
-        measured, printed: lists of `Point`; `printed` may be empty.
+        measured: {group of categories: list of `Point`}, the first one is that of `printed` and `studied`.
+        printed: list of `Point`; may be empty.
         entry: the figure's `axis` (label of the knob).
         task: `pipeline.tasks.Task` of the points.
         colour: of the measured ones.
@@ -132,23 +138,34 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None, studie
     Raises:
         NothingToShow: the score of every run is undefined.
     """
-    if not measured:
-        raise NothingToShow(f"{task.words()} on {task.main_group} categories is undefined on {dataset}")
+    groups = list(measured)
+    if not measured[groups[0]]:
+        raise NothingToShow(f"{task.words()} on {groups[0]} categories is undefined on {dataset}")
     comparable = published.comparable(dataset) or not printed  # nothing printed: no second panel to keep apart
+    panels = [(group, points) for group, points in measured.items() if points]
+    count = len(panels) + (not comparable)
     figure, axes = plt.subplots(
-        1, 1 if comparable else 2, figsize=(style.COLUMN_WIDTH, 1.95), squeeze=False, sharex=True, layout="constrained"
+        1,
+        count,
+        figsize=(style.COLUMN_WIDTH if count < 3 else style.PAGE_WIDTH, 1.95),
+        squeeze=False,
+        sharex=True,
+        layout="constrained",
     )
-    left, right = axes[0, 0], axes[0, -1]
-    several = bool(measured) and not any(math.isnan(point.deviation) for point in measured)
+    left, right = axes[0, 0], axes[0, 0] if comparable else axes[0, -1]
+    here = [point for points in measured.values() for point in points]
+    several = not any(math.isnan(point.deviation) for point in here)
     joined = several and not studied  # else the study has the curve
-    _curve(left, measured, colour, "o", "-" if joined else "none", "measured", band=joined)
+    for axis, (_, points) in zip(axes.flat, panels, strict=False):
+        _curve(axis, points, colour, "o", "-" if joined else "none", "measured", band=joined)
     if studied:
         _curve(left, studied, STUDY_COLOUR, "", "-", "seed study", band=True)
     if printed:
         _curve(right, printed, "black", "s", "--", "published")
-    ticks = sorted({point.value for point in (*measured, *printed)})
-    here = [*measured, *studied]
-    shown = [here + printed] if comparable else [here, printed]
+    ticks = sorted({point.value for point in (*here, *printed)})
+    shown = [points for _, points in panels]
+    shown[0] = [*shown[0], *studied, *(printed if comparable else ())]
+    shown += [] if comparable else [printed]
     span = max(_span(points) for points in shown)
     for axis, points in zip(axes.flat, shown, strict=True):
         low, high = _bounds(points)
@@ -159,12 +176,15 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None, studie
         axis.grid(axis="y")
     metric = task.main_metric
     number = task.words(name=metric.label)
-    left.set_ylabel(f"{number}, {task.main_group} ({metric.unit})")
+    left.set_ylabel(f"{number}, {groups[0]} ({metric.unit})" if len(panels) == 1 else f"{number} ({metric.unit})")
     figure.supxlabel(entry["axis"], fontsize=plt.rcParams["axes.labelsize"])
+    paper = published.PAPERS[task.reads][1]
+    if count > 1:
+        for axis, (group, _) in zip(axes.flat, panels, strict=False):
+            axis.set_title(f"measured{f', {group}' if len(panels) > 1 else ''}\n{dataset}")
     if not comparable:
-        left.set_title(f"measured\n{dataset}")
-        right.set_title("published\nCOCO val2017")
-    if comparable or studied or not all(point.printed for point in measured):
+        right.set_title(f"published{f', {groups[0]}' if len(panels) > 1 else ''}\n{paper}")
+    if comparable or studied or not all(point.printed for point in here):
         handles = left.get_legend_handles_labels()[0]
         if not comparable:
             handles += right.get_legend_handles_labels()[0]
@@ -174,10 +194,10 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None, studie
         if comparable
         else (
             " Each panel has a scale of its own, of the same number of points: heights are not comparable between "
-            f"{dataset} and COCO, at most the order of the values is."
+            f"{dataset} and {paper.split()[0]}, at most the order of the values is."
         )
     )
-    known = any(not math.isnan(point.deviation) for point in measured)
+    known = any(not math.isnan(point.deviation) for point in here)
     bars = "one standard deviation over the seeds" if known else "none, one seed each"
     if studied:
         bars += (
@@ -187,7 +207,7 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None, studie
         bars += " (how far another seed would move a point is not known, so none are joined)"
     stated = f"; published: the ±{tolerance} that the authors state" if printed and tolerance is not None else ""
     return figure, (
-        f"{initial(number)} on {task.main_group} categories against {entry['axis']}. Error bars, measured: "
+        f"{initial(number)} on {' and on '.join(groups)} categories against {entry['axis']}. Error bars, measured: "
         f"{bars}{stated}.{where}"
     )
 

@@ -39,6 +39,11 @@ def method_colour(method):
     return methods.method(method).colour
 
 
+def tint(colour, index):
+    """A colour, lighter for every further one of a kind, for what is told apart by a hatch as well."""
+    return tuple(part + (1 - part) * min(0.22 * index, 0.7) for part in matplotlib.colors.to_rgb(colour))
+
+
 def shade(group, index):
     """A shade of the colours of a group for one of its objects."""
     return GROUP_SHADES[group][index % len(GROUP_SHADES[group])]

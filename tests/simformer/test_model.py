@@ -122,7 +122,7 @@ def test_processes_share_the_number_of_masks_and_the_class_balance(monkeypatch):
     assert float(losses["loss_mask"]) == pytest.approx(2 * float(alone["loss_mask"]), rel=1e-5)
 
 
-def test_bf16_is_finite_and_near():
+def test_bf16_is_near_and_steps_stay_finite():
     maps, labels = small.pair_of_maps()
     exact = small.model().forward_train(**small.batch(maps, labels))
     built = small.model()
@@ -132,6 +132,13 @@ def test_bf16_is_finite_and_near():
     small.total(losses).backward()
     assert all(torch.isfinite(grad).all() for grad in small.gradients(built).values())
     assert float(losses["loss_cls"]) == pytest.approx(float(exact["loss_cls"]), rel=0.05)
+    optimizer = torch.optim.AdamW(built.parameters(), 1e-2)
+    for _ in range(4):
+        optimizer.step()
+        optimizer.zero_grad()
+        loss = small.total(built.forward_train(**small.batch(maps, labels)))
+        loss.backward()
+        assert torch.isfinite(loss) and all(torch.isfinite(grad).all() for grad in small.gradients(built).values())
 
 
 def test_a_few_steps_fit_one_pair():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pipeline import methods
+from pipeline.declaration import config, experiments
 from pipeline.methods.simformer import supervision
 from pipeline.methods.simformer.losses import complementary_loss
 from pipeline.methods.simformer.matching import match
@@ -62,6 +63,47 @@ def test_d4_an_image_with_one_novel_class_is_paired_by_it():
     }
     assert draws["one_common"] == {1, 2} and draws["deconfounded"] == {1, 2, 3}
     assert methods.method("simformer").preset("paper").pair_draw == "one_common"
+
+
+def test_d6_rows_have_the_seed_of_the_text_and_every_one_can_be_trained():
+    """The released configurations have seed 6, and fifteen of them cannot be read."""
+    declared = experiments.load()
+    assert methods.method("simformer").pinned()["seeds"] == [0]
+    for place in ("scenes", "coco_stuff_10k"):
+        names = [name for name, run in declared.runs.items() if run.method == "simformer"]
+        for name in experiments.made(declared, names, place):
+            training = config.resolve(name, place, 0, declared)
+            assert training.direction == declared.runs[name].direction and training.data["train"]
+
+
+def test_classes_are_told_apart_and_nothing_depends_on_their_numbers():
+    """The released pair loss compares numbers of classes with those of the data set, which happen to be the same."""
+    order = torch.tensor([5, 2, 6, 0, 1, 4, 3])  # where each class goes
+    renumbered = torch.full((256,), 255)
+    renumbered[: small.K] = order
+    maps, labels = small.pair_of_maps()
+    maps = torch.where(maps == 3, 2, maps)  # one common base class, so that which is drawn is no matter
+    drawn = {name: torch.rand(2, 16, 16) for name in ("same", "other", "novel")} | {"class": torch.rand(1, small.K)}
+    embedding, masks, logits = torch.randn(2, 16, 16, 16), torch.randn(2, 9, 16, 16), torch.randn(2, 9, small.K + 1)
+    moved = logits.clone()
+    moved[..., order] = logits[..., : small.K]
+    pairs, found = small.model().panoptic_head.pixel_pairs, []
+    pairs.numbers = lambda name, shape, device: drawn[name]
+    for number, scores in ((torch.arange(256), logits), (renumbered, moved)):
+        pairs.balance.counts.fill_(1)
+        of = targets(number[maps], [number[torch.tensor(each)].tolist() for each in labels])
+        novel = tuple(number[torch.tensor(small.NOVEL)].tolist())
+        inside = torch.ones_like(maps, dtype=torch.bool)
+        losses = pairs.loss(embedding, scores, masks, of, inside, novel)
+        (matched,) = match(scores[None], masks[None], of, 20.0, 1.0)
+        back = {int(new): old for old, new in enumerate(number[: small.K])}
+        labels_of = of.labels[matched.image, matched.target].tolist()
+        given_to = zip(matched.image.tolist(), matched.query.tolist(), labels_of, strict=True)
+        found.append((losses, {(image, query, back[label]) for image, query, label in given_to}))
+    (ours, matched), (theirs, moved_matched) = found
+    assert matched == moved_matched
+    for name, value in ours.items():
+        assert float(theirs[name]) == pytest.approx(float(value), rel=1e-5) and value != 0
 
 
 def test_d7_a_mask_that_vanishes_at_stride_4_does_not_move_the_targets():
