@@ -513,8 +513,12 @@ class NovelResults(_Figure):
 
 
 class Inside(_Figure):
-    kind: Literal["partition", "keys", "shapes"]
+    kind: Literal["partition", "keys", "shapes", "maps"]
     objects: Count
+
+
+class Transfer(_Figure):
+    kind: Literal["transfer"]
 
 
 class Sensitivity(_Figure):
@@ -523,7 +527,7 @@ class Sensitivity(_Figure):
     axis: Text
 
 
-Figure = one_of("kind", Chart, Order, Qualitative, SameObjects, NovelResults, Inside, Sensitivity)
+Figure = one_of("kind", Chart, Order, Qualitative, SameObjects, NovelResults, Inside, Transfer, Sensitivity)
 
 
 class Declaration(Strict):
