@@ -1,10 +1,10 @@
 """python -m benchmarks.methods_step: a training step and the inference of every method, as ratios to the baseline.
 
 All that find objects are measured in one run, at the scale of a profile, with random weights on the same noise with
-drawn objects, every second one novel. Each has a process of its own, and they take turns, so that what else the machine
-does falls on all. A step is forward, backward and update; inference has a score threshold of 0, so that every image has
-the most detections. Times are processor time on a CPU and wall time on a GPU, memory is the peak above what the model
-itself takes; medians of the repeats. The last line has the ratios.
+drawn objects, every second one novel; of a method with several forms (`FORMS`) each. Each has a process of its own, and
+they take turns, so that what else the machine does falls on all. A step is forward, backward and update; inference has
+a score threshold of 0, so that every image has the most detections. Times are processor time on a CPU and wall time on
+a GPU, memory is the peak above what the model itself takes; medians of the repeats. The last line has the ratios.
 
     python -m benchmarks.methods_step                                        # embedded profile, a CPU
     python -m benchmarks.methods_step --profile full --height 800 --width 1088 --device cuda
@@ -16,6 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
@@ -38,13 +39,19 @@ from pipeline.training.update import Update
 
 BASELINE, BACKBONE, EPOCH = "mask_rcnn", "r50", 4.0  # the contrastive loss has its full weight then
 KINDS = ("step", "inference")
+# Knobs that make of a method what is told apart here: Mask^X with and without its largest layer, CPMask whose affinity
+# loss trains, and as its released code has it.
+FORMS = {
+    "maskx": {"mlp": {"mlp_layers": 1}, "no_mlp": {"mlp_layers": 0}},
+    "cpmask": {"gradient": {"affinity_gradient": True}, "released": {"affinity_gradient": False}},
+}
 
 
 def main(arguments=None):
     """Measure and print. Returns {method: {kind: (milliseconds, megabytes)}}."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="embedded", help="of pipeline/experiments/profiles.yaml")
-    parser.add_argument("--methods", nargs="+", default=measured(), help="default: all that have masks")
+    parser.add_argument("--methods", nargs="+", default=forms(), help="default: all that have masks, in each form")
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--height", type=int, default=128)
     parser.add_argument("--width", type=int, default=128)
@@ -86,6 +93,13 @@ def measured():
     return sorted(names, key=lambda name: (name != BASELINE, name))
 
 
+def forms():
+    """What is measured: `measured`, a method with forms once for each, as `<method>:<form>`."""
+    return [
+        form for name in measured() for form in ([f"{name}:{of}" for of in FORMS[name]] if name in FORMS else [name])
+    ]
+
+
 def _server(name, given):
     command = [sys.executable, "-m", "benchmarks.methods_step", *given, "--serve", name]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -104,10 +118,10 @@ def _median(pairs):
 
 
 def _print(medians):
-    print(f"{'method':<16}" + "".join(f"{f'{kind}, ms':>15}{'x':>7}{'MB':>9}{'x':>7}" for kind in KINDS))
+    print(f"{'method':<20}" + "".join(f"{f'{kind}, ms':>15}{'x':>7}{'MB':>9}{'x':>7}" for kind in KINDS))
     ratios = []
     for name, kinds in medians.items():
-        line = f"{name:<16}"
+        line = f"{name:<20}"
         for kind, (milliseconds, megabytes) in kinds.items():
             base = medians[BASELINE][kind]
             times, memory = milliseconds / base[0], megabytes / base[1] if base[1] else float("nan")
@@ -144,9 +158,11 @@ def measure(run, device):
 
 def build(args):
     """The model of a method at the scale of a profile, random weights, its score threshold 0."""
-    profile, room = experiments.load().profiles[args.profile], methods.method(args.serve)
-    knobs = room.load_knobs(room.pinned(), args.serve, scale=profile.get("knobs"))
-    methods.register(args.serve, knobs)
+    name, _, form = args.serve.partition(":")
+    profile, room = experiments.load().profiles[args.profile], methods.method(name)
+    turned = FORMS[name][form] if form else {}
+    knobs = room.load_knobs(room.pinned() | turned, args.serve, scale=profile.get("knobs"))
+    methods.register(name, knobs)
     sizes = room.sizes(**profile["architecture"].get(room.detector, {}))
     classes = len(label_sets.label_set("coco").names)
     torch.manual_seed(0)
@@ -185,10 +201,14 @@ def inferrer(model, args):
     images = draw_batch(args)["img"]
     shape = (args.height, args.width, 3)
     meta = {"img_shape": shape, "ori_shape": shape, "pad_shape": shape, "scale_factor": np.ones(4, np.float32)}
+    folder = tempfile.TemporaryDirectory()  # GrabCut reads its images again
+    metas = [meta | {"filename": f"{folder.name}/{number}.png"} for number in range(len(images))]
+    for image, its in zip(images, metas, strict=True):
+        mmcv.imwrite((image.permute(1, 2, 0) * 40 + 100).clamp(0, 255).byte().cpu().numpy(), its["filename"])
 
-    def infer():
+    def infer(_folder=folder):  # which is there as long as this function is
         with torch.no_grad():
-            model.simple_test(images, [dict(meta) for _ in images], rescale=True)
+            model.simple_test(images, [dict(its) for its in metas], rescale=True)
 
     return infer
 

@@ -95,8 +95,8 @@ CPMASK_NUMBERS = "tests/methods/cpmask/test_golden.py -k plain"
 CPMASK_STEP = "tests/methods/cpmask/test_model.py -k every_roi"
 CPMASK_OBJECTS = "tests/methods/cpmask/test_model.py -k boxes_of_base"
 CPMASK_FCOS = "tests/methods/cpmask/test_model.py -k 'root or full_size'"
-SHAPEMASK = "pipeline/methods/shapemask/"
-SHAPES = "tests/methods/test_shapemask.py"
+SHAPEMASK, SHAPEMASK_SHARED = "pipeline/methods/shapemask/", "pipeline/methods/shared/shapemask/"
+SHAPES, SHAPES_RETINA = "tests/methods/test_shapemask.py", "tests/methods/test_shapemask_retina.py"
 SHAPES_GOLDEN = "tests/methods/test_shapemask_golden.py -k 'authors_numbers or other_sizes'"
 
 MUTANTS = [
@@ -1366,84 +1366,84 @@ MUTANTS = [
         # ShapeMask
         (
             "noise on a box without the exponential",
-            SHAPEMASK + "geometry.py",
+            SHAPEMASK_SHARED + "geometry.py",
             "half = 0.5 * size * noise[..., 2:].exp()",
             "half = 0.5 * size * (1 + noise[..., 2:])",
             SHAPES_GOLDEN,
         ),
         (
             "outer box as large as the box",
-            SHAPEMASK + "geometry.py",
+            SHAPEMASK_SHARED + "geometry.py",
             "0.5 * scale * size",
             "0.5 * size",
             SHAPES_GOLDEN,
         ),
         (
             "prior seen half a cell off",
-            SHAPEMASK + "geometry.py",
+            SHAPEMASK_SHARED + "geometry.py",
             "sampled = start[..., None] + place * size[..., None] / cells",
             "sampled = start[..., None] + (place + 0.5) * size[..., None] / cells",
             SHAPES_GOLDEN,
         ),
         (
             "frames of mask targets by the last pixel",
-            SHAPEMASK + "geometry.py",
+            SHAPEMASK_SHARED + "geometry.py",
             "low, high = (sides / length).unbind(1)",
             "low, high = (sides / (length - 1)).unbind(1)",
             SHAPES_GOLDEN,
         ),
         (
             "RoI features half a pixel off",
-            SHAPEMASK + "roi_extractor.py",
+            SHAPEMASK_SHARED + "roi_extractor.py",
             "super().forward(feats, rois + shift, roi_scale_factor)",
             "super().forward(feats, rois, roi_scale_factor)",
             SHAPES_GOLDEN,
         ),
         (
             "prior from cells outside of the box",
-            SHAPEMASK + "head.py",
+            SHAPEMASK_SHARED + "head.py",
             "pooled = (features * inside[:, None]).mean((2, 3))",
             "pooled = features.mean((2, 3))",
             SHAPES_GOLDEN,
         ),
         (
             "soft mean over the coarse mask",
-            SHAPEMASK + "head.py",
+            SHAPEMASK_SHARED + "head.py",
             "chosen = (probabilities > 0.5).to(features.dtype)[:, None]",
             "chosen = probabilities.to(features.dtype)[:, None]",
             SHAPES_GOLDEN,
         ),
         (
             "fine loss stops at the coarse mask",
-            SHAPEMASK + "head.py",
+            SHAPEMASK_SHARED + "head.py",
             "probabilities = coarse.sigmoid()",
             "probabilities = coarse.detach().sigmoid()",
             SHAPES_GOLDEN,
         ),
         (
             "epsilon of the batch norm",
-            SHAPEMASK + "head.py",
+            SHAPEMASK_SHARED + "head.py",
             "EPSILON = 1e-4",
             "EPSILON = 1e-5",
             SHAPES_GOLDEN,
         ),
         (
             "normaliser counts novel foreground",
-            SHAPEMASK + "head.py",
+            SHAPEMASK_SHARED + "head.py",
             "torch.where(counted, targets, 0.0).sum().clamp(min=1)",
             "targets.sum().clamp(min=1)",
             SHAPES_GOLDEN,
         ),
         (
             "no foreground explodes",
-            SHAPEMASK + "head.py",
+            SHAPEMASK_SHARED + "head.py",
             "torch.where(counted, targets, 0.0).sum().clamp(min=1)",
             "(torch.where(counted, targets, 0.0).sum() + 1e-20)",
             f"{SHAPES} -k without_foreground",
         ),
         (
             "prior loss without its half",
-            SHAPEMASK + "head.py",
+            SHAPEMASK_SHARED + "head.py",
             "return 0.5 * _by_foreground(",
             "return _by_foreground(",
             SHAPES_GOLDEN,
@@ -1457,21 +1457,21 @@ MUTANTS = [
         ),
         (
             "novel instances in the losses of ShapeMask",
-            SHAPEMASK + "roi_head.py",
+            SHAPEMASK_SHARED + "roi_head.py",
             "in_loss = instances.valid & ~is_novel",
             "in_loss = instances.valid",
             f"{SHAPES} -k change_no_loss",
         ),
         (
             "masks pasted into the box itself",
-            SHAPEMASK + "roi_head.py",
+            SHAPEMASK_SHARED + "roi_head.py",
             "frames = geometry.outer(rois[:, 1:], self.outer_box, *self._input_size(x)).split(counts)",
             "frames = geometry.outer(rois[:, 1:], 1.0, *self._input_size(x)).split(counts)",
             f"{SHAPES} -k outer_box",
         ),
         (
             "an object in all places of an image",
-            SHAPEMASK + "roi_head.py",
+            SHAPEMASK_SHARED + "roi_head.py",
             "owners = order.gather(1, place % there.clamp(min=1))",
             "owners = order.gather(1, place * 0 % there.clamp(min=1))",
             f"{SHAPES} -k drawn_evenly",
@@ -1492,10 +1492,38 @@ MUTANTS = [
         ),
         (
             "finest level of the full model",
-            SHAPEMASK + "model.py",
+            SHAPEMASK_SHARED + "parts.py",
             "sizes.finest_scale * 2**first",
             "sizes.finest_scale",
             f"{SHAPES} -k full_model",
+        ),
+        (
+            "RetinaNet's normaliser",
+            SHARED + "retina_head.py",
+            "for level in labels) + 1",
+            "for level in labels) + 2",
+            f"{SHAPES_RETINA} -k losses_of_boxes",
+        ),
+        (
+            "RetinaNet's box loss",
+            SHARED + "retina.py",
+            "BOX_WEIGHT * HUBER / 4",
+            "BOX_WEIGHT / 4",
+            f"{SHAPES_RETINA} -k losses_of_boxes",
+        ),
+        (
+            "levels that masks on RetinaNet are pooled from",
+            SHAPEMASK_SHARED + "parts.py",
+            "num_classes, strides, finest, 0)",
+            "num_classes, strides[:-1], finest, 0)",
+            f"{SHAPES_RETINA} -k 'outer_boxes or full_size'",
+        ),
+        (
+            "priors of a method of its own on RetinaNet",
+            "pipeline/methods/__init__.py",
+            "    owner = _owner(method(name).priors)",
+            "    owner = method(name).priors and name",
+            f"{SHAPES_RETINA} -k same_priors",
         ),
         *SIMFORMER,
     )

@@ -21,7 +21,13 @@ from pipeline.declaration import knobs, references, schema, strict
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 
-INSIDE_FIGURES = ("partition", "keys", "shapes")  # kinds of figures that show what stage `look_inside` writes
+INSIDE_FIGURES = (
+    "partition",
+    "keys",
+    "shapes",
+    "maps",
+    "transfer",
+)  # kinds of figures that show what stage `look_inside` writes
 SELECT_AGAIN = "run `python -m commands.select`"
 SECTIONS = tuple(name for name in schema.Declaration.model_fields if name != "presets")
 
@@ -325,7 +331,11 @@ def _named_splits(splits):
 
 def _priors(runs):
     """What the methods of runs learn from base masks beforehand: {key: {method, direction}}."""
-    wanted = {run.priors: {"method": run.method, "direction": run.direction} for run in runs if run.priors}
+    wanted = {
+        run.priors: {"method": methods.priors_method(run.method), "direction": run.direction}
+        for run in runs
+        if run.priors
+    }
     return dict(sorted(wanted.items()))
 
 

@@ -516,8 +516,12 @@ class NovelResults(_Figure):
 
 
 class Inside(_Figure):
-    kind: Literal["partition", "keys", "shapes"]
+    kind: Literal["partition", "keys", "shapes", "maps"]
     objects: Count
+
+
+class Transfer(_Figure):
+    kind: Literal["transfer"]
 
 
 class Sensitivity(_Figure):
@@ -542,7 +546,7 @@ class NovelShare(_Figure):
 
 
 Figure = one_of(
-    "kind", Chart, Order, Qualitative, SameObjects, NovelResults, Inside, Sensitivity, SplitMaps, NovelShare
+    "kind", Chart, Order, Qualitative, SameObjects, NovelResults, Inside, Transfer, Sensitivity, SplitMaps, NovelShare
 )
 
 

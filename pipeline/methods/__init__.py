@@ -78,6 +78,9 @@ class Method:
             on what its split holds. Stage `label` makes them, with the seeds of both.
         look_inside: module whose `write(training, base, novel)` stores what figures show of a trained model's inside.
         inside_figures: kinds of figures that show it.
+        inside_maps: of the arrays that it stores, the maps of objects that a figure of kind `maps` shows: (name of the
+            array, title, what it is in words). Values are in [0, 1]; an array `frames` says where in shares of the
+            object's box, by default the box itself.
         golden: module whose `verify(folder)` compares it with numbers of other code.
         checkpoint_map: module that knows checkpoints of its authors' code: `convert(file, out, reverse)` (returns the
             backbone), `renamed(state)` (None if it is not of that code), `classes()`, `configuration(state, path)` and
@@ -107,6 +110,7 @@ class Method:
     labelled_by: Callable = _nobody
     look_inside: str | None = None
     inside_figures: tuple[str, ...] = ()
+    inside_maps: tuple[tuple[str, str, str], ...] = ()
     golden: str | None = None
     checkpoint_map: str | None = None
 
@@ -199,7 +203,18 @@ def of_weights(key: str, backbones) -> tuple[str, str]:
 
 def priors_key(name: str, direction: str) -> str | None:
     """How what a method learns from the base masks of a direction is called; None if it learns nothing beforehand."""
-    return f"{direction}_{name}" if method(name).priors else None
+    owner = _owner(method(name).priors)
+    return f"{direction}_{owner}" if owner else None
+
+
+def _owner(module):
+    """The room that a module lies in, which is one of several that begin with what it learns; None without a module."""
+    return module and module.rpartition(".")[0].rpartition(".")[2]
+
+
+def priors_method(name: str) -> str | None:
+    """The method that stage `priors` is asked to learn from base masks by, for another that begins with the same."""
+    return _owner(method(name).priors)
 
 
 def all_knobs() -> list[str]:

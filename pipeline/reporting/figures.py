@@ -34,6 +34,7 @@ from pipeline.reporting import (
     split_maps,
     study,
     style,
+    transfer,
 )
 from pipeline.reporting.panels import shortened
 from pipeline.reporting.style import plt
@@ -275,6 +276,21 @@ def propagated_shapes(request):
     return figure, text + note
 
 
+def inside_maps(request):
+    """What a method makes of a few objects on the way to their masks, base and novel."""
+    series, arrays, note = _only(request, roi_cells.read_maps, roi_cells.look_inside_command)
+    shown = methods.method(series.run.method).inside_maps
+    figure, text = roi_cells.draw_maps(request.dataset, arrays, request.entry["objects"], shown)
+    return figure, text + note
+
+
+def transferred_weights(request):
+    """How alike the mask weights are that categories get from the box head."""
+    _, arrays, note = _only(request, transfer.read, roi_cells.look_inside_command)
+    figure, text = transfer.draw(request.dataset, arrays)
+    return figure, text + note
+
+
 def knob_sensitivity(request):
     """The main number against a knob, measured and published."""
     request.groups()
@@ -318,6 +334,8 @@ KINDS = {
     "partition": Kind(partition),
     "keys": Kind(keys),
     "shapes": Kind(propagated_shapes),
+    "maps": Kind(inside_maps),
+    "transfer": Kind(transferred_weights),
     "sensitivity": Kind(knob_sensitivity),
     "order": Kind(order.draw, PICTURE_DPI),
     "split_maps": Kind(split_maps.draw, PICTURE_DPI),

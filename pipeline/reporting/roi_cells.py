@@ -1,6 +1,6 @@
 """Objects as a method sees them, on the cells of a RoI, from stage `look_inside`.
 
-Of ContrastMask CAM, partition and keys; of ShapeProp saliency and shape.
+Of ContrastMask CAM, partition and keys; of ShapeProp saliency and shape; of others the maps that they name.
 
 Legend: N objects, S cells on a side of a RoI. A side axis of length 2 is ordered foreground, background; a set axis of
 length 4 easy positive, easy negative, hard positive, hard negative.
@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError, NothingToShow
@@ -27,9 +28,12 @@ FRAME = 0.08  # line around a sampled key, in sides of its cell
 CANDIDATE = 0.3  # opacity of a candidate key that was not sampled
 SOURCES = {False: "the CAM", True: "the ground-truth mask"}
 PER_OBJECT = ("image_ids", "annotation_ids", "boxes", "labels", "is_novel", "from_mask", "kept")
-PER_CELL = {"cams": (), "sides": (2,), "candidates": (4,), "keys": (4,)}  # axes between objects and cells
+# Axes behind that of the objects; axes of one name are equally long.
+PER_CELL = {"cams": "SS", "sides": (2, *"SS"), "candidates": (4, *"SS"), "keys": (4, *"SS")}
 OF_ANY = PER_OBJECT[:5]  # of these, what every method has
-SHAPES = {"saliency": (), "shapes": (), "held": ()}
+SHAPES = {"saliency": "SS", "shapes": "SS", "held": "SS"}
+CORNERS = {"boxes": (4,), "frames": (4,)}
+FRAMES = "frames"  # that a file may have, see `Method.inside_maps`
 
 
 def look_inside_command(*runs):
@@ -44,7 +48,8 @@ def read(dataset, run, per_object=PER_OBJECT, per_cell=None):
         dataset: name of the dataset.
         run: declared run.
         per_object: names of arrays with a row for each object.
-        per_cell: {name: axes between objects and cells} of the others; those of ContrastMask by default.
+        per_cell: {name: lengths or names of the axes behind the objects} of the others; those of ContrastMask by
+            default.
 
     Raises:
         ExperimentError: the file is no such archive.
@@ -57,10 +62,16 @@ def read(dataset, run, per_object=PER_OBJECT, per_cell=None):
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in (*per_object, *per_cell)}
-        objects, *cells = arrays[first].shape
-        expected = {name: (objects, *sets, *cells) for name, sets in per_cell.items()} | {"boxes": (objects, 4)}
+            if FRAMES in archive.files:
+                arrays[FRAMES] = archive[FRAMES]
+        lengths = {}
         for name, array in arrays.items():
-            if array.shape != expected.get(name, (objects,)):
+            axes = (len(arrays[first]), *(CORNERS | per_cell).get(name, ()))
+            expected = [
+                lengths.setdefault(axis, length) if isinstance(axis, str) else axis
+                for axis, length in zip(axes, array.shape, strict=False)
+            ]
+            if len(axes) != array.ndim or [*array.shape] != expected:
                 raise ValueError(f"{name} has the shape {array.shape}, {first} {arrays[first].shape}")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ExperimentError(
@@ -72,6 +83,11 @@ def read(dataset, run, per_object=PER_OBJECT, per_cell=None):
 def read_shapes(dataset, run):
     """As `read`, of a method whose inside are shapes."""
     return read(dataset, run, OF_ANY, SHAPES)
+
+
+def read_maps(dataset, run):
+    """As `read`, of a method that names its maps, each of a size of its own."""
+    return read(dataset, run, OF_ANY, {name: (name, name) for name, *_ in methods.method(run.method).inside_maps})
 
 
 def draw_partition(dataset, arrays, count):
@@ -182,6 +198,34 @@ def draw_shapes(dataset, arrays, count):
     )
 
 
+def draw_maps(dataset, arrays, count, maps):
+    """Draw maps of a few objects, base ones left and novel ones right.
+
+    Args:
+        dataset, count: as of `draw_partition`.
+        arrays: from `read_maps`.
+        maps: `Method.inside_maps`.
+
+    Returns, Raises: as `draw_partition`.
+    """
+    chosen = _choose(arrays, count, np.ones(len(arrays["labels"]), dtype=bool))
+    titles = ["Image", *(title for _, title, _ in maps)]
+    figure, rows = _blocks(dataset, arrays, chosen, titles, {group: f"{group} objects" for group in chosen})
+    for index, (picture, *axes), crop in rows:
+        crop.show(picture, faded=False)
+        frame = crop.within(arrays[FRAMES][index]) if FRAMES in arrays else crop.frame
+        for axis, (name, *_) in zip(axes, maps, strict=True):
+            crop.show(axis)
+            crop.cells(axis, plt.get_cmap(style.CAM_MAP)(arrays[name][index])[..., :3], frame)
+            crop.mask(axis)
+        for axis in (picture, *axes):
+            crop.box(axis)
+    _legend(figure, [Line2D([], [], color="black", linewidth=0.9, label="outline of the true mask")])
+    _colour_bar(figure, "map")
+    words = "; ".join(f"{title}: {what} ({_size(arrays, name)} cells)" for name, title, what in maps)
+    return figure, f"{_listed(arrays, chosen)} {words}. The true mask is drawn for comparison only."
+
+
 def partition_colours(sides):
     """Colour the cells of a RoI by their side: [2, S, S] bool -> [S, S, 3]."""
     colours = [to_rgb(style.SIDE_COLOURS[name]) for name in ("foreground", "background", "unassigned")]
@@ -223,9 +267,15 @@ class Crop:
         panels.show(axis, picture, extent=(x, x + width, y + height, y))
         axis.set(xlim=(self.left, self.right), ylim=(self.bottom, self.top))
 
-    def cells(self, axis, colours):
-        """Lay colours of cells [S, S, 3 or 4] on the box."""
+    def within(self, shares):
+        """A frame (x1, y1, x2, y2) that is given in shares of the box."""
         x1, y1, x2, y2 = self.frame
+        left, top, right, bottom = (float(share) for share in shares)
+        return x1 + left * (x2 - x1), y1 + top * (y2 - y1), x1 + right * (x2 - x1), y1 + bottom * (y2 - y1)
+
+    def cells(self, axis, colours, frame=None):
+        """Lay colours of cells [S, S, 3 or 4] on a frame, by default the box."""
+        x1, y1, x2, y2 = frame or self.frame
         axis.imshow(colours, extent=(x1, x2, y2, y1), interpolation="nearest")
         axis.set(xlim=(self.left, self.right), ylim=(self.bottom, self.top))
 

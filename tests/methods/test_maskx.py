@@ -248,3 +248,28 @@ def predicted(model, data):
     return [
         pair for boxes, masks in results for each in zip(boxes, masks, strict=True) for pair in zip(*each, strict=True)
     ]
+
+
+@pytest.mark.parametrize("knobs", ALL)
+def test_what_the_inside_shows_is_what_detections_get(knobs):
+    from pipeline.methods.maskx import look_inside
+
+    model, data = small(num_classes=3, **knobs).eval(), batch(images=1)
+    boxes, labels = data["gt_bboxes"][0], data["gt_labels"][0] % 3
+    shown = look_inside.compute(model, data["img"], boxes, labels)
+    head = model.roi_head
+    with torch.no_grad():
+        x, rois = model.extract_feat(data["img"]), torch.cat([torch.zeros(len(boxes), 1), boxes], 1)
+        of_class = [
+            head.detection_masks(x, rois, torch.full_like(labels, one), torch.full_like(labels, one)).sigmoid()
+            for one in range(3)
+        ]
+        weights = head.mask_head.transfer(head.bbox_head.class_vectors())
+    rows = torch.arange(len(boxes))
+    maps = torch.stack(of_class)[:, :, 0]
+    np.testing.assert_allclose(shown["masks"], maps[labels, rows], atol=1e-6)
+    others = (maps[(labels + 1) % 3, rows] + maps[(labels + 2) % 3, rows]) / 2
+    np.testing.assert_allclose(shown["others"], others, atol=1e-5)
+    np.testing.assert_allclose(shown["weights"], weights[labels], atol=1e-6)
+    empty = look_inside.compute(model, data["img"], boxes[:0], labels[:0])
+    assert {len(values) for values in empty.values()} == {0} and empty.keys() == shown.keys()

@@ -307,3 +307,24 @@ def test_a_process_without_objects_waits_for_nobody_and_nobody_for_it():
 def test_the_room_says_what_the_declaration_needs():
     assert ROOM.detector == "two_stage" and ROOM.sizes is methods.method("two_stage").sizes
     assert dataclasses.asdict(ROOM)["label"] == "OPMask" and SMALL["box_shared_convs"] == 2
+
+
+@pytest.mark.parametrize("box_head", ["own", "shared"])
+def test_what_the_inside_shows_is_what_detections_get(box_head):
+    from pipeline.methods.opmask import look_inside
+
+    model, data = small(box_head=box_head).eval(), batch(images=1)
+    torch.nn.init.normal_(model.roi_head.mask_head.conv_logits.weight)
+    boxes, labels, seen = data["gt_bboxes"][0], data["gt_labels"][0], {}
+    forward = model.roi_head.mask_head.forward
+    model.roi_head.mask_head.forward = lambda x, prior, *rest: (
+        seen.setdefault("cams", prior) is None or forward(x, prior, *rest)
+    )
+    shown = look_inside.compute(model, data["img"], boxes, labels)
+    with torch.no_grad():
+        x, rois = model.extract_feat(data["img"]), torch.cat([torch.zeros(len(boxes), 1), boxes], 1)
+        logits = model.roi_head._mask_features(x, rois, model.roi_head._refined_cam(x, rois, labels))["mask_pred"]
+    np.testing.assert_allclose(shown["masks"], logits[:, 0].sigmoid(), atol=1e-6)
+    np.testing.assert_allclose(shown["cams"], seen["cams"][:, 0], atol=1e-6)
+    assert shown["cams"].shape == (len(boxes), 14, 14) and 0 <= shown["cams"].min() < shown["cams"].max() <= 1
+    assert {len(maps) for maps in look_inside.compute(model, data["img"], boxes[:0], labels[:0]).values()} == {0}

@@ -18,7 +18,8 @@ from pipeline import methods
 from pipeline.artifacts import paths
 from pipeline.declaration import config, recipe, strict
 from pipeline.errors import ExperimentError
-from pipeline.methods.shapemask import batch_norm, clusters, geometry, head, priors, roi_head
+from pipeline.methods.shapemask import clusters
+from pipeline.methods.shared.shapemask import batch_norm, geometry, head, priors, roi_head
 from pipeline.methods.shared.sizes import Sizes
 from pipeline.training.data_parallel import averaged
 from pipeline.training.precision import use_autocast

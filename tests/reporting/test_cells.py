@@ -8,8 +8,8 @@ from matplotlib.colors import to_rgb, to_rgba
 
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
-from pipeline.errors import ExperimentError
-from pipeline.reporting import roi_cells, style
+from pipeline.errors import ExperimentError, NothingToShow
+from pipeline.reporting import roi_cells, style, transfer
 from pipeline.reporting.figures import build_figure, saved_caption
 
 from .test_figures import declare, drawn, empty_masks, no_masks, odd_labels
@@ -210,3 +210,48 @@ def test_a_shape_stands_beside_the_activation_it_is_made_of(workspace):
         )
     with pytest.raises(ExperimentError, match="is not a file in the archive.*remove the file and run"):
         roi_cells.read("toy", run)  # the inside of another method
+
+
+def test_maps_of_any_size_stand_in_their_frames(workspace):
+    workspace.everything()
+    write(workspace)
+    path, random = paths.look_inside("toy", "ours"), np.random.default_rng(0)
+    with np.load(path) as archive:
+        kept = {name: archive[name] for name in roi_cells.OF_ANY}
+    coarse, fine = (random.random((4, size, size), dtype=np.float32) for size in (3, 6))
+    frames = np.tile(np.float32([-0.5, 0, 1.5, 1]), (4, 1))
+    np.savez(path, **kept, coarse=coarse, fine=fine, frames=frames)
+    run, shown = experiments.load().runs["ours"], {"coarse": ("c", "c"), "fine": ("f", "f")}
+    maps = (("coarse", "Coarse", "a small one"), ("fine", "Fine", "a large one"))
+    with style.paper_style():
+        figure, caption = roi_cells.draw_maps("toy", roi_cells.read("toy", run, roi_cells.OF_ANY, shown), 2, maps)
+    assert [text.get_text() for text in figure.texts] == ["base objects", "novel objects"]
+    assert "Coarse: a small one (3×3 cells); Fine: a large one (6×6 cells)" in caption
+    x1, y1, x2, y2 = kept["boxes"][1]  # the first base object
+    expected = [x1 - (x2 - x1) / 2, x2 + (x2 - x1) / 2, y2, y1]
+    for axis, values in zip(figure.axes[1:3], (coarse, fine), strict=True):
+        assert axis.images[-1].get_extent() == expected
+        colours = style.plt.get_cmap(style.CAM_MAP)(values[1])[..., :3]
+        np.testing.assert_allclose(axis.images[-1].get_array(), colours, atol=1e-6)
+    np.savez(path, **kept, coarse=coarse, fine=fine[..., :5])
+    with pytest.raises(ExperimentError, match=r"fine has the shape \(4, 6, 5\)"):
+        roi_cells.read("toy", run, roi_cells.OF_ANY, shown)
+
+
+def test_transferred_weights_are_compared_category_by_category(workspace):
+    workspace.everything()
+    write(workspace)
+    path = paths.look_inside("toy", "ours")
+    with np.load(path) as archive:
+        kept = {name: archive[name] for name in roi_cells.OF_ANY}
+    weights = np.float32([[3, 0, 0], [3, 4, 0], [3, 0, 0], [3, 4, 0]])  # of the novel category, of the base one
+    np.savez(path, **kept, weights=weights)
+    with style.paper_style():
+        figure, caption = transfer.draw("toy", transfer.read("toy", experiments.load().runs["ours"]))
+    axis = figure.axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["zebra", "person"]  # the base one first
+    np.testing.assert_allclose(axis.images[0].get_array(), [[1, 0.6], [0.6, 1]], atol=1e-6)
+    assert "(3 numbers a category)" in caption and "0.60 between a base and a novel one" in caption
+    np.savez(path, **kept | {"labels": np.ones(4, int)}, weights=weights)
+    with pytest.raises(NothingToShow, match="there are no two to compare"):
+        transfer.draw("toy", transfer.read("toy", experiments.load().runs["ours"]))

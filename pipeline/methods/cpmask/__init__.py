@@ -35,6 +35,8 @@ METHOD = Method(
     cost=1.5,
     autocast=(*two_stage.BOX_AUTOCAST, *parts.AUTOCAST),
     look_inside=f"{__name__}.look_inside",
+    inside_figures=("maps",),
+    inside_maps=parts.INSIDE_MAPS,
     golden=f"{__name__}.golden",
     checkpoint_map=f"{__name__}.released_checkpoint",
 )

@@ -31,7 +31,7 @@ def compute(model, image, boxes):
     Returns:
         Arrays by name, float32 in [0, 1]: `masks` and `boundaries` [N, 2S, 2S], probabilities; `gates` [N, S, S], how
         much of the boundary feature enters; `attention` [N, S, S], what the cells of the predicted foreground give to
-        each cell in the mean, 1 in all, 0 without foreground.
+        each cell in the mean, 1 in all, 0 without foreground; `attended`, the same with its largest value as 1.
     """
     head = model.roi_head
     features = head._roi_features(model.extract_feat(image), bbox2roi([boxes]))
@@ -44,5 +44,6 @@ def compute(model, image, boxes):
         "boundaries": boundaries[:, 0].sigmoid(),
         "gates": gates[:, 0],
         "attention": given.view(-1, *features.shape[-2:]),
+        "attended": (given / given.amax(1, keepdim=True).clamp(min=1e-12)).view(-1, *features.shape[-2:]),
     }
     return {name: maps.cpu().numpy() for name, maps in found.items()}

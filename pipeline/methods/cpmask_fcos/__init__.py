@@ -29,4 +29,6 @@ METHOD = Method(
     cost=1.5,
     autocast=(*one_stage.AUTOCAST, *parts.AUTOCAST),
     look_inside="pipeline.methods.cpmask.look_inside",
+    inside_figures=("maps",),
+    inside_maps=parts.INSIDE_MAPS,
 )

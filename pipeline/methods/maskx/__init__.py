@@ -1,7 +1,7 @@
 """Mask^X R-CNN (Hu et al., CVPR 2018): the weights that tell mask from background are predicted from the box head's.
 
 box_head: what of the box head's weights describes a class. mask_head: their transfer, and the branch that is the same
-for every class. roi_head: puts both together. golden, released_checkpoint: what no training imports.
+for every class. roi_head: puts both together. look_inside, golden, released_checkpoint: what no training imports.
 """
 
 from pathlib import Path
@@ -30,6 +30,12 @@ METHOD = Method(
     optimisation=AUTHORS.optimisation,
     differs=AUTHORS.differs,
     autocast=two_stage.MASK_AUTOCAST,
+    look_inside=f"{__name__}.look_inside",
+    inside_figures=("maps", "transfer"),
+    inside_maps=(
+        ("masks", "Own weights", "mask predicted with the weights transferred to the object's category"),
+        ("others", "Others' weights", "mean of the masks predicted with those of all other categories"),
+    ),
     golden=f"{__name__}.golden",
     checkpoint_map=f"{__name__}.released_checkpoint",
 )

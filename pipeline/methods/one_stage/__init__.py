@@ -11,12 +11,6 @@ def model(knobs: KnobSet, sizes: Sizes, backbone: dict, num_classes: int) -> dic
     return one_stage.detector(sizes, backbone, num_classes)
 
 
-def steps(given, knobs, dataset) -> list:
-    """As `Method.steps`: the detector takes neither masks nor the flags of novel objects."""
-    boxes = ["img", "gt_bboxes", "gt_labels"]
-    return [step | {"keys": boxes} if step["type"] == "Collect" else step for step in given]
-
-
 METHOD = Method(
     task="instances",
     label="Boxes alone (FCOS)",
@@ -27,6 +21,6 @@ METHOD = Method(
     detector="one_stage",
     model=model,
     modules=one_stage.MODULES,
-    steps=steps,
+    steps=one_stage.steps,
     autocast=one_stage.AUTOCAST,
 )

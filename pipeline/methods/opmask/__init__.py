@@ -1,8 +1,8 @@
 """OPMask (Biertimpel et al., ICCV 2021): the class activation map of the box head steers a deep, normalised mask head.
 
 batch_norm: statistics over the RoIs of all processes. box_head: its own box head, whose widths double. mask_head: its
-mask head. What enters that, and which RoIs its loss is of, is what `pipeline.methods.shared` has for the CAM. golden,
-released_checkpoint: what no training imports.
+mask head. What enters that, and which RoIs its loss is of, is what `pipeline.methods.shared` has for the CAM.
+look_inside, golden, released_checkpoint: what no training imports.
 """
 
 from pathlib import Path
@@ -44,6 +44,16 @@ METHOD = Method(
     differs=AUTHORS.differs,
     cost=1.5,
     autocast=two_stage.MASK_AUTOCAST,
+    look_inside=f"{__name__}.look_inside",
+    inside_figures=("maps",),
+    inside_maps=(
+        (
+            "cams",
+            "CAM",
+            "class activation map of the object's category, as it is added to the features of the mask head",
+        ),
+        ("masks", "Mask", "predicted probability"),
+    ),
     golden=f"{__name__}.golden",
     checkpoint_map=f"{__name__}.released_checkpoint",
 )

@@ -20,9 +20,9 @@ from pipeline.artifacts import files, paths
 from pipeline.datasets.annotations import stream
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
-from pipeline.methods.shapemask.model import scale
-from pipeline.methods.shapemask.priors import FILE, array
 from pipeline.methods.shared.mask_targets import crop
+from pipeline.methods.shared.shapemask.parts import scale
+from pipeline.methods.shared.shapemask.priors import FILE, array
 from pipeline.methods.shared.sizes import Sizes
 
 logger = logging.getLogger("pipeline.methods.shapemask.clusters")

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
-from pipeline.methods.shapemask import clusters, geometry, head
+from pipeline.methods.shapemask import clusters
 from pipeline.methods.shapemask import released_checkpoint as released
-from pipeline.methods.shapemask.roi_extractor import UnshiftedRoIExtractor
-from pipeline.methods.shapemask.roi_head import drawn
 from pipeline.methods.shared.golden import Check, Fixture, compare, fixture_files, load_arrays, read_json
+from pipeline.methods.shared.shapemask import geometry, head
+from pipeline.methods.shared.shapemask.roi_extractor import UnshiftedRoIExtractor
+from pipeline.methods.shared.shapemask.roi_head import drawn
 
 VALUE = 1e-5  # of an array's largest absolute value
 GRADIENT = 1e-4  # the same for gradients

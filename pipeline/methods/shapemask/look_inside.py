@@ -10,8 +10,8 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 import torch
 from mmdet.core import bbox2roi
 
-from pipeline.methods.shapemask import geometry
 from pipeline.methods.shared import inside
+from pipeline.methods.shared.shapemask import geometry
 
 
 def write(training, base, novel):

@@ -24,7 +24,7 @@ from pipeline import methods
 from pipeline.artifacts import files
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
-from pipeline.methods.shapemask.head import CoarseMask, FineMask, ShapePrior
+from pipeline.methods.shared.shapemask.head import CoarseMask, FineMask, ShapePrior
 from pipeline.methods.shared.sizes import Sizes
 
 PLACE = "roi_head.mask_head."  # of our mask head in the whole model

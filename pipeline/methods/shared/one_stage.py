@@ -1,4 +1,5 @@
-"""FCOS as an MMDetection configuration, for a method whose own detector it is; values as in CPMask's code.
+"""FCOS as an MMDetection configuration, for a method whose own detector it is; values as in CPMask's code. And the
+pyramid that detectors of one stage have.
 
 The profile's sizes are those of the two-stage detector. Where a backbone has a fourth stage the pyramid begins one
 level later, at twice the strides: P3 to P7 at full size.
@@ -30,21 +31,12 @@ def detector(sizes, backbone, num_classes) -> dict:
     Returns:
         Configuration for `mmdet.models.build_detector`, plain containers only.
     """
-    start, strides = first_level(backbone), pyramid(sizes, backbone)
+    strides = pyramid(sizes, backbone)
     bounds = [-1, *(REACH * stride for stride in strides[:-1]), 1e8]
     return {
         "type": "FCOS",
         "backbone": dict(backbone),
-        "neck": {
-            "type": "FPN",
-            "in_channels": two_stage.stage_channels(backbone),
-            "out_channels": sizes.neck_channels,
-            "start_level": start,
-            "add_extra_convs": "on_output",
-            "relu_before_extra_convs": True,
-            "num_outs": len(strides),
-            **two_stage.over_batch(sizes),
-        },
+        "neck": neck(sizes, backbone) | two_stage.over_batch(sizes),
         "bbox_head": {
             "type": "RootScoreFCOSHead",
             "num_classes": num_classes,
@@ -71,6 +63,25 @@ def detector(sizes, backbone, num_classes) -> dict:
             "max_per_img": sizes.max_detections,
         },
     }
+
+
+def neck(sizes, backbone) -> dict:
+    """Configuration of the feature pyramid, without a normalisation."""
+    return {
+        "type": "FPN",
+        "in_channels": two_stage.stage_channels(backbone),
+        "out_channels": sizes.neck_channels,
+        "start_level": first_level(backbone),
+        "add_extra_convs": "on_output",
+        "relu_before_extra_convs": True,
+        "num_outs": len(pyramid(sizes, backbone)),
+    }
+
+
+def steps(given, knobs, dataset) -> list:
+    """As `Method.steps`, of a detector of one stage alone: it takes neither masks nor the flags of novel objects."""
+    boxes = ["img", "gt_bboxes", "gt_labels"]
+    return [step | {"keys": boxes} if step["type"] == "Collect" else step for step in given]
 
 
 def first_level(backbone) -> int:

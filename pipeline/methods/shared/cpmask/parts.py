@@ -27,6 +27,12 @@ SETTINGS = Authors(
     "testing, 90000 iterations with drops at 60000 and 80000",
 )
 
+INSIDE_MAPS = (
+    ("boundaries", "Boundary", "probability that the boundary runs through a cell"),
+    ("attended", "Attention", "what the cells of the predicted mask attend to, as a share of the cell that gets most"),
+    ("masks", "Mask", "predicted probability"),
+)
+
 ABOUT = (
     "CPMask: the mask head parses the boundary of an object, gates it into its features, and has a non-local block "
     "whose attention the masks supervise"

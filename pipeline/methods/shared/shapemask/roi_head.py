@@ -10,9 +10,9 @@ from mmdet.core import BitmapMasks, bbox2roi
 from mmdet.models.builder import HEADS
 from torch import Tensor
 
-from pipeline.methods.shapemask import geometry
 from pipeline.methods.shared.padded import Padded
 from pipeline.methods.shared.partial_roi_head import EVERY, PartialRoIHead, _scale_factor, scalar
+from pipeline.methods.shared.shapemask import geometry
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,29 @@ class ShapeMaskRoIHead(PartialRoIHead):
         )
 
     def _mask_losses(self, x, sampled, cam_features, gt_masks, gt_is_novel, targets):
-        size = self._input_size(x)
         if self.mask_loss_rois == "base_gt":
-            generator = self._generator(x[0].device, "instances/")
-            instances = drawn(targets["objects"], self.instances, self.few_objects, self.jitter, size, generator)
+            losses = self.mask_losses(x, targets["objects"], gt_masks, gt_is_novel)
         else:
-            instances = _of_positives(sampled)
+            losses = self._losses_of(x, _of_positives(sampled), gt_masks, gt_is_novel)
+        positives = sum(len(image.pos_bboxes) for image in sampled)
+        self.statistics = {"positive_rois": scalar(positives, x[0])} | self.statistics
+        return losses
+
+    def mask_losses(self, x, gt_bboxes, gt_masks, gt_is_novel):
+        """Losses of masks by name on jittered ground-truth boxes; statistics of the batch are in `self.statistics`.
+
+        Args:
+            x: feature pyramid.
+            gt_bboxes, gt_masks, gt_is_novel: as `PartialRoIHead.forward_train`.
+        """
+        generator = self._generator(x[0].device, "instances/")
+        size = self._input_size(x)
+        instances = drawn(gt_bboxes, self.instances, self.few_objects, self.jitter, size, generator)
+        return self._losses_of(x, instances, gt_masks, gt_is_novel)
+
+    def _losses_of(self, x, instances, gt_masks, gt_is_novel):
+        """Losses of masks by name of `Instances`."""
+        size = self._input_size(x)
         owners = instances.owners.split(instances.counts)
         is_novel = torch.cat(
             [flags.to(of.device, torch.bool)[of] for flags, of in zip(gt_is_novel, owners, strict=True)]
@@ -77,10 +94,7 @@ class ShapeMaskRoIHead(PartialRoIHead):
         predicted = self._mask_features(x, instances.rois, None)
         frames = geometry.outer(instances.rois[:, 1:], self.outer_box, *size)
         coarse, fine = self._targets(gt_masks, instances, frames, in_loss)
-        self.statistics = {
-            "positive_rois": scalar(sum(len(image.pos_bboxes) for image in sampled), in_loss),
-            "mask_loss_rois": in_loss.sum(),
-        }
+        self.statistics = {"mask_loss_rois": in_loss.sum()}
         return self.mask_head.loss(predicted, coarse, fine, in_loss)
 
     def _targets(self, gt_masks, instances, frames, in_loss):
@@ -94,6 +108,10 @@ class ShapeMaskRoIHead(PartialRoIHead):
                 crops.append(geometry.mask_targets(bitmaps, owners, boxes, cells) >= 0.5)
         # Whatever stands in for the masks of novel objects is wiped before anything can see it.
         return tuple((torch.cat(crops) & in_loss[:, None, None]).float() for crops in found)
+
+    def segment(self, x, boxes, labels, img_metas, rescale):
+        """Masks by class of each image, of boxes with score [D, 5] that were detected with labels [D]."""
+        return self._segment(x, boxes, labels, None, img_metas, rescale)
 
     def _input_size(self, x):
         """Height and width of the network's input, padding included, as boxes are clipped to in the released code."""

@@ -16,8 +16,8 @@ from mmdet.models.builder import HEADS
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from torch import Tensor, nn
 
-from pipeline.methods.shapemask import geometry, priors
-from pipeline.methods.shapemask.batch_norm import InstanceBatchNorm
+from pipeline.methods.shared.shapemask import geometry, priors
+from pipeline.methods.shared.shapemask.batch_norm import InstanceBatchNorm
 
 EPSILON = 1e-4  # of batch norm
 FOREGROUND = 0.01  # probability that predictors begin with
