@@ -45,7 +45,8 @@ class Detector:
         """Class names that were asked for, all of them for None. Raises ExperimentError for an unknown one."""
         for name in names or ():
             if name not in self.names:
-                raise ExperimentError(f"{self.title}: unknown class {name!r}{strict.options(name, self.names)}")
+                known = strict.options(name, self.names, typed=True)
+                raise ExperimentError(f"{self.title}: unknown class {name!r}{known}")
         return tuple(self.names if names is None else names)
 
 
