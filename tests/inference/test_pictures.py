@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import tracemalloc
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from pycocotools import mask as rle
 from pipeline.errors import ExperimentError
 from pipeline.inference import drawing, masks, outputs, pictures
 from pipeline.inference.ahead import in_order
+from tools.pins import ROOT
 
 LEFT_RED = np.zeros((20, 30, 3), np.uint8)
 LEFT_RED[:, :15] = (250, 10, 10)  # red, green, blue
@@ -123,6 +126,29 @@ def test_results_of_many_images_take_the_memory_of_few(tmp_path, monkeypatch):
     content = json.loads((tmp_path / "annotations.json").read_text())
     assert [image["id"] for image in content["images"]] == list(range(1, 301)) and len(content["annotations"]) == 300
     assert len(json.loads((tmp_path / "results.json").read_text())) == 300
+
+
+GROWTH = """
+import psutil, torch
+from pipeline.inference import models
+
+torch.set_num_threads(1)
+models.KERNELS = 16
+models.limit_kernels()
+layer, images = torch.nn.Conv2d(16, 16, 3, padding=1), torch.rand(120, 16, 14, 14)
+with torch.no_grad():
+    layer(images)
+    before = psutil.Process().memory_info().rss
+    for number in range(1, 120):
+        layer(images[:number])
+print((psutil.Process().memory_info().rss - before) / 1e6)
+"""
+
+
+def test_numbers_of_objects_do_not_pile_up_kernels():
+    """oneDNN compiles a convolution for each number of objects; keeping these 119 would be 46 MB."""
+    grown = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert float(grown.stdout) < 30
 
 
 def test_names_of_results_are_those_of_the_pictures():
