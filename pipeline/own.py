@@ -173,7 +173,7 @@ def grouped(gathered, base=(), novel=()):
     for option, chosen in (("--base", base), ("--novel", novel)):
         for name in chosen:
             if name not in names:
-                raise ExperimentError(f"{option} names the class {name!r}{strict.options(name, names)}")
+                raise ExperimentError(f"{option} names the class {name!r}{strict.options(name, names, typed=True)}")
     if both := [name for name in base if name in novel]:
         raise ExperimentError(f"{', '.join(both)}: in --base and in --novel; leave it in one of them")
     objects, masks = masks_of(gathered.subsets[own.TRAIN])

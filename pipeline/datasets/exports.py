@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from pipeline.datasets.files import require_regular
 from pipeline.datasets.images import SUFFIXES, resolve_names
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, first_line
 
 SECTIONS = ("images", "annotations", "categories")
 IMAGE_FIELDS = ("id", "file_name", "width", "height")
@@ -29,6 +29,7 @@ BEGINNINGS = (
     (b"\x1f\x8b", "a compressed archive; unpack it and name the JSON file inside"),
     (b"<", None),  # XML: `_xml` looks further
 )
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 # Of a JSON object without COCO's sections: a key that tells which tool's own format it is.
 FOREIGN = {
     "shapes": "an annotation of one image by Labelme; convert the folder with labelme2coco",
@@ -45,13 +46,17 @@ def read(path):
     Raises:
         ExperimentError: it is missing, empty, in another format (named, with what to do), or has no image or object.
     """
+    parsed = whole(path)
+    return {section: parsed[section] for section in SECTIONS}
+
+
+def whole(path):
+    """As `read`, with all further members of the file."""
     path = Path(path)
     if not path.exists() and not path.is_symlink():
         raise ExperimentError(f"{path}: no such file; name the JSON file that your tool exported")
     if path.is_dir():
-        inside = sorted(each.name for each in path.glob("*.json"))
-        hint = f", such as {inside[0]}" if inside else ""
-        raise ExperimentError(f"{path}: a folder where a file is due; name the JSON file of annotations{hint}")
+        raise ExperimentError(f"{path}: {_folder(path)}")
     require_regular(path)
     content = path.read_bytes()
     if not content.strip():
@@ -59,14 +64,29 @@ def read(path):
     for beginning, what in BEGINNINGS:
         if content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(beginning):
             raise ExperimentError(f"{path}: {what or _xml(content)}")
+    if path.suffix.lower().removeprefix(".") in SUFFIXES:
+        raise ExperimentError(f"{path}: an image, not COCO's JSON; {COCO_PLEASE}")
+    if b"\0" in content[:4000] and not content.startswith(UTF16):
+        raise ExperimentError(f"{path}: a binary file, not COCO's JSON; {COCO_PLEASE}")
     try:
         parsed = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ExperimentError(f"{path}: not UTF-8 text; save the JSON file in that encoding") from None
     except (ValueError, RecursionError) as error:
-        raise ExperimentError(f"{path}: {_text_format(path, content) or f'not JSON ({error})'}") from None
+        what = _text_format(path, content) or f"not JSON ({first_line(str(error))}); export it again"
+        raise ExperimentError(f"{path}: {what}") from None
     _require_sections(path, parsed)
-    return {section: parsed[section] for section in SECTIONS}
+    return parsed
+
+
+def _folder(path):
+    """What a folder in the place of the file is, and what to do."""
+    inside = sorted(each.name for each in path.glob("*.json"))
+    if not inside and (files := {each.suffix.lower(): each for each in path.rglob("*.*")}).keys() & {".txt", ".xml"}:
+        tool = "YOLO's labels" if ".txt" in files else _xml(files[".xml"].read_bytes()).partition(",")[0]
+        return f"a folder of {tool}, not COCO's JSON; {COCO_PLEASE}"
+    hint = f", such as {inside[0]}" if inside else ""
+    return f"a folder where a file is due; name the JSON file of annotations{hint}"
 
 
 def _xml(content):
@@ -173,10 +193,14 @@ def normalised(path, content, ids, folder, keep_rectangles=False):
         The content, and {what was found: number of objects}.
 
     Raises:
-        ExperimentError: a class as `classes_of`, an image that is not there.
+        ExperimentError: a class as `classes_of`, one that `ids` has in other letters, an image that is not there.
     """
     names, notes = classes_of(path, content), Counter()
     left_out = {number for number, name in names.items() if name not in ids}
+    spelt = {name.casefold(): name for name in ids}
+    for name in (names[number] for number in left_out):
+        if (other := spelt.get(name.casefold())) is not None:
+            raise ExperimentError(f"{path}: class {name!r} is {other!r} in the training annotations; spell it alike")
     new_id = {number: ids[name] for number, name in names.items() if name in ids}
     images = [_only(image, IMAGE_FIELDS) for image in content["images"]]
     _name_images(images, content["images"], folder)

@@ -104,8 +104,8 @@ def gather(options, labels=None):
     """
     folder = Path(options["images"])
     if not folder.is_dir():
-        state = "is no folder" if folder.exists() else "no such folder"
-        raise ExperimentError(f"{folder}: {state}; name the folder that your images are in")
+        state = "is no folder; " if folder.exists() else "no such folder; mount the disk that it is on, or "
+        raise ExperimentError(f"{folder}: {state}name the folder that your images are in: --images DIR")
     paths = [Path(file["path"]) for file in files_of(options)]
     if len(paths) == 2 and paths[0].resolve() == paths[1].resolve():
         raise ExperimentError(f"{paths[0]}: named twice; leave --val-annotations out to set images of it apart")

@@ -60,14 +60,20 @@ def refused(text, *below):
     return PydanticCustomError("refused", "{text}", {"text": text, "below": below})
 
 
-def options(wrong, valid):
-    """`; valid: a, b, c; did you mean 'b'?` for a value that is none of the valid ones."""
+def options(wrong, valid, typed=False):
+    """`; valid: a, b, c; did you mean 'b'?` for a value that is none of the valid ones.
+
+    Of what was `typed` as one of several words, that spaces part them if a comma does.
+    """
     valid = list(map(str, valid))
+    parts = [part.strip() for part in wrong.split(",")] if typed else []
+    if len(parts) > 1 and set(parts) <= set(valid):
+        return f"; put spaces between several: {' '.join(map(shown, parts))}"
     near = difflib.get_close_matches(wrong, valid, n=1, cutoff=0.5) if isinstance(wrong, str) else []
-    shown = valid
+    listed = valid
     if len(valid) > LISTED:
-        shown = [*difflib.get_close_matches(str(wrong), valid, n=NEAREST, cutoff=0), f"... ({len(valid)} in all)"]
-    return f"; valid: {', '.join(shown)}" + (f"; did you mean {near[0]!r}?" if near else "")
+        listed = [*difflib.get_close_matches(str(wrong), valid, n=NEAREST, cutoff=0), f"... ({len(valid)} in all)"]
+    return f"; valid: {', '.join(listed)}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 WORDS = {

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from pipeline.artifacts import detections, files, locks
 from pipeline.datasets import exports
-from pipeline.errors import ExperimentError
+from pipeline.declaration import strict
+from pipeline.errors import ExperimentError, first_line
 from pipeline.inference import drawing, masks, pictures
 from pipeline.inference.ahead import in_order
 from pipeline.reporting.report import render
@@ -40,32 +41,50 @@ class Annotations:
 
     def __init__(self, path, keep_rectangles=False):
         self.path, self.keep_rectangles = Path(path), keep_rectangles
-        try:
-            self.content = json.loads(self.path.read_text(encoding="utf-8-sig"))
-        except (FileNotFoundError, IsADirectoryError):
-            raise ExperimentError(f"{path}: no such file; name a COCO annotation file: --annotations FILE") from None
-        except (ValueError, RecursionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ExperimentError(f"{path}: not a JSON file ({reason}); export it as COCO instances") from None
+        self.content = exports.whole(path)
         for section, fields in REQUIRED.items():
-            entries = self.content.get(section) if isinstance(self.content, dict) else None
-            if not isinstance(entries, list):
-                raise ExperimentError(f"{path}: not COCO format: no list '{section}'; export it as COCO instances")
-            for position, entry in enumerate(entries):
+            for position, entry in enumerate(self.content[section]):
                 for field in fields:
                     if not isinstance(entry, dict) or isinstance(entry.get(field), list | dict | None):
-                        lacks = f"{section}[{position}] has no '{field}'"
+                        lacks = f"{section}[{position}] has no {field!r}"
                         raise ExperimentError(f"{path}: not COCO format: {lacks}; export it as COCO instances")
-                if section == "images" and not isinstance(exports.listed_name(entry), str):
-                    lacks = f"images[{position}] has no 'file_name'"
-                    raise ExperimentError(f"{path}: not COCO format: {lacks}; export it as COCO instances")
-        self.names = {category["id"]: category["name"] for category in self.content["categories"]}
-        self.images = {image["id"]: image for image in self.content["images"]}
+        for position, image in enumerate(self.content["images"]):
+            if not isinstance(exports.listed_name(image), str):
+                lacks = f"images[{position}] has no 'file_name'"
+                raise ExperimentError(f"{path}: not COCO format: {lacks}; export it as COCO instances")
+            for field in ("width", "height"):
+                if not isinstance(image.get(field), int | float | None):
+                    wrong = f"images[{position}]: {field} is {strict.shown(image[field])}, valid: a number of pixels"
+                    raise ExperimentError(f"{path}: {wrong}; correct the file")
+        self.names = {
+            number: category["name"] for number, category in self._by_id("categories", "give each class its own id")
+        }
+        for number, name in self.names.items():
+            if not isinstance(name, str):
+                raise ExperimentError(f"{path}: category {number}: name is {name!r}, valid: a text; correct the file")
+        self.images = dict(self._by_id("images", "correct the file"))
         for position, annotation in enumerate(self.content["annotations"]):
             for field, known in (("image_id", self.images), ("category_id", self.names)):
-                if annotation[field] not in known:
-                    unknown = f"annotations[{position}] has the unknown {field} {annotation[field]!r}"
+                if (found := annotation[field]) not in known:
+                    other = next((number for number in known if str(number) == str(found)), None)
+                    listed = "" if other is None else f", which is listed as {other!r}"
+                    unknown = f"annotations[{position}] has the unknown {field} {found!r}{listed}"
                     raise ExperimentError(f"{path}: {unknown}; correct the file")
+            if not isinstance(annotation.get("segmentation"), list | dict | None):
+                wrong = strict.shown(annotation["segmentation"])
+                raise ExperimentError(
+                    f"{path}: annotations[{position}]: segmentation is {wrong}, valid: polygons or run lengths; "
+                    "export it as COCO instances"
+                )
+
+    def _by_id(self, section, remedy):
+        """Pairs (id, entry) of a section. Raises ExperimentError for an id that two entries have."""
+        seen = set()
+        for entry in self.content[section]:
+            if entry["id"] in seen:
+                raise ExperimentError(f"{self.path}: {section} has the id {entry['id']!r} twice; {remedy}")
+            seen.add(entry["id"])
+            yield entry["id"], entry
 
     def name(self, annotation):
         return self.names[annotation["category_id"]]
@@ -74,13 +93,16 @@ class Annotations:
         """Names of the classes that were asked for, all for None. Raises ExperimentError for an unknown one."""
         for name in classes or ():
             if name not in self.names.values():
-                raise ExperimentError(
-                    f"{self.path}: unknown class {name!r}; valid: {', '.join(map(str, self.names.values()))}"
-                )
+                known = strict.options(name, self.names.values(), typed=True)
+                raise ExperimentError(f"{self.path}: unknown class {name!r}{known}")
         return set(self.names.values() if classes is None else classes)
 
     def boxes(self, positions):
-        """{position: box (x1, y1, x2, y2)} of annotations, without those that have no box with an extent."""
+        """{position: box (x1, y1, x2, y2)} of annotations, without those that have no box with an extent.
+
+        Raises:
+            ExperimentError: none of them has one, or all of them end within the first pixel.
+        """
         found = {}
         for position in positions:
             box = self.content["annotations"][position].get("bbox")
@@ -91,7 +113,37 @@ class Annotations:
                 and min(box[2:]) > 0
             ):
                 found[position] = np.array([box[0], box[1], box[0] + box[2], box[1] + box[3]], float)
+        if len(positions) and not found:
+            box = strict.shown(self.content["annotations"][positions[0]].get("bbox"))
+            raise ExperimentError(
+                f"{self.path}: none of {len(positions)} objects has a box with an extent, annotations[{positions[0]}]: "
+                f"bbox is {box}, valid: four numbers x, y, width, height; correct the file"
+            )
+        if found and max(box.max() for box in found.values()) <= 1:
+            raise ExperimentError(
+                f"{self.path}: all boxes end within the first pixel: coordinates look normalised to 0..1, valid: "
+                "pixels; multiply them by width and height"
+            )
         return found
+
+    def mask(self, position, height, width):
+        """The mask [height, width] bool of an annotation. Raises ExperimentError for one that cannot be read."""
+        mask = self.content["annotations"][position]["segmentation"]
+        size = tuple(mask.get("size", ())) if isinstance(mask, dict) else (height, width)
+        counts = mask.get("counts") if isinstance(mask, dict) else None
+        if size != (height, width):
+            reason = f"its size is {list(size)}, that of its image, height and width, {[height, width]}"
+        elif isinstance(counts, list) and sum(counts) != height * width:
+            reason = f"run lengths add up to {sum(counts)} pixels, its image has {height * width}"
+        else:
+            try:
+                return masks.decoded(mask, height, width)
+            except Exception as error:  # pycocotools raises all kinds
+                reason = first_line(str(error))
+        raise ExperimentError(
+            f"{self.path}: annotations[{position}]: segmentation cannot be read ({reason}), valid: polygons or run "
+            "lengths; correct the file"
+        )
 
     def by_image(self, positions):
         """{image id: positions of its annotations}, in the order of the images of the file."""
@@ -103,7 +155,8 @@ class Annotations:
     def files(self, images, folder):
         """{image id: path} of some images. Raises ExperimentError if the folder or one of them is missing."""
         if not Path(folder).is_dir():
-            raise ExperimentError(f"{folder}: no such folder; name that of the images: --images DIR")
+            state = "is a file" if Path(folder).exists() else "no such folder"
+            raise ExperimentError(f"{folder}: {state}; name that of the images: --images DIR")
         listed = {image: self.file_name(image) for image in images}
         on_disk = exports.names_on_disk(list(listed.values()), folder) if listed else {}
         return {image: Path(folder) / on_disk[name] for image, name in listed.items()}
@@ -166,6 +219,8 @@ def complete(annotations, folder, filler, out, classes=None, form="polygons", ov
         raise ExperimentError(
             f"{out}: is {'a folder' if out.is_dir() else 'what is read'}; name another file: --out FILE"
         )
+    if out.suffix.lower() == ".html":
+        raise ExperimentError(f"{out}: is the name of the page beside it; name a file that ends in .json: --out FILE")
     if out.exists() and not overwrite:
         raise ExperimentError(f"{out}: exists; name another file, or replace it: --force")
     wanted = annotations.chosen(classes)

@@ -1,11 +1,13 @@
 """What `commands.predict` leaves: overlays, COCO results and annotations, label images, and a page to look through.
 
-An image at a time is in memory, however many there are; of the page, a line for each.
+A few images at a time are in memory, however many there are: what the page and the end of annotations.json say of each
+waits on disk.
 """
 
 import contextlib
 import json
 import os
+import tempfile
 from collections import Counter
 from pathlib import PurePosixPath
 
@@ -20,7 +22,7 @@ from pipeline.inference import drawing, masks, pictures
 from pipeline.inference.ahead import in_order
 from pipeline.inference.predict import records
 from pipeline.reporting import lettering
-from pipeline.reporting.report import render
+from pipeline.reporting.report import rendering
 
 FORMS = ("polygons", "rle")
 THUMBNAIL = 160  # pixels of the longer side
@@ -52,44 +54,35 @@ def write(lines, found, skipped, detector, out, score, classes, form=FORMS[0]):
         kept.sort(key=lambda record: -record["score"])
         return _one(picture, names[picture.name], kept, label_of, detector.names, out, form)
 
-    rows, images, counts, skipped = [], [], Counter(), list(skipped)
-    with contextlib.ExitStack() as stack:
-        results = stack.enter_context(_array(out / "results.json"))
-        annotations = stack.enter_context(
-            _array(out / "annotations.json", _header(detector), lambda: {"images": images})
-        )
-        progress = stack.enter_context(
-            tqdm(total=len(found), desc=f"results in {out}", unit="image", mininterval=5, disable=None)
-        )
-        for position, made in enumerate(in_order(one, enumerate(records(lines)), data_workers())):
-            progress.update()
-            if isinstance(made, ExperimentError):
-                skipped.append((found[position].name, str(made)))
-                continue
-            image, kept, entries, row = made
-            images.append({"id": position + 1, **image})
-            for record in kept:
-                results(record)
-            for entry in entries:
-                counts[detector.names[label_of[entry["category_id"]]]] += 1
-                annotations({"id": sum(counts.values()), **entry})
-            rows.append(row)
-    page = {
-        "title": detector.title,
-        "rows": rows,
-        "skipped": skipped,
-        "score": score,
-        "classes": [
-            {
-                "name": name,
-                "colour": drawing.hexadecimal(detector.names.index(name)),
-                "count": counts[name],
-            }
+    counts, skipped = Counter(), list(skipped)
+    with _Waiting(out) as images, _Waiting(out) as rows:
+        with contextlib.ExitStack() as stack:
+            results = stack.enter_context(_array(out / "results.json"))
+            annotations = stack.enter_context(_array(out / "annotations.json", _header(detector), images=images))
+            progress = stack.enter_context(
+                tqdm(total=len(found), desc=f"results in {out}", unit="image", mininterval=5, disable=None)
+            )
+            for position, made in enumerate(in_order(one, enumerate(records(lines)), data_workers())):
+                progress.update()
+                if isinstance(made, ExperimentError):
+                    skipped.append((found[position].name, str(made)))
+                    continue
+                image, kept, entries, row = made
+                images.append({"id": position + 1, **image})
+                rows.append(row)
+                for record in kept:
+                    results(record)
+                for entry in entries:
+                    counts[detector.names[label_of[entry["category_id"]]]] += 1
+                    annotations({"id": sum(counts.values()), **entry})
+        page = {"title": detector.title, "images": len(rows), "rows": rows, "skipped": skipped, "score": score}
+        page["classes"] = [
+            {"name": name, "colour": drawing.hexadecimal(detector.names.index(name)), "count": counts[name]}
             for name in classes
             if counts[name]
-        ],
-    }
-    files.write_text(out / "index.html", render("predictions.html", page))
+        ]
+        with files.writing(out / "index.html") as file:
+            file.writelines(part.encode() for part in rendering("predictions.html", page))
     pictures.warn_of(skipped)
     table = pd.DataFrame({"class": list(counts), "objects": list(counts.values())})
     said = f"{sum(counts.values())} objects in {len(rows)} images" + (f", {len(skipped)} skipped" if skipped else "")
@@ -173,26 +166,58 @@ def _put(path, content):
         os.replace(temporary, path)
 
 
+class _Waiting:
+    """JSON values that wait on disk; `append` takes them, iterating gives them back in order."""
+
+    def __init__(self, folder):
+        self.file, self.count = tempfile.TemporaryFile(dir=folder), 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def __len__(self):
+        return self.count
+
+    def append(self, value):
+        self.file.write(_dump(value) + b"\n")
+        self.count += 1
+
+    def __iter__(self):
+        self.file.seek(0)
+        return map(json.loads, self.file)
+
+
+def _dump(value):
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
 @contextlib.contextmanager
-def _array(path, before=None, after=None):
+def _array(path, before=None, **after):
     """Write a JSON list entry by entry, complete or not at all; yields the function that takes an entry.
 
     Args:
-        before, after: members of an object that the list is the member `annotations` of, and a function that gives
-            further ones at the end; None for the list alone.
+        before: members of an object that the list is the member `annotations` of; None for the list alone.
+        after: further lists of that object, read when the first one is complete.
     """
-    dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
     with files.writing(path) as file:
         if before is not None:
-            file.write(f'{dump(before)[:-1]},"annotations":'.encode())
+            file.write(_dump(before)[:-1] + b',"annotations":')
         file.write(b"[")
         separator = b""
 
         def add(entry):
             nonlocal separator
-            file.write(separator + dump(entry).encode())
+            file.write(separator + _dump(entry))
             separator = b",\n"
 
         yield add
         file.write(b"]")
-        file.write(f",{dump(after())[1:]}\n".encode() if after else b"\n")
+        for name, entries in after.items():
+            file.write(b"," + _dump(name) + b":[")
+            for position, entry in enumerate(entries):
+                file.write(b"," * bool(position) + _dump(entry))
+            file.write(b"]")
+        file.write(b"\n" if before is None else b"}\n")

@@ -7,6 +7,7 @@ out. A picture is turned upright by its EXIF orientation unless the stored pixel
 import glob
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ logger = logging.getLogger("pipeline.inference.pictures")
 
 STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # what `LoadWholeImage` reads
 ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF
+VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
 NAMED = 5  # pictures that are named one by one when they are skipped
 
 
@@ -43,7 +45,7 @@ def find(patterns, apart_from=None):
         {name below the folder they share: path}, in the order of the names.
 
     Raises:
-        ExperimentError: one of them matches nothing, or a folder without an image.
+        ExperimentError: one of them matches nothing, a video, or a folder without an image.
     """
     found = {}
     apart = Path(os.path.abspath(apart_from)) if apart_from else None
@@ -55,7 +57,12 @@ def find(patterns, apart_from=None):
             for match in matched
             for file in (_images_below(match) if match.is_dir() else [match])
         ]
+        if meant and apart == Path(os.path.abspath(path)):
+            raise ExperimentError(f"{pattern}: the results cannot go among the images; name another folder: --out DIR")
         meant = [file for file in meant if apart is None or not file.is_relative_to(apart)]
+        if videos := [file for file in meant if file.suffix.lower() in VIDEOS]:
+            frames = f"`ffmpeg -i {shlex.quote(videos[0].name)} frames/%06d.jpg`"
+            raise ExperimentError(f"{videos[0]}: is a video; make pictures of it, {frames}, and name their folder")
         found.update(dict.fromkeys(meant))
         if not meant:
             raise ExperimentError(
@@ -81,6 +88,9 @@ def measured(files):
 
     Returns:
         List of `Picture` in the order of `files`, and list of (name, reason) of what is skipped.
+
+    Raises:
+        ExperimentError: none of them can be read.
     """
     pictures, skipped = [], []
     for name, path in tqdm(files.items(), desc="look at the images", unit="image", mininterval=5, disable=None):
@@ -88,6 +98,9 @@ def measured(files):
             pictures.append(Picture(path, name, *size(path)))
         except ExperimentError as error:
             skipped.append((name, str(error)))
+    if skipped and not pictures:
+        more = f", and so are {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        raise ExperimentError(f"{skipped[0][1]}{more}: no image is left; name others")
     return pictures, skipped
 
 

@@ -5,7 +5,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.errors import ExperimentError
-from pipeline.inference import masks
 
 
 def overlaps(annotations, folder, fillers, classes, most=None):
@@ -50,7 +49,7 @@ def overlaps(annotations, folder, fillers, classes, most=None):
         height, width = picture.shape[:2]
         given = np.stack([np.clip(boxes[at], 0, [width, height, width, height]) for at in positions])
         names = [annotations.name(entries[at]) for at in positions]
-        truth = [masks.decoded(entries[at]["segmentation"], height, width) for at in positions]
+        truth = [annotations.mask(at, height, width) for at in positions]
         for by, filler in fillers.items():
             for at, name, true, (mask, score) in zip(
                 positions, names, truth, filler(picture, given, names), strict=True

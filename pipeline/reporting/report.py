@@ -99,6 +99,11 @@ def describe(dataset):
 
 def render(template, content):
     """Fill `templates/<template>.j2`; in HTML every text is escaped."""
+    return "".join(rendering(template, content))
+
+
+def rendering(template, content):
+    """As `render`, piece by piece: what the template loops over may be read meanwhile."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=template.endswith(".html"),
@@ -110,7 +115,7 @@ def render(template, content):
     environment.filters["markdown"] = lambda frame: frame.to_markdown(index=False, disable_numparse=True)
     environment.filters["html"] = lambda frame: Markup(frame.to_html(index=False, border=0))
     environment.filters["duration"] = provenance.duration
-    return environment.get_template(f"{template}.j2").render(content)
+    return environment.get_template(f"{template}.j2").generate(content)
 
 
 def read_results(runs, dataset):

@@ -120,7 +120,9 @@ def _load(path):
         with torch.serialization.safe_globals(list(NUMBERS)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ExperimentError(f"{path}: no such file") from None
+        raise ExperimentError(
+            f"{path}: no such file; name the checkpoint of a run, of released code or of MMDetection"
+        ) from None
     except OSError:
         raise  # what the machine refuses has a line of its own
     except Exception as error:  # a file of another kind may fail in any way

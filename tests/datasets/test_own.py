@@ -216,6 +216,8 @@ FILES = {
     ),
     "detections": ('[{"image_id": 1, "score": 0.5, "bbox": []}]', "detections of a model"),
     "FiftyOne": ('{"samples": []}', "a data set in FiftyOne's own format"),
+    "JSON lines": ('{"id": 1}\n{"id": 2}\n', "not JSON \\(Extra data.*\\); export it again"),
+    "a record file": ("\n\0\0\0", "a binary file, not COCO's JSON; export in the format COCO"),
     "a number": ("3", "a int, not COCO's JSON"),
     "no section": ('{"images": []}', "has no list 'annotations', so it is not COCO"),
 }
@@ -228,6 +230,41 @@ def test_a_file_that_is_none_says_what_it_is(tmp_path, text, message):
     with pytest.raises(ExperimentError) as error:
         exports.read(path)
     assert re.match(f"{re.escape(str(path))}: {message}", str(error.value)) and "\n" not in str(error.value)
+
+
+def test_what_lies_beside_annotations_says_what_it_is(tmp_path):
+    image, folder = tmp_path / "a.jpg", tmp_path / "labels"
+    image.write_bytes(b"\xff\xd8\xff\xe0")
+    folder.mkdir()
+    for path, said in ((image, "an image"), (folder / "a.xml", "a folder of Pascal VOC's XML")):
+        if path != image:
+            path.write_text("<annotation/>")
+        with pytest.raises(ExperimentError, match=f"{said}, not COCO's JSON; export in the format COCO"):
+            exports.read(image if path == image else folder)
+    (folder / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    with pytest.raises(ExperimentError, match="labels: a folder of YOLO's labels, not COCO's JSON"):
+        exports.read(folder)
+
+
+def test_classes_of_validation_in_other_letters_are_not_left_out(gather, tmp_path):
+    content = edited(lambda content: None)
+    parts = {
+        name: content
+        | {
+            "images": [image for image in content["images"] if (image["id"] > 4) == (name == "val")],
+            "annotations": [each for each in content["annotations"] if (each["image_id"] > 4) == (name == "val")],
+        }
+        for name in ("train", "val")
+    }
+    parts["val"]["categories"] = [each | {"name": each["name"].title()} for each in content["categories"]]
+    val = {"path": str(tools.write(parts["val"], tmp_path / "v.json"))}
+    with pytest.raises(
+        ExperimentError, match="v.json: class '[BNW].*' is '[bnw].*' in the training .*; spell it alike"
+    ):
+        gather(parts["train"], val_annotations=val)
+    parts["val"]["categories"] = content["categories"]
+    tools.write(parts["val"], tmp_path / "v.json")
+    assert gather(parts["train"], val_annotations=val).subsets["val"]["annotations"]
 
 
 def corners(content):
@@ -291,6 +328,7 @@ GROUPS = {
     "all masks": (all_masks, {}, "every object has a mask, .*--novel 'washer' .*--base 'bolt' 'nut' 'washer'"),
     "unknown base": (None, {"base": ["bolts"]}, "--base names the class 'bolts'; valid: .*did you mean 'bolt'"),
     "unknown novel": (None, {"novel": ["Nut"]}, "--novel names the class 'Nut'; valid: bolt, nut, washer"),
+    "comma": (None, {"base": ["bolt,washer"]}, "--base names .*; put spaces between several: 'bolt' 'washer'"),
     "both": (None, {"base": ["bolt"], "novel": ["bolt"]}, "bolt: in --base and in --novel; leave it in one of them"),
     "base without masks": (None, {"base": ["nut"]}, "--base names 'nut', of which 0 of . training objects have a mask"),
     "all novel": (None, {"novel": ["bolt", "washer"]}, "0 objects of base classes have a mask"),
@@ -331,7 +369,9 @@ def test_mistakes_in_options_are_mended_as_said(photos, tmp_path):
             call(*args, **named)
         return str(error.value)
 
-    assert "no such folder; name the folder" in refused(data.gather, options(tmp_path / "none", path))
+    assert "no such folder; mount the disk that it is on, or name the folder" in refused(
+        data.gather, options(tmp_path / "none", path)
+    )
     assert "is no folder" in refused(data.gather, options(path, path))
     (tmp_path / "bare").mkdir()
     assert "holds no image" in refused(data.gather, options(tmp_path / "bare", path))

@@ -236,7 +236,11 @@ MISTAKES = {
     "same_file": ({"out": "boxes.json"}, "is what is read; name another file: --out FILE"),
     "folder": ({"out": "images"}, "is a folder; name another file: --out FILE"),
     "images_gone": ({"images": "gone"}, "no such folder; name that of the images: --images DIR"),
-    "annotations_gone": ({"annotations": "gone.json"}, "no such file; name a COCO annotation file"),
+    "images_file": ({"images": "boxes.json"}, "is a file; name that of the images: --images DIR"),
+    "annotations_gone": ({"annotations": "gone.json"}, "no such file; name the JSON file"),
+    "class_letters": ({"classes": ["Disc"]}, "unknown class 'Disc'; valid: disc, bolt; did you mean 'disc'?"),
+    "class_comma": ({"classes": ["disc,bolt"]}, "unknown class 'disc,bolt'; put spaces between several: 'disc' 'bolt'"),
+    "page": ({"out": "out.html"}, "is the name of the page beside it; name a file that ends in .json: --out FILE"),
 }
 
 
@@ -269,21 +273,85 @@ def test_a_comparison_without_known_masks_is_mended_as_told(given, tmp_path):
     assert "filled_box" in said and "1.000" in said
 
 
-CONTENT = {
-    "[]": "no list 'images'; export it as COCO instances",
-    "{": "not a JSON file (",
-    '{"images": [{"id": 1}], "annotations": [], "categories": []}': "images[0] has no 'file_name'",
-    '{"images": [], "annotations": [{"image_id": 1, "category_id": 1}], "categories": []}': "the unknown image_id 1",
+def edit(section, position, **fields):
+    return lambda content: content[section][position].update(fields)
+
+
+def numbered_twice(section):
+    return lambda content: content[section][1].update(id=content[section][0]["id"])
+
+
+def normalised(content):
+    for each in content["annotations"]:
+        each["bbox"] = [value / 100 for value in each["bbox"]]
+
+
+def as_text(content):
+    for each in content["annotations"]:
+        each["bbox"] = [str(value) for value in each["bbox"]]
+
+
+CONTENT = {  # what is changed in a file that is right, or written in its place, and what the line says
+    "a list": ("[]", "a list, not COCO's JSON; export"),
+    "detections": ('[{"image_id": 1, "score": 0.5, "bbox": []}]', "detections of a model (COCO results), not annotat"),
+    "XML": ("<annotation/>", "Pascal VOC's XML, not COCO's JSON"),
+    "cut": ("{", "not JSON ("),
+    "no objects": (lambda content: content["annotations"].clear(), "`annotations` is empty: no object is annotated"),
+    "no file name": (lambda content: content["images"][0].pop("file_name"), "images[0] has no 'file_name'"),
+    "unknown image": (edit("annotations", 0, image_id=1), "annotations[0] has the unknown image_id 1; correct"),
+    "id as text": (edit("annotations", 0, image_id="7"), "unknown image_id '7', which is listed as 7; correct"),
+    "class twice": (numbered_twice("categories"), "categories has the id 3 twice; give each class its own id"),
+    "image twice": (numbered_twice("images"), "images has the id 7 twice; correct the file"),
+    "class a number": (edit("categories", 0, name=4), "category 3: name is 4, valid: a text; correct the file"),
+    "size as text": (edit("images", 0, width="80"), "images[0]: width is '80', valid: a number of pixels"),
+    "mask in a file": (
+        edit("annotations", 1, segmentation="1.png"),
+        "annotations[1]: segmentation is '1.png', valid: ",
+    ),
+    "boxes as text": (as_text, "annotations[0]: bbox is ['25', '15', '31', '31'], valid: four numbers x, y, width"),
+    "normalised": (normalised, "coordinates look normalised to 0..1, valid: pixels; multiply them by width and height"),
 }
 
 
-@pytest.mark.parametrize("text", CONTENT)
-def test_what_is_no_annotation_file_is_one_line(text, tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text(text)
+@pytest.mark.parametrize("name", CONTENT)
+def test_a_mistake_in_a_file_is_one_line_and_nothing_is_written(name, given, tmp_path):
+    images, path, content = given
+    change, said = CONTENT[name]
+    if callable(change):
+        change(content)
+    path.write_text(json.dumps(content) if callable(change) else change)
     with pytest.raises(ExperimentError) as error:
-        Annotations(path)
-    assert CONTENT[text] in str(error.value) and str(path) in str(error.value)
+        complete(Annotations(path), images, Half(), tmp_path / "out.json")
+    assert said in str(error.value) and str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*out.*"))
+
+
+UNREADABLE = {
+    "one polygon without a list": ([25, 15, 56, 15, 40, 40], "segmentation cannot be read ("),
+    "two points": ([[25, 15, 56, 15]], "segmentation cannot be read ("),
+    "no run lengths": ({"size": [60, 80], "counts": "zz!"}, "segmentation cannot be read ("),
+    "too few": ({"size": [60, 80], "counts": [9, 9]}, "(run lengths add up to 18 pixels, its image has 4800)"),
+    "turned": ({"size": [80, 60], "counts": [4800]}, "(its size is [80, 60], that of its image, height and width, ["),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_known_mask_that_cannot_be_read_is_one_line(name, given):
+    images, path, content = given
+    mask, said = UNREADABLE[name]
+    content["annotations"][1]["segmentation"] = mask
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExperimentError) as error:
+        quality.overlaps(Annotations(path), images, {"filled_box": fillers.FilledBox()}, {"disc"})
+    assert f"{path}: annotations[1]: " in str(error.value) and said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_run_lengths_of_any_form_are_known_masks(given):
+    images, path, content = given
+    content["annotations"][1] |= {"bbox": [0, 0, 1, 60], "segmentation": {"size": [60, 80], "counts": [0, 60, 4740]}}
+    path.write_text(json.dumps(content))
+    found = quality.overlaps(Annotations(path), images, {"filled_box": fillers.FilledBox()}, {"disc"})
+    assert found["iou"].tolist() == [1.0]
 
 
 def test_a_result_that_exists_is_kept_or_replaced_as_told(given, tmp_path):

@@ -1,5 +1,12 @@
 """Pictures of any mode, and masks as annotation tools take them."""
 
+import json
+import re
+import subprocess
+import sys
+import tracemalloc
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +16,7 @@ from pycocotools import mask as rle
 from pipeline.errors import ExperimentError
 from pipeline.inference import drawing, masks, outputs, pictures
 from pipeline.inference.ahead import in_order
+from tools.pins import ROOT
 
 LEFT_RED = np.zeros((20, 30, 3), np.uint8)
 LEFT_RED[:, :15] = (250, 10, 10)  # red, green, blue
@@ -70,6 +78,77 @@ def test_files_folders_and_globs(tmp_path):
     for nothing in ("gone", "*.webp", "c/*.nothing"):
         with pytest.raises(ExperimentError, match="no image found; name a file, a folder or a glob in quotes"):
             pictures.find([tmp_path / "a", tmp_path / nothing])
+
+
+def test_what_is_no_picture_is_told(tmp_path):
+    for name in ("photos/1.jpg", "photos/2.jpg", "clip.MP4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(
+        ExperimentError, match=r"clip.MP4: is a video; make pictures of it, `ffmpeg -i clip.MP4 frames/"
+    ):
+        pictures.find([tmp_path / "photos", tmp_path / "clip.MP4"])
+    with pytest.raises(ExperimentError, match="results cannot go among the images; name another folder: --out DIR"):
+        pictures.find([tmp_path / "photos"], apart_from=tmp_path / "photos")
+    files = pictures.find([tmp_path / "photos"], apart_from=tmp_path / "photos" / "out")
+    with pytest.raises(
+        ExperimentError, match=r"1.jpg is truncated or not an image, and so are 1 more: no image is left"
+    ):
+        pictures.measured(files)
+    saved(tmp_path / "photos" / "1.jpg")
+    assert [len(part) for part in pictures.measured(files)] == [1, 1]
+
+
+def test_results_of_many_images_take_the_memory_of_few(tmp_path, monkeypatch):
+    """What the page and annotations.json say of each image does not wait in memory."""
+    row = {"name": "x", "size": [9, 9], "overlay": "x", "thumbnail": "x", "objects": [["bolt", 0.5]] * 100}
+    made = ({"file_name": "x", "width": 9, "height": 9}, [{"score": 0.5}], [{"category_id": 1}], row)
+    monkeypatch.setattr(outputs, "_one", lambda *_: json.loads(json.dumps(made)))
+    monkeypatch.setattr(outputs, "records", lambda lines: ([] for _ in range(lines)))
+    detector = SimpleNamespace(ids=(1,), names=("bolt",), title="tiny")
+
+    def peak(number):
+        found = [pictures.Picture(tmp_path, f"{k}.jpg", 9, 9) for k in range(number)]
+        monkeypatch.setattr(outputs, "output_names", lambda names: dict.fromkeys(names, "x"))
+        tracemalloc.start()
+        try:
+            outputs.write(number, found, [], detector, tmp_path, 0.5, detector.names)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)  # what is imported and compiled once
+    few, many = peak(20), peak(300)
+    assert many - few < 0.5e6, "a list of what 280 images have would be 3 MB"
+    page = (tmp_path / "index.html").read_text()
+    listed = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert listed["rows"] == [row] * 300 and listed["classes"][0]["count"] == 300
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    assert [image["id"] for image in content["images"]] == list(range(1, 301)) and len(content["annotations"]) == 300
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 300
+
+
+GROWTH = """
+import psutil, torch
+from pipeline.inference import models
+
+torch.set_num_threads(1)
+models.KERNELS = 16
+models.limit_kernels()
+layer, images = torch.nn.Conv2d(16, 16, 3, padding=1), torch.rand(120, 16, 14, 14)
+with torch.no_grad():
+    layer(images)
+    before = psutil.Process().memory_info().rss
+    for number in range(1, 120):
+        layer(images[:number])
+print((psutil.Process().memory_info().rss - before) / 1e6)
+"""
+
+
+def test_numbers_of_objects_do_not_pile_up_kernels():
+    """oneDNN compiles a convolution for each number of objects; keeping these 119 would be 46 MB."""
+    grown = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert float(grown.stdout) < 30
 
 
 def test_names_of_results_are_those_of_the_pictures():
