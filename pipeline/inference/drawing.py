@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.reporting import lettering
+from pipeline.reporting.class_colours import GOLDEN
 
-GOLDEN = 0.618034  # of a turn of hues, so that classes beside each other in the list differ
 TINT = 0.35
 QUALITY = 88  # of JPEG
 
