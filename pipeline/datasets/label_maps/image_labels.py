@@ -9,6 +9,7 @@ from pipeline.declaration import strict
 from pipeline.errors import ExperimentError
 
 EXAMPLE = "a line for each image: image,class;class, such as street/a.jpg,tram;bus, or JSON {image: [classes]}"
+PHOTO = "_leftImg8bit"  # what Cityscapes puts behind the name of an image
 HEADS = ("image", "images", "file", "filename", "file_name", "image_name", "path")
 
 
@@ -54,7 +55,8 @@ def _names_of(images):
     short = {}
     for image in images:
         pure = PurePosixPath(image)
-        for name in {pure.name, pure.stem, str(pure.with_suffix(""))}:
+        bare = str(pure.with_suffix("")).removesuffix(PHOTO)
+        for name in {pure.name, pure.stem, str(pure.with_suffix("")), bare, PurePosixPath(bare).name}:
             short.setdefault(name, []).append(image)
     return {name: tuple(meant) for name, meant in short.items()} | called
 

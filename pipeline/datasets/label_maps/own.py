@@ -28,13 +28,12 @@ from pipeline.errors import ExperimentError
 READERS = 4  # threads that decode maps
 KEPT = 2  # training images that a class keeps, if there are as many
 UNKNOWN = -1
-# What tools put behind the name of an image to name its map, and what Cityscapes puts behind that of an image.
+# What tools put behind the name of an image to name its map.
 IDS, TRAIN_IDS = "_labelIds", "_labelTrainIds"
 ENDINGS = tuple(f"_{gt}{ids}" for gt in ("gtFine", "gtCoarse") for ids in (IDS, TRAIN_IDS)) + (
     *(IDS, TRAIN_IDS, "_mask", "_label", "_labels", "_gt", "_seg", "_segmentation", "_L"),
 )
 NO_MAPS = ("_color", "_instanceIds", "_instanceTrainIds")  # beside Cityscapes' maps
-PHOTO = "_leftImg8bit"
 # Values of Cityscapes' ids that its benchmark leaves out, and that of its licence plates.
 VOID = (*range(7), 9, 10, 14, 15, 16, 18, 29, 30, 255)
 FOLDERS = {TRAIN: ("train", "training"), VALIDATION: ("val", "validation")}  # that tell the side of an image
@@ -279,7 +278,7 @@ def _matched(images, maps, folders, ending):
     for name, base in maps.items():
         by_path.setdefault(base, []).append(name)
         by_name.setdefault(PurePosixPath(base).name, []).append(name)
-    called = {image: str(PurePosixPath(image).with_suffix("")).removesuffix(PHOTO) for image in images}
+    called = {image: str(PurePosixPath(image).with_suffix("")).removesuffix(image_labels.PHOTO) for image in images}
     named.update(PurePosixPath(base).name for base in called.values())
     matched = {}
     for image, base in called.items():
