@@ -240,7 +240,7 @@ def warnings(gathered, groups):
         return ", ".join(chosen[:8]) + (f" and {len(chosen) - 8} more" if len(chosen) > 8 else "")
 
     sentences = {
-        "neither pixels nor labels, so never predicted": some(lambda _, group: group == ABSENT),
+        "neither pixels nor labels, so nothing is learned of it": some(lambda _, group: group == ABSENT),
         "no validation pixel, so no IoU": some(lambda at, group: group != ABSENT and not val_pixels[at]),
         "a single training image": some(lambda at, group: shown[at] + labelled[at] == 1),
         "labels of whole images say nothing of a class with pixels": some(
@@ -270,9 +270,8 @@ def told(found, most=60):
         }
         for position, category in enumerate(gathered.labels.categories)
     ]
-    shown_rows = sorted(
-        sorted(rows, key=lambda row: -row["Images"] - row["by label"])[:most], key=lambda row: row["Group"]
-    )
+    frequent = sorted(rows, key=lambda row: -row["Images"] - row["by label"])[:most]
+    shown_rows = sorted(frequent, key=lambda row: ("base", "novel", ABSENT).index(row["Group"]))
     text = pd.DataFrame(shown_rows).to_markdown(index=False, disable_numparse=True)
     left = f"\nand {len(rows) - most} classes with fewer images" if len(rows) > most else ""
     sides = "as the folders say" if gathered.by_folder else "set apart by a seed"

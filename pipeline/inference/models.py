@@ -109,8 +109,8 @@ def load(target, seed=None, dataset=None, maps=False):
 
 def _of_maps(target):
     return ExperimentError(
-        f"{target}: labels pixels, and `complete` turns boxes into masks, of which label maps have none; let it label "
-        f"pictures: `python -m commands.predict {target} IMAGES --out DIR`"
+        f"{target}: labels pixels, and `complete` turns boxes into masks, of which label maps have none; run "
+        f"`python -m commands.predict {target} IMAGES --out DIR`, which labels pictures"
     )
 
 

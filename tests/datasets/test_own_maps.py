@@ -164,7 +164,7 @@ def test_what_is_right_and_perhaps_not_meant_is_noted(files, tmp_path):
     noted = " ".join(own_maps.warnings(found, own_maps.grouped(found)))
     assert "1 images have neither map nor labels and are left out, such as spare.JPG" in noted
     assert "1 maps have no image of their name and are left out, such as north/IMG_99.png" in noted
-    assert "neither pixels nor labels, so never predicted: boat" in noted
+    assert "neither pixels nor labels, so nothing is learned of it: boat" in noted
     assert "labels of whole images say nothing of a class with pixels: road" in noted
     assert "1 training images have labels and no map" in noted and "no validation pixel, so no IoU: tram" in noted
 
@@ -368,7 +368,7 @@ def test_mistakes_are_mended_as_said(files, tmp_path):
     assert "add a new class to the list of --classes" in refused(**mended)
     files["classes"].write_text(files["classes"].read_text() + "1000,,boat\n")
     assert own_maps.grouped(gather(files, **mended))["boat"] == "novel"
-    files["labels"] = None
+    mended["labels"] = None
     files["classes"].write_text(files["classes"].read_text().replace("999,,tram\n1000,,boat\n", ""))
     novel = shlex.split(re.search("--novel (.*) \\(", refused(**mended))[1])
     assert novel == ["roof"] and own_maps.grouped(gather(files, **mended), novel=novel)["roof"] == "novel"
@@ -392,7 +392,7 @@ def test_a_mistake_in_groups_is_one_line(files, chosen, message):
 
 
 def test_without_new_classes_the_line_says_which_to_hide(files):
-    found = gather(files | {"labels": None}, labels=None)
+    found = gather(files, labels=None)
     with pytest.raises(
         ExperimentError, match="give --labels with new classes, or hide the pixels of some with --novel 'tram'"
     ):
