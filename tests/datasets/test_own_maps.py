@@ -152,6 +152,13 @@ def test_folders_tell_the_sides(tmp_path):
     found = gather(files, val_fraction=None)
     assert found.by_folder and {photo.name.split("/")[0] for photo in found.of("val")} == {"val"}
     assert not gather(files, val_fraction=0.3).by_folder
+    for folder in ("images", "maps"):
+        (tmp_path / folder / "test").mkdir()
+        for path in (tmp_path / folder / "train").glob("IMG_3.*"):
+            path.rename(tmp_path / folder / "test" / path.name)
+    found = gather(files, val_fraction=None)
+    assert "1 images are in no folder train or val and are left out, such as test/IMG_3.JPG" in found.notes
+    assert all("IMG_3" not in photo.name for photo in found.photos)
 
 
 def test_what_is_right_and_perhaps_not_meant_is_noted(files, tmp_path):
@@ -359,6 +366,7 @@ def test_mistakes_are_mended_as_said(files, tmp_path):
     twice(tmp_path)
     mended["map_ending"] = re.search("--map-ending (.*)", refused(**mended))[1]
     assert [photo.map for photo in gather(files, **mended).photos if photo.map] == ["north/IMG_1_gtFine_labelIds.png"]
+    assert len([photo for photo in gather(files, **mended | {"map_ending": ".png"}).photos if photo.map]) == 6
     shutil.copy(tmp_path / "maps/north/IMG_1_gtFine_labelIds.png", tmp_path / "maps/north/IMG_1.png")
     for path in (tmp_path / "maps/north").glob("*Ids.png"):
         path.unlink()
@@ -389,6 +397,14 @@ def test_a_mistake_in_groups_is_one_line(files, chosen, message):
     with pytest.raises(ExperimentError, match=message) as error:
         own_maps.grouped(gather(files), **chosen)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "images, gpus, expected",
+    [(50, 0, (8, 2500)), (1000, 1, (8, 10_000)), (1000, 8, (16, 5000)), (9000, 1, (8, 59_625))],
+)
+def test_length_and_batch_follow_the_number_of_images(images, gpus, expected):
+    assert own_maps.scale(images, gpus) == dict(zip(("batch_size", "iterations"), expected, strict=True))
 
 
 def test_without_new_classes_the_line_says_which_to_hide(files):

@@ -89,9 +89,7 @@ def test_what_is_printed_next_is_what_the_document_and_the_graph_know(ran):
     assert {"python -m stages.evaluate places_basic", "python -m stages.download places"} <= set(planned.splitlines())
     assert "pipeline/experiments/own_places.yaml datasets.places" in planned, "an entry that changes is noticed"
     assert (root / "reports/places/own_data.png").stat().st_size > 10_000
-    assert not [
-        path for path in (root / "data/places").rglob("*.JPG") if not path.is_relative_to(root / "data/places/images")
-    ]
+    assert {path.suffix for path in (root / "data/places/annotations").iterdir()} == {".json", ".pack"}
 
 
 def test_the_table_tells_base_and_novel(ran):

@@ -214,7 +214,7 @@ def gather(options, listed):
     if unused := sorted(set(maps) - set(matched.values())):
         notes.append(f"{len(unused)} maps have no image of their name and are left out, such as {unused[0]}")
     by_folder = "val_fraction" not in options
-    photos = _by_folder(photos) if by_folder else parted(photos, options["val_fraction"], options["seed"])
+    photos = _by_folder(photos, notes) if by_folder else parted(photos, options["val_fraction"], options["seed"])
     return Gathered(labels, photos, layout, unlabelled, colours, coding, by_folder, found, notes)
 
 
@@ -235,10 +235,13 @@ def _folder(what, path):
 
 def _files(images, maps, ending):
     """{path of a map: image name that it is called after}, and paths of images; below their folders."""
-    known = (ending.removesuffix(".png"),) if ending else sorted(ENDINGS, key=len, reverse=True)
+    known = sorted(ENDINGS, key=len, reverse=True)
+    known = (ending.removesuffix(".png"),) if ending and ending != ".png" else known
     found = [name for name in files_below(maps) if name.lower().endswith(".png")]
     bases = {name: _base(name, known) for name in found if not PurePosixPath(name).stem.endswith(NO_MAPS)}
-    if ending:
+    if ending == ".png":  # of maps that are called as their image, and others beside them
+        bases = {name: base for name, base in bases.items() if base == str(PurePosixPath(name).with_suffix(""))}
+    elif ending:
         bases = {name: base for name, base in bases.items() if PurePosixPath(name).stem.endswith(known[0])}
     photos = [name for name in files_below(images) if PurePosixPath(name).suffix.lower().removeprefix(".") in SUFFIXES]
     if maps.resolve() == images.resolve():  # a map has an ending of its own, or an image beside it of another format
@@ -368,16 +371,14 @@ def _size(path):
     raise ExperimentError(f"image {path} is truncated or not an image; replace the file, or take it out of the folder")
 
 
-def _by_folder(photos):
-    """Sides as the first folders say; raises ExperimentError if they do not."""
-    found = []
-    for photo in photos:
-        first = PurePosixPath(photo.name).parts[0]
-        side = next((side for side, names in FOLDERS.items() if first in names), None)
-        if side is None and photo.map:
-            raise ExperimentError(f"{photo.name}: in no folder train or val; give --val-fraction to set images apart")
-        found.append(photo._replace(side=side if photo.map and side else TRAIN))
-    return found
+def _by_folder(photos, notes):
+    """Sides as the first folders say; images with a map in other folders, such as `test`, are left out with a note."""
+    sides = {name: side for side, names in FOLDERS.items() for name in names}
+    found = [(photo, sides.get(PurePosixPath(photo.name).parts[0])) for photo in photos]
+    if others := [photo.name for photo, side in found if photo.map and side is None]:
+        notes.append(f"{len(others)} images are in no folder train or val and are left out, such as {others[0]}")
+    kept = [(photo, side) for photo, side in found if side or not photo.map]
+    return [photo._replace(side=side if photo.map else TRAIN) for photo, side in kept]
 
 
 def folders_tell(images):
