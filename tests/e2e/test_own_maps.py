@@ -138,14 +138,18 @@ def test_the_page_is_looked_through_by_keys(ran):
 
 def test_complete_says_what_label_maps_are_for(ran):
     root, python, _ = ran
-    said = python(
-        "-m", "commands.complete", "places_simformer", "--images", "field", "--annotations", "a", "--out", "b", code=1
-    )
+    empty = {"images": [], "annotations": [], "categories": []}
+    (root / "boxes.json").write_text(json.dumps(empty))
+    asked = ("places_simformer", "--images", "field", "--annotations", "boxes.json", "--out", "done.json")
+    said = python("-m", "commands.complete", *asked, code=1)
     line = next(line for line in said.splitlines() if line.startswith("error: "))
     assert "labels pixels" in line
     command = re.search("`python (-m commands.predict .*) IMAGES --out DIR`", line)[1].split()
     python(*command, "field/images/north/IMG_0001.JPG", "--out", "one")
     assert len(list((root / "one/maps").iterdir())) == 1
+    file = "runs/places/places_simformer/seed0/checkpoint.pth"
+    python("-m", "commands.predict", file, "field/images/north/IMG_0001.JPG", "--out", "file")
+    assert (root / "file/maps/IMG_0001.png").read_bytes() == (root / "one/maps/IMG_0001.png").read_bytes()
     said = python(*command, "field/images", "--out", "two", "--score", "0.5", code=1)
     assert "labels every pixel, which has no score; leave out --score" in said and not (root / "two").exists()
     said = python(*command, "field/images/south", "--out", "found", code=1)
