@@ -98,7 +98,7 @@ def declare(name, options, base=(), novel=(), profile=None, force=False):
         ExperimentError: whatever is wrong, in one line; then nothing was written.
     """
     declared = experiments.load()
-    _require_free(name, declared, force)
+    require_free(name, declared, force, ROWS)
     from pipeline.hardware import gpu_names  # torch, which a mistake above need not wait for
 
     before = declared.datasets.get(name, {}).get("profile")
@@ -139,7 +139,14 @@ def scale(images, gpus):
     return {"batch_size": batch, "iterations": max(PASSES, round(drawn / batch))}
 
 
-def _require_free(name, declared, force):
+def require_free(name, declared, force, ends):
+    """Refuse a name that cannot be, or is that of something else (ExperimentError).
+
+    Args:
+        declared: `Experiments`.
+        force: whether what `commands.own` declared under it may go.
+        ends: what names of its runs end with.
+    """
     if not name or not all(c in "abcdefghijklmnopqrstuvwxyz0123456789_" for c in name):
         raise ExperimentError(f"{name!r} is no name; valid: lower-case letters, digits and _, such as fruit_2024")
     path, labels = paths.own(name), label_sets.FOLDER / f"{name}.yaml"
@@ -148,7 +155,7 @@ def _require_free(name, declared, force):
             raise ExperimentError(f"{name} is declared already, in {path.name}; add --force to declare it anew")
         return
     taken = name in declared.datasets or name in declared.tables or labels.exists()
-    if taken or any(f"{name}_{method}" in declared.runs for method in ROWS):
+    if taken or any(f"{name}_{end}" in declared.runs for end in ends):
         raise ExperimentError(f"{name!r} is the name of another data set, table, run or label set; choose another name")
 
 
@@ -268,37 +275,49 @@ def next_commands(found):
 
 
 def _write(name, labels, groups, entry, runs):
-    """Write both files, or none."""
     sides = {side: [each for each in labels.names if groups[each] == side] for side in ("base", "novel")}
     if not sides["novel"]:
         directions = {DIRECTION: {"base": "all", "novel": "none"}}
     else:
         directions = {DIRECTION: {"base": "base", "novel": "novel"}}
+    directions |= {"boxes": {"base": "none", "novel": "all"}}
+    rows = {ROWS[method]: (run, {"method": method, "knobs": KNOBS}) for run, method in runs.items()}
+    write(name, labels, sides, directions, entry, f"Masks of {name}", rows)
+
+
+def write(name, labels, sides, directions, entry, title, rows):
+    """Write label set and declaration, or neither.
+
+    Args:
+        labels: LabelSet.
+        sides: {group: class names}.
+        directions: of the label set.
+        entry: of the data set.
+        title: of the table.
+        rows: {label of a row: (name of its run, columns of that, those left out which all have)}.
+    """
     declared = {
         label_sets.FOLDER / f"{name}.yaml": {
             "title": name,
             "classes": [{"id": category.id, "name": category.name} for category in labels.categories],
             "groups": {side: names for side, names in sides.items() if names},
-            "directions": directions | {"boxes": {"base": "none", "novel": "all"}},
+            "directions": directions,
         },
         paths.own(name): {
             "datasets": {name: entry},
             "runs": {
                 run: {
-                    "method": method,
+                    "method": columns["method"],
                     "backbone": "r50",
                     "schedule": "1x",
                     "direction": DIRECTION,
-                    "knobs": KNOBS,
+                    **columns,
                     "dataset": name,
                 }
-                for run, method in runs.items()
+                for run, columns in rows.values()
             },
             "tables": {
-                name: {
-                    "title": f"Masks of {name}",
-                    "rows": [{"label": ROWS[method], "runs": [run]} for run, method in runs.items()],
-                }
+                name: {"title": title, "rows": [{"label": label, "runs": [run]} for label, (run, _) in rows.items()]}
             },
         },
     }

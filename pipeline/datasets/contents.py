@@ -25,6 +25,7 @@ MARKERS = {
     "coco": "archives.json",
     "generated": "spec.json",
     "own": "own.json",
+    "own_maps": "own.json",
     "label_maps": "archives.json",
     "drawn_maps": "scenes.json",
 }

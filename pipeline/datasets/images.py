@@ -160,6 +160,11 @@ def _absent(folder, names, absent, others):
     )
 
 
+def files_below(folder):
+    """Paths below a folder, with slashes, of all regular files in it, sorted; without hidden ones."""
+    return sorted(path for path in _files(Path(folder))[0] if not f"/{path}".count("/."))
+
+
 def _files(folder):
     """Paths of the regular files below a folder, and what else is there, by path.
 

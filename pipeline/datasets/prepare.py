@@ -22,6 +22,7 @@ from pipeline.datasets.files import refusals_told, require_regular
 from pipeline.datasets.generated import scenes
 from pipeline.datasets.images import remedy, resolve_names
 from pipeline.datasets.label_maps import checking, drawn, official
+from pipeline.datasets.label_maps import own as own_maps
 from pipeline.declaration import subsets
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
@@ -100,6 +101,7 @@ KINDS = {
     "generated": Kind(identify_generated, fill_generated),
     "coco": Kind(coco.identify, coco.fill),
     "own": Kind(own.identify, own.fill),
+    "own_maps": Kind(own_maps.identify, own_maps.fill, own_maps.describe),
     "label_maps": Kind(official.identify, official.fill, checking.describe),
     "drawn_maps": Kind(drawn.identify, drawn.fill, checking.describe),
 }

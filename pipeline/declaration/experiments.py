@@ -151,7 +151,7 @@ class Experiments:
 
     def declared_in(self, dataset):
         """The file whose entry of a dataset dvc.yaml compares."""
-        name = paths.own(dataset).name if self.dataset(dataset)["kind"] == "own" else "datasets.yaml"
+        name = paths.own(dataset).name if self.dataset(dataset)["kind"] in schema.OWN else "datasets.yaml"
         return f"pipeline/experiments/{name}"
 
     def label_set(self, dataset):

@@ -113,7 +113,7 @@ class Check:
     def datasets(self, dataset, *keys):
         self.known("profile", self.declared.profiles, dataset.profile, *keys, "profile")
         file = self.origin(keys)
-        due = f"pipeline/experiments/{paths.own(keys[-1]).name}" if dataset.kind == "own" else DATASETS
+        due = f"pipeline/experiments/{paths.own(keys[-1]).name}" if dataset.kind in schema.OWN else DATASETS
         if file.startswith("pipeline/experiments/") and file != due:
             self.refuse(f"move it to {due}, where dvc.yaml looks for data sets", *keys)
         if keys[-1] in REPORT_FOLDERS:

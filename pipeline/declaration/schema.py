@@ -199,7 +199,7 @@ class DrawnMaps(_Dataset):
 
 
 class AnnotationFile(Strict):
-    """A file of a user, as it was when it was declared."""
+    """A file of a user, or the files of a folder, as they were when they were declared."""
 
     path: Text
     sha256: SHA256
@@ -227,8 +227,35 @@ class Own(_Dataset):
         return self
 
 
-Dataset = one_of("kind", Generated, Coco, Own, LabelMaps, DrawnMaps)
-OF_MAPS = ("label_maps", "drawn_maps")  # kinds that have a class for every pixel instead of objects
+Colour = matching("#[0-9a-f]{6}", "a colour in quotes, such as '#804080'")
+
+
+class OwnMaps(_Dataset):
+    """A user's own images and label maps, in place; sides are drawn, or told by folders."""
+
+    kind: Literal["own_maps"]
+    images: Text
+    maps: AnnotationFile
+    labels: AnnotationFile | None = None
+    unlabelled: list[Annotated[int, Field(ge=0, le=65535)] | Colour] = []
+    colours: dict[Text, Colour] = {}
+    map_ending: Text | None = None
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    seed: Seed | None = None
+    iterations: Count | None = None
+    batch_size: Count | None = None
+
+    @model_validator(mode="after")
+    def _parted_whole(self):
+        if (self.val_fraction is None) != (self.seed is None):
+            lacking = "seed" if self.seed is None else "val_fraction"
+            raise refused("is missing; give both of val_fraction and seed, or none where folders tell", lacking)
+        return self
+
+
+Dataset = one_of("kind", Generated, Coco, Own, OwnMaps, LabelMaps, DrawnMaps)
+OWN = ("own", "own_maps")  # kinds that `commands.own` declares, each in a file of its own
+OF_MAPS = ("label_maps", "drawn_maps", "own_maps")  # kinds that have a class for every pixel instead of objects
 
 
 def holds(kind):

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.reporting import lettering
+from pipeline.reporting.class_colours import GOLDEN
 
-GOLDEN = 0.618034  # of a turn of hues, so that classes beside each other in the list differ
 TINT = 0.35
+NAMED = 0.02  # of a picture's longer side: radius of a region from which on it bears its name
 QUALITY = 88  # of JPEG
 
 
@@ -51,6 +52,36 @@ def overlay(image, objects):
         )
         cv2.drawContours(drawn, contours, -1, bgr, line)
         places.append((left, top, text, colour(label)))
+    return _labelled(drawn, places)
+
+
+def regions(image, label_map, colours, names):
+    """Draw a label map over a picture: colours, borders, and the name of a class in its largest region.
+
+    Args:
+        image: [H, W, 3] uint8 BGR; stays as it is.
+        label_map: [H, W] positions of classes; that behind the last one is no class, and is left bare.
+        colours: [K + 1, 3] uint8 RGB.
+        names: of the K classes.
+
+    Returns:
+        [H, W, 3] uint8 BGR.
+    """
+    drawn, known = image.copy(), label_map < len(names)
+    bgr = colours[label_map][..., ::-1]
+    drawn[known] = (0.5 * image[known] + 0.5 * bgr[known]).astype(np.uint8)
+    line = max(1, round(max(image.shape[:2]) / 500))
+    borders = np.zeros(label_map.shape, bool)
+    borders[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
+    borders[1:] |= label_map[1:] != label_map[:-1]
+    drawn[cv2.dilate(borders.astype(np.uint8), np.ones((line, line), np.uint8)) > 0] = 255
+    places = []
+    for label in np.unique(label_map[known]).tolist():
+        mask = np.pad((label_map == label).astype(np.uint8), 1)  # the border of the picture is one of the region
+        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        if depth[row, column] >= NAMED * max(image.shape[:2]):
+            places.append((int(column), int(row), names[label], tuple(colours[label].tolist())))
     return _labelled(drawn, places)
 
 

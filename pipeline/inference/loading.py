@@ -1,4 +1,4 @@
-"""The data step that loads a picture of one's own, in place of the one that insists on an annotated size."""
+"""The data steps that load a picture of one's own, in place of those that insist on an annotated size."""
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
 
@@ -23,10 +23,7 @@ class LoadPicture:
         info = results["img_info"]
         image = info.get("image")
         if image is None:
-            try:
-                image = pictures.read(info["path"])
-            except ExperimentError:
-                image = np.zeros((info["height"], info["width"], 3), np.uint8)
+            image = _read(info)
         name = str(info["path"])
         shape = image.shape
         return results | {
@@ -39,10 +36,32 @@ class LoadPicture:
         }
 
 
+@PIPELINES.register_module()
+class LoadPictureScene:
+    """The same for models of label maps, which take RGB and no `img_info`."""
+
+    def __call__(self, results):
+        image = _read(results)
+        results |= {"img": np.ascontiguousarray(image[..., ::-1]), "flip": False, "scale_factor": 1.0}
+        return results | {"ori_shape": image.shape}
+
+
+def _read(info):
+    try:
+        return pictures.read(info["path"])
+    except ExperimentError:
+        return np.zeros((info["height"], info["width"], 3), np.uint8)
+
+
 def steps(test):
-    """The steps of a detector at test time, behind `LoadPicture`; call them with {"img_info": {path, width, height}}.
+    """The steps of a model at test time, behind a step that loads any picture.
 
     Args:
         test: MMDetection pipeline; its first step loads the image.
+
+    Returns:
+        What is called with {"img_info": {path, width, height}}; for label maps with {path, width, height, file_name,
+        position}.
     """
-    return Compose([{"type": "LoadPicture"}, *test[1:]])
+    first = "LoadPictureScene" if test[0]["type"] == "LoadScene" else "LoadPicture"
+    return Compose([{"type": first}, *test[1:]])

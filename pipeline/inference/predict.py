@@ -7,6 +7,7 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 import contextlib
 import hashlib
 import json
+from types import SimpleNamespace
 
 from mmdet.utils import build_dp
 
@@ -15,6 +16,7 @@ from pipeline.errors import ExperimentError
 from pipeline.inference.loading import steps
 from pipeline.tasks.instances import prediction
 from pipeline.tasks.instances.packed_coco import Records
+from pipeline.tasks.semantic import prediction as of_maps
 
 JOURNAL = "predictions.jsonl"
 
@@ -37,15 +39,33 @@ class Pictures:
         return self.steps({"img_info": self.data_infos[index]})
 
 
+class Scenes:
+    """The same for models of label maps; ids are names."""
+
+    def __init__(self, pictures, detector):
+        images = [{"file_name": picture.name, "width": picture.width, "height": picture.height} for picture in pictures]
+        self.pack, self.paths = SimpleNamespace(images=images), [str(picture.path) for picture in pictures]
+        self.img_ids = [picture.name for picture in pictures]
+        self.CLASSES = detector.names
+        self.steps = steps(detector.steps)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, position):
+        return self.steps({**self.pack.images[position], "path": self.paths[position], "position": position})
+
+
 @contextlib.contextmanager
 def predicted(detector, pictures, out, score, batch_size):
-    """The detections of pictures, `detections.PredictionLines`; what an earlier attempt saved is not made again.
+    """The detections or label maps of pictures, `detections.PredictionLines`; what an earlier attempt saved is not made
+    again.
 
     Args:
         detector: models.Detector; its score threshold is set.
         pictures: list of `pictures.Picture`.
         out: folder of the results; the lines lie in it.
-        score: detections of a lower score are left out.
+        score: detections of a lower score are left out; None for label maps.
         batch_size: images to predict at a time; more change scores by rounding alone.
 
     Raises:
@@ -55,10 +75,12 @@ def predicted(detector, pictures, out, score, batch_size):
     path = out / JOURNAL
     _require_ours(out, path, identity)
     out.mkdir(parents=True, exist_ok=True)
-    dataset = Pictures(pictures, detector)
+    dataset = (Scenes if detector.maps else Pictures)(pictures, detector)
     lock = locks.hold(out / f".{JOURNAL}.lock", f"the detections in {out}")
     with lock, contextlib.closing(detections.PredictionLines(path, identity, dataset.img_ids)) as lines:
-        if lines.done < len(dataset):
+        if lines.done < len(dataset) and detector.maps:
+            of_maps._infer(detector.model, detector.device, dataset, lines, batch_size, f"predict {detector.title}")
+        elif lines.done < len(dataset):
             detector.model.roi_head.test_cfg.score_thr = score
             model = build_dp(detector.model, detector.device, device_ids=range(1)).eval()
             prediction._infer(model, dataset, lines, batch_size, f"predict {detector.title}")
@@ -66,7 +88,7 @@ def predicted(detector, pictures, out, score, batch_size):
 
 
 def records(lines):
-    """The detections of each image, lists of COCO result records, in the order of images. Memory: those of one."""
+    """The records of each image in the order of images: COCO results, or its label map. Memory: those of one."""
     with lines.path.open("rb") as file:
         file.readline()
         for line in file:

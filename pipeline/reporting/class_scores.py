@@ -34,16 +34,17 @@ def text(run_name):
         for group, names in task.named(*declared.label_set(dataset).base_and_novel(run.direction)).items()
         for name in names
     }
-    heads = {kind: f"{words} AP".strip() for kind, words in task.kinds.items()}
+    heads = {kind: task.words(kind, task.category_metrics[0].name) for kind in task.kinds}
+    counted = task.counted[0].upper() + task.counted[1:]
     per_class = {kind: _means(result, kind) for kind in task.kinds}
     rows = [
-        {"Class": f"{group} (mean)", "Group": group, "Validation objects": ""}
+        {"Class": f"{group} (mean)", "Group": group, counted: ""}
         | {heads[kind]: number(result.value(kind=kind, group=group)[0]) for kind in task.kinds}
         for group in task.groups
         if group not in task.parts or group in group_of.values()
     ]
     rows += [
-        {"Class": name, "Group": group_of.get(name, ""), "Validation objects": counts.get(name, ABSENT)}
+        {"Class": name, "Group": group_of.get(name, ""), counted: counts.get(name, ABSENT)}
         | {heads[kind]: number(per_class[kind].get(name)) for kind in task.kinds}
         for name in declared.label_set(dataset).names
     ]

@@ -53,7 +53,8 @@ def draw(request):
         )
         for position in positions
     ]
-    figure = _draw(shown, [series.label for series, _ in found], labels.names, groups)
+    given = class_colours.given_of(request.dataset)
+    figure = _draw(shown, [series.label for series, _ in found], labels.names, groups, given)
     (base, full), (novel, weak) = request.task.supervision.items()
     return figure, (
         f"{examples.rule(len(shown))}: {', '.join(names)}. Truth and predictions in the colours of the classes; beside "
@@ -65,11 +66,11 @@ def draw(request):
     )
 
 
-def _draw(shown, labels, names, groups):
+def _draw(shown, labels, names, groups, given):
     """The figure. `groups`: {"base": positions of classes, "novel": positions}."""
     told, area = _told(shown, names), _area(shown, len(names))
     colours = dict.fromkeys(range(len(names)), class_colours.OTHER)
-    colours |= class_colours.colours(names, sorted(told, key=lambda position: -area[position]))
+    colours |= class_colours.colours(names, sorted(told, key=lambda position: -area[position]), given)
     told = [position for position in told if colours[position] != class_colours.OTHER]
     columns = _columns([names[position] for position in told])
     lines = -(-(len(told) + 1) // columns)

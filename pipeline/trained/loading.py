@@ -25,7 +25,7 @@ from pipeline.trained import reading
 logger = logging.getLogger("pipeline.trained.loading")
 
 INSTANCES = "instances"
-FULL_SIZE = "full"  # profile whose images released checkpoints were trained on
+FULL_SIZE = {INSTANCES: "full", "semantic": "full_maps"}  # profile whose images released checkpoints were trained on
 COCO = "coco"  # label set of files that name no class, if they have as many
 
 
@@ -44,7 +44,7 @@ class Loaded(NamedTuple):
     config: mmcv.Config
 
 
-def load_model(run_or_checkpoint, dataset=None, seed=None, config=None):
+def load_model(run_or_checkpoint, dataset=None, seed=None, config=None, task=INSTANCES):
     """Load the detector of a trained run, or of a checkpoint: this project's, of released code, or MMDetection's.
 
     Args:
@@ -52,6 +52,7 @@ def load_model(run_or_checkpoint, dataset=None, seed=None, config=None):
         dataset: of the run, by default that which it is made on; with a file, one whose classes it has to have.
         seed: of the run, by default its first one.
         config: file of MMDetection's configuration, for a checkpoint that does not tell its own; it is executed.
+        task: that a run has to be of; of files nothing is said.
 
     Returns:
         `Loaded`.
@@ -62,19 +63,19 @@ def load_model(run_or_checkpoint, dataset=None, seed=None, config=None):
     """
     name = str(run_or_checkpoint)
     if name in experiments.load().runs:
-        return _of_run(name, dataset, seed)
+        return of_training(training_of(name, dataset, seed, task))
     if not Path(name).exists() and not _is_path(name):
         runs = experiments.load().runs
         raise ExperimentError(f"{name!r}: neither a file nor a run{strict.options(name, runs)}")
     return of_checkpoint(reading.read(name), dataset, config)
 
 
-def training_of(run, dataset=None, seed=None):
-    """The `pipeline.declaration.config.Training` of a run of detections. Arguments as of `load_model`."""
+def training_of(run, dataset=None, seed=None, task=INSTANCES):
+    """The `pipeline.declaration.config.Training` of a run of a task. Arguments as of `load_model`."""
     declared = experiments.load()
     chosen = declared.run(run)
-    if (task := methods.task_of(chosen.method).name) != INSTANCES:
-        raise ExperimentError(f"run {run}: its task is {task}; name a run of the task {INSTANCES}")
+    if (found := methods.task_of(chosen.method).name) != task:
+        raise ExperimentError(f"run {run}: its task is {found}; name a run of the task {task}")
     dataset = dataset or chosen.on(experiments.chosen_dataset())
     if seed is None:
         seed = configs.load_knobs(chosen).seeds[0]
@@ -120,18 +121,15 @@ def of_checkpoint(trained, dataset=None, config=None):
     if isinstance(tested, list):  # as runs were published before MMDetection's tools could read it
         full.data.test = {"pipeline": tested}
     elif "pipeline" not in tested:
-        images = experiments.load().profiles[FULL_SIZE]["images"]
-        full.data.test = {"pipeline": tasks.task(INSTANCES).steps(images)["test"]}
+        task = methods.task_of(trained.method) if trained.method else tasks.task(INSTANCES)
+        images = experiments.load().profiles[FULL_SIZE[task.name]]["images"]
+        full.data.test = {"pipeline": task.steps(images)["test"]}
     labels = _labels(trained, full, dataset)
     return Loaded(_built(trained, full, labels), labels, full)
 
 
 def _is_path(name):
     return "/" in name or Path(name).suffix in (".pth", ".pt")
-
-
-def _of_run(name, dataset, seed):
-    return of_training(training_of(name, dataset, seed))
 
 
 def _executed(config):

@@ -64,6 +64,7 @@ LAYERS = [
         "pipeline.doctor",
         "pipeline.acceptance",
         "pipeline.own",
+        "pipeline.own_maps",
         "pipeline.estimate",
     },
     {"pipeline.reporting"},

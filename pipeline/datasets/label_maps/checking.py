@@ -53,7 +53,8 @@ def describe(folder, source, outputs):
                 f"{folder / subset}: {len(names)} images, {options.get(declared, 'at least 1')} are due "
                 f"(datasets.{source.name}.{declared} in pipeline/experiments/datasets.yaml); bring an official archive"
             )
-        entries[subset] = _write(folder, subset, names, source, layout, version, outputs)
+        found = _checked_ones(folder, subset, names, source.label_set, layout, version)
+        entries[subset] = write(subset, found, len(names), source, outputs)
     version.refuse_other(folder)
     return entries
 
@@ -66,27 +67,43 @@ def images_of(folder):
     return sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in endings)
 
 
-def _write(folder, subset, names, source, layout, version, outputs):
+def write(subset, found, count, source, outputs):
+    """Write the index and the pack of maps of a subset.
+
+    Args:
+        subset: its name.
+        found: yields (file name, map uint8 [H, W], bytes of the image's file, further facts for the index).
+        count: of them.
+        source, outputs: as of `describe`.
+
+    Returns:
+        The entry of the manifest.
+    """
     index = Path("annotations") / index_of(source.name, subset).name
     pack = index.with_suffix(".pack")
     shown, sizes = np.zeros(len(source.label_set), np.int64), []
     with open(outputs.part(pack), "wb") as file:
         writer = packs.Writer(file, pack.name)
-        for name in tqdm(names, desc=f"checking {subset}", unit="image", mininterval=1):
-            found, size = _checked(folder, subset, name, source.label_set, layout, version)
-            present = classes_in(found, len(source.label_set))
+        bar = tqdm(found, total=count, desc=f"checking {subset}", unit="image", mininterval=1)
+        for name, label_map, size, facts in bar:
+            present = classes_in(label_map, len(source.label_set))
             shown[present] += 1
             sizes.append(f"{name} {size}\n")
-            writer.add(name, found, classes=present.tolist())
+            writer.add(name, label_map, classes=present.tolist(), **facts)
     text = writer.index(subset=subset, classes=list(source.label_set.names))
     outputs.part(index).write_text(text, encoding="utf-8")
-    logger.info("%s: %d images, %d of %d classes", subset, len(names), (shown > 0).sum(), len(shown))
+    logger.info("%s: %d images, %d of %d classes", subset, count, (shown > 0).sum(), len(shown))
     return {
-        "images": len(names),
+        "images": count,
         "images_by_class": dict(zip(source.label_set.names, shown.tolist(), strict=True)),
         "image_names_and_sizes_sha256": hashlib.sha256("".join(sizes).encode()).hexdigest(),
         "annotations_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
+
+
+def _checked_ones(folder, subset, names, labels, layout, version):
+    for name in names:
+        yield name, *_checked(folder, subset, name, labels, layout, version), {}
 
 
 def _checked(folder, subset, name, labels, layout, version):

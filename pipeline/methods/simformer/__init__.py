@@ -20,11 +20,13 @@ HERE = Path(__file__).parent
 def steps(given, knobs, dataset) -> list:
     """As `Method.steps`: what a knob trains with beside the maps of base classes, and references of images."""
     given = supervision.steps(given, knobs, dataset)
+    if knobs.without_map == "labels":
+        given = [{"type": "LabelsAlone", "steps": given}]
     if not supervision.paired(knobs):
         return given
     return [
         {
-            "type": "WithReference",
+            "type": "WithReference" if knobs.without_map == "none" else "WithMappedReference",
             "steps": given,
             "pairs": knobs.pairs,
             "draw": knobs.pair_draw,
@@ -36,7 +38,8 @@ def steps(given, knobs, dataset) -> list:
 def more_modules(knobs) -> tuple[str, ...]:
     """As `Method.more_modules`."""
     reference = (f"{__name__}.reference",) if supervision.paired(knobs) else ()
-    return reference + supervision.modules(knobs)
+    alone = (f"{__name__}.without_map",) if knobs.without_map == "labels" else ()
+    return reference + alone + supervision.modules(knobs)
 
 
 METHOD = Method(

@@ -14,6 +14,7 @@ class Knobs(KnobSet):
         recipe: preset that the value `recipe` refers to.
         supervision: classes with masks: base, all (FullyOracle), or pseudo (re-training on pseudo label maps).
         pseudo_labels: name of the run whose pseudo label maps `supervision: pseudo` reads, or none.
+        without_map: images that have labels and no map: none (there are none), or labels (they teach classes alone).
         image_labels: novel labels of an image: of the whole image, or of what its crop shows (D1).
         complementary_weight: weight of the complementary loss; 0 leaves novel classes with their labels alone.
         complementary_floor: probability below which no novel proposal has to cover a pixel that is not base (D12).
@@ -36,6 +37,7 @@ class Knobs(KnobSet):
     recipe: Literal["paper", "released"]
     supervision: Literal["base", "all", "pseudo"]
     pseudo_labels: str = Field(min_length=1, description="none, or the name of a run")
+    without_map: Literal["none", "labels"]
     image_labels: Literal["image", "crop"]
     complementary_weight: float = Field(ge=0)
     complementary_floor: float = Field(gt=0, lt=1)

@@ -24,7 +24,7 @@ def hide(annotations, label_set, direction, folder, statistics=None, caption=(""
 
     In a map a pixel has the position of its class in the label set if that is a base class, else 255. An image's entry
     has `base` and `novel`, positions of the classes that it shows; the index has those of the direction under the same
-    names.
+    names. What the source says of whole images, `labels`, counts for novel classes; `unmapped` marks those without map.
 
     Args:
         annotations: path of the index of the complete maps.
@@ -54,10 +54,13 @@ def hide(annotations, label_set, direction, folder, statistics=None, caption=(""
         for position, image in enumerate(source.images):
             complete = source.read(position)
             present = classes_in(complete, len(label_set))
-            found = {"base": present[np.isin(present, base)], "novel": present[np.isin(present, novel)]}
+            said = np.union1d(present, np.array(image.get("labels", []), np.int64))
+            found = {"base": present[np.isin(present, base)], "novel": said[np.isin(said, novel)]}
             for group, classes in found.items():
                 images[group] += bool(len(classes))
-            writer.add(image["file_name"], shown[complete], **{key: value.tolist() for key, value in found.items()})
+            facts = {"unmapped": True} if image.get("unmapped") else {}
+            facts |= {key: value.tolist() for key, value in found.items()}
+            writer.add(image["file_name"], shown[complete], **facts)
     if not any(images.values()):
         raise ExperimentError(
             f"{annotations}: nothing to train on: no image shows a class of the direction; use other images or another "
