@@ -118,7 +118,7 @@ MISTAKES = {
     "no kind": (
         ("datasets", "generated", "kind"),
         ...,
-        ".kind: is missing; valid: generated, coco, own, label_maps, drawn_maps",
+        ".kind: is missing; valid: generated, coco, own, own_maps, label_maps, drawn_maps",
     ),
     "dataset key": (("datasets", "generated", "sead"), 1, ".sead: unknown key; valid: .* did you mean 'seed'?"),
     "dataset without": (
