@@ -71,7 +71,8 @@ def write(lines, found, skipped, detector, out, classes):
     content = {"model": detector.title, "none": look.none, "classes": listed, "images": images}
     files.write_text(out / "classes.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     seen = [each | {"count": each["images"]} for each in listed if each["images"]]
-    page = {"title": detector.title, "rows": rows, "skipped": skipped, "classes": seen, "maps": True}
+    page = {"title": detector.title, "maps": True, "images": len(rows), "rows": rows, "skipped": skipped}
+    page["classes"] = seen
     files.write_text(out / "index.html", render("predictions.html", page))
     pictures.warn_of(skipped)
     every = sum(image["width"] * image["height"] for image in images) or 1

@@ -75,7 +75,8 @@ def write(lines, found, skipped, detector, out, score, classes, form=FORMS[0]):
                 for entry in entries:
                     counts[detector.names[label_of[entry["category_id"]]]] += 1
                     annotations({"id": sum(counts.values()), **entry})
-        page = {"title": detector.title, "images": len(rows), "rows": rows, "skipped": skipped, "score": score}
+        page = {"title": detector.title, "maps": False, "images": len(rows), "rows": rows, "skipped": skipped}
+        page["score"] = score
         page["classes"] = [
             {"name": name, "colour": drawing.hexadecimal(detector.names.index(name)), "count": counts[name]}
             for name in classes

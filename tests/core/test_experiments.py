@@ -244,8 +244,8 @@ def test_a_run_that_labels_images_is_chosen_with_those_that_train_on_them(own):
     own("scenes")
     declared = experiments.load()
     selection = declared.selection(["simformer3"], "scenes")
-    labelling = {f"{name}_s{k}": {"split": f"s{k}.semantic"} for name in ("simformer", "retab") for k in range(5, 10)}
-    assert selection["labels"] == labelling
+    sources = {f"{method}_s{k}": {"split": f"s{k}.semantic"} for method in ("retab", "simformer") for k in range(5, 10)}
+    assert selection["labels"] == sources
     again, source = "simformer_retrained_s5", "simformer_s5"
     assert selection["runs"][again]["reads"] == f"labels/{source}" and declared.selection([], "scenes")["labels"] == {}
     declared.tables["simformer3"]["rows"] = [{"label": "*", "runs": [again]}]

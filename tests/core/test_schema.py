@@ -329,7 +329,7 @@ MISTAKES = {
     "no row": (("runs", "current"), None, "runs.current: expected a mapping, found nothing"),
     "override": (("runs", "contrastmask_c4f2", "overrides"), {"simga": 0.1}, "overrides: .*'simga'; .* 'sigma'?"),
     "bad override": (("runs", "contrastmask_c4f2", "overrides"), {"sigma": 2}, "overrides: knob sigma is 2; valid: .*"),
-    "no labels": (("runs", "again"), again("none"), "yaml: runs.again: knob pseudo_labels is none; .* name the run .*"),
+    "no labels": (("runs", "again"), again("none"), "runs.again: knob pseudo_labels is none; .* name the run that .*"),
     "idle labels": (
         ("runs", "again"),
         again("simformer_s5", "all"),
