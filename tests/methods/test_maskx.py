@@ -250,11 +250,11 @@ def predicted(model, data):
     ]
 
 
-@pytest.mark.parametrize("knobs", ALL)
+@pytest.mark.parametrize("knobs", [*ALL, {"box_head": "own", "mlp_layers": 1}])
 def test_what_the_inside_shows_is_what_detections_get(knobs):
     from pipeline.methods.maskx import look_inside
 
-    model, data = small(num_classes=3, **knobs).eval(), batch(images=1)
+    model, data = small(num_classes=3, **knobs, architecture={"mask_roi_size": 4}).eval(), batch(images=1)
     boxes, labels = data["gt_bboxes"][0], data["gt_labels"][0] % 3
     shown = look_inside.compute(model, data["img"], boxes, labels)
     head = model.roi_head

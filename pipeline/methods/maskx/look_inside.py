@@ -37,13 +37,14 @@ def compute(model, image, boxes, labels):
     """
     head, rois = model.roi_head, bbox2roi([boxes])
     features = head.mask_roi_extractor(model.extract_feat(image)[: head.mask_roi_extractor.num_inputs], rois)
-    vectors = head.bbox_head.class_vectors(head.transfer_from, head.detach_weights)
-    classes = range(len(vectors))
-    every = sum(head.mask_head(features, torch.full_like(labels, one), vectors).sigmoid() for one in classes)
-    masks = head.mask_head(features, labels, vectors).sigmoid()
+    weights = head.mask_head.transfer(head.bbox_head.class_vectors(head.transfer_from, head.detach_weights))
+    x = head.mask_head.features(features)
+    common = 0 if head.mask_head.mlp is None else head.mask_head.mlp(x.flatten(1)).view_as(x[:, :1])
+    of_classes = (torch.einsum("nchw,kc->nkhw", x, weights) + common).sigmoid()
+    masks = of_classes[torch.arange(len(labels), device=labels.device), labels]
     found = {
-        "weights": head.mask_head.transfer(vectors)[labels],
-        "masks": masks[:, 0],
-        "others": ((every - masks) / max(len(classes) - 1, 1))[:, 0].clamp(min=0),
+        "weights": weights[labels],
+        "masks": masks,
+        "others": ((of_classes.sum(1) - masks) / max(len(weights) - 1, 1)).clamp(min=0),
     }
     return {name: values.float().cpu().numpy() for name, values in found.items()}
