@@ -8,6 +8,7 @@ TRAPS = f"{TESTS}test_traps.py -k 'd2 or d4 or d8 or d10 or shrink'"
 TABLE = f"{TESTS}test_pairs.py"
 WHOLE = f"{TESTS}test_model.py -k 'scores_are or initial_weights or only_if_told'"
 NUMBERS = f"{TESTS}test_verify.py -k 'matcher or simnet.npz or retab or optimizer or mmdet_names'"
+SEMANTIC, LABELS = "pipeline/tasks/semantic/", "tests/semantic/test_labelling.py"
 
 ROWS = (
     (
@@ -147,12 +148,41 @@ ROWS = (
         "scores",
         WHOLE,
     ),
-    ("boundaries spread", ROOM + "retab.py", "dense * ~end + diagonal", "dense * end + diagonal", NUMBERS),
+    (
+        "boundaries spread",
+        "pipeline/methods/shared/retab.py",
+        "dense * ~end + diagonal",
+        "dense * end + diagonal",
+        NUMBERS,
+    ),
     (
         "rate of the backbone",
         ROOM + "optimisation.py",
         '{"lr_mult": knobs.backbone_rate}',
         '{"lr_mult": 1.0}',
         NUMBERS,
+    ),
+    (
+        "labels of another seed",
+        SEMANTIC + "pseudo.py",
+        "training.labels, training.seed)",
+        "training.labels, 0)",
+        LABELS,
+    ),
+    (
+        "labels of classes that the image does not show",
+        SEMANTIC + "pseudo.py",
+        "np.isin(prediction, novel_labels)",
+        "prediction != IGNORE",
+        LABELS,
+    ),
+    ("views without their mirror image", SEMANTIC + "steps.py", '"probability": 1.0}', '"probability": 0.0}', LABELS),
+    ("labels identify no training", "pipeline/declaration/recipe.py", "if training.labels:", "if False:", LABELS),
+    (
+        "base pixels send what they seem to be of novel classes",
+        "pipeline/methods/retab/detector.py",
+        "cams * free",
+        "cams",
+        "tests/methods/test_retab.py -k spread",
     ),
 )

@@ -59,6 +59,20 @@ def train(run_name, dataset):
                 tracker.log_files(scratch / "config.py")
 
 
+def label(run_name, dataset):
+    """Label the training images with every seed of a trained run, for others to train on. Writes data/.../labels/."""
+    task = methods.task_of(experiments.load().run(run_name).method)
+    with attempts.attempt(dataset, attempts.labelling(run_name), "label") as working_on:
+        ensure_images(dataset)
+        keys = []
+        for job in resolve_seeds(run_name, dataset):
+            keys.append(paths.labelling_key(require_trained(job)))
+            working_on(keys[-1])
+            task.label(job, paths.label_index(dataset, run_name, job.seed))
+    for key in keys:
+        detections.forget(key)
+
+
 def evaluate(run_name, dataset):
     """Predict and score every seed of a trained run. Writes predictions/ and results/."""
     experiments.load().run(run_name)

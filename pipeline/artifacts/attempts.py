@@ -19,7 +19,9 @@ from pipeline.errors import ExperimentError, Interrupted, one_line
 
 logger = logging.getLogger("pipeline.artifacts.attempts")
 
-STATES = ("running", "failed", "trained", "evaluated", "interrupted")
+ENDS = {"train": "trained", "evaluate": "evaluated", "label": "labelled"}  # stage -> its end, a state
+COUNTED = {"train": "iteration", "label": "image"}  # what the progress of a stage counts
+STATES = ("running", "failed", *ENDS.values(), "interrupted")
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,12 @@ class Status:
     """The latest attempt at a run.
 
     Attributes:
-        state: 'running', 'failed', 'trained', 'evaluated', or 'interrupted': ended without saying how.
-        stage: 'train' or 'evaluate'.
+        state: 'running', 'failed', 'trained', 'evaluated', 'labelled', or 'interrupted': ended without saying how.
+        stage: 'train', 'evaluate' or 'label'.
         fingerprint: of the training that was attempted; None if it failed before that was known.
         error: one line, for a failed attempt.
-        iteration, of: progress of the training; None before its first report.
-        seconds: training time so far, all attempts that continued it included, start-up left out; None likewise.
+        iteration, of: progress of the training, or images of a labelling; None before its first report.
+        seconds: time of either so far, all attempts that continued it included, start-up left out; None likewise.
         processes: GPUs, or processes without one, that share the training.
     """
 
@@ -47,18 +49,23 @@ class Status:
 
     @property
     def eta(self):
-        """Seconds of training left at the pace so far, or None."""
+        """Seconds left at the pace so far, or None."""
         if not self.iteration or self.seconds is None:
             return None
         return (self.of - self.iteration) * self.seconds / self.iteration
 
     def describe(self):
         """A few words for a table."""
-        if self.state in ("running", "interrupted") and self.stage == "train" and self.iteration:
-            return f"{self.state} at iteration {self.iteration} of {self.of}"
+        if self.state in ("running", "interrupted") and self.stage in COUNTED and self.iteration:
+            return f"{self.state} at {COUNTED[self.stage]} {self.iteration} of {self.of}"
         if self.state in ("running", "interrupted"):
             return f"{self.state} ({self.stage})"
         return f"failed: {self.error}" if self.state == "failed" else self.state
+
+
+def labelling(run_name):
+    """What an attempt at labelling images is called, which is none at what its run is asked for."""
+    return f"label@{run_name}"
 
 
 def read(dataset, run_name):
@@ -83,7 +90,7 @@ def read(dataset, run_name):
 def _read(dataset, run_name):
     """The record of the latest attempt, or None if there is none or it is damaged: nothing depends on it."""
     record = files.read_json(_path(dataset, run_name))
-    if record is None or record.get("state") not in STATES or record.get("stage") not in ("train", "evaluate"):
+    if record is None or record.get("state") not in STATES or record.get("stage") not in ENDS:
         return None
     texts = (record.get("fingerprint"), record.get("error"))
     if not isinstance(record.get("host"), str) or not all(isinstance(text, (str, type(None))) for text in texts):
@@ -115,8 +122,8 @@ def _alive(record):
 def attempt(dataset, run_name, stage):
     """Record an attempt at a stage of a run; yields a function to call with each fingerprint that is worked on.
 
-    Ends as 'trained' or 'evaluated', as 'interrupted' by a signal, or as 'failed' with the error in one line; the error
-    is raised on.
+    Ends as 'trained', 'evaluated' or 'labelled', as 'interrupted' by a signal, or as 'failed' with the error in one
+    line; the error is raised on.
     """
     process = psutil.Process()
     record = {
@@ -141,7 +148,7 @@ def attempt(dataset, run_name, stage):
     except Exception as error:
         write(state="failed", error=one_line(error))
         raise
-    write(state={"train": "trained", "evaluate": "evaluated"}[stage])
+    write(state=ENDS[stage])
 
 
 def _write(dataset, run_name, record):

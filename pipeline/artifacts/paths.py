@@ -67,6 +67,15 @@ def learnt_priors(dataset, key):
     return data(dataset) / "priors" / key
 
 
+def labels(dataset, run_name):
+    """What a trained run says of the training images, a file for each seed: what other runs train on."""
+    return data(dataset) / "labels" / run_name
+
+
+def label_index(dataset, run_name, seed):
+    return labels(dataset, run_name) / f"seed{seed}.json"
+
+
 def initial_weights(dataset, key):
     return ROOT / "runs" / dataset / "init" / f"{key}.pth"
 
@@ -86,7 +95,7 @@ def recipes(dataset):
 
 
 def recipe(dataset, name, kind):
-    """What DVC compares: of a run's `training` or `evaluation`, or of a backbone's weights (`init`)."""
+    """What DVC compares: of a run's `training`, `evaluation` or `labelling`, or of a backbone's weights (`init`)."""
     return recipes(dataset) / ("" if kind == "training" else kind) / f"{name}.json"
 
 
@@ -178,6 +187,11 @@ def images_root(dataset):
 def scratch(fingerprint):
     """Resumable state of one training; the fingerprint covers all that changes its numbers."""
     return home() / "scratch" / fingerprint
+
+
+def labelling_key(fingerprint):
+    """The name in place of a training's fingerprint for what is saved while it labels images."""
+    return f"{fingerprint}.labels"
 
 
 def saved_predictions(fingerprint):

@@ -28,7 +28,8 @@ class Training:
         method: name of its folder in pipeline/methods.
         knobs: of the method, resolved.
         model: MMDetection model configuration.
-        data: `train` and `test` pipelines, `batch_size` (images per optimiser step), `images_per_gpu` (in
+        data: `train` and `test` pipelines, `label`, those of the views by which training images are labelled, unless
+            they are predicted like others, `batch_size` (images per optimiser step), `images_per_gpu` (in
             one iteration, at most).
         schedule: {epochs | iterations, milestones} in optimiser steps' unit, and `stands_for` of a scale-down.
         optimisation: optimiser, learning-rate policy, warm-up, log and checkpoint intervals (in optimiser steps),
@@ -37,6 +38,8 @@ class Training:
         fitted: whether those are of a trained detector, of which it takes what fits.
         priors: key of what its method learnt beforehand from the base masks of its split, `methods.priors_key`; None of
             a method that learns nothing so.
+        labels: name of the run whose labels of the training images it trains on, those of its own seed; None of one
+            that trains on what its split holds.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Training:
     initial_weights: str | None
     fitted: bool = False
     priors: str | None = None
+    labels: str | None = None
 
     @property
     def direction(self):
@@ -75,16 +79,15 @@ class Training:
         """What determines the result but code, data and initial weights, as plain data.
 
         Names are left out, so equal runs share one training; so are the knobs, which act through the model and the
-        data steps, and what only an evaluation reads.
+        data steps, and what only an evaluation or a labelling reads.
         """
         left_out = ["name", "dataset", "backbone", "method", "knobs", "initial_weights"]
         if not self.fitted:  # runs have the identity that they had before there was such a thing
             left_out.append("fitted")
-        if self.priors is None:
-            left_out.append("priors")
+        left_out += [key for key in ("priors", "labels") if getattr(self, key) is None]
         content = {key: value for key, value in self._plain().items() if key not in left_out}
         content["initial_weights"] = self.initial_weights is not None
-        content["data"] = {k: v for k, v in content["data"].items() if k != "test"}
+        content["data"] = {k: v for k, v in content["data"].items() if k not in ("test", "label")}
         content["optimisation"] = {k: v for k, v in content["optimisation"].items() if k != "checkpoint_interval"}
         return content
 
@@ -154,6 +157,7 @@ def resolve(run_name, dataset, seed, declared=None):
         initial_weights=None if afresh else methods.weights_key(chosen.detector, run.backbone),
         fitted=profile["initial_weights"]["kind"] == "checkpoint",
         priors=run.priors,
+        labels=run.labels,
     )
 
 

@@ -9,7 +9,7 @@ import io
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from ruamel.yaml import YAML
@@ -74,7 +74,8 @@ def lookup(section, name, what):
 class Run:
     """One row of `runs:`. `knobs` names the knob file it follows; `overrides` are knob values of this row alone.
 
-    Without a `dataset` of its own it is made on the chosen one.
+    Without a `dataset` of its own it is made on the chosen one. `labels`, which its knobs say, names the run whose
+    labels of the training images it trains on (`Method.labelled_by`).
     """
 
     name: str
@@ -85,6 +86,7 @@ class Run:
     knobs: str
     overrides: dict = field(default_factory=dict)
     dataset: str | None = None
+    labels: str | None = None
 
     def on(self, chosen):
         """The dataset it is made on if `chosen` is the chosen one."""
@@ -107,7 +109,10 @@ class Run:
 
     @property
     def reads(self):
-        """Folder in that of its dataset that a change of makes it train again: its priors, or its annotations."""
+        """Folder in that of its dataset that a change of makes it train again: labels of another run, its priors, or
+        its annotations."""
+        if self.labels:
+            return f"labels/{self.labels}"
         return f"priors/{self.priors}" if self.priors else f"splits/{self.split}"
 
     @property
@@ -148,7 +153,8 @@ class Experiments:
         return label_set(self.dataset(dataset)["label_set"])
 
     def selection(self, tables, dataset, seeds=()):
-        """What dvc.yaml makes for a choice of tables: their runs and the free ones, what goes before and after them.
+        """What dvc.yaml makes for a choice of tables: their runs, those that label images for them, and the free ones,
+        what goes before and after them.
 
         A run whose direction the dataset does not have is left out, and so are tables and figures that then show none.
 
@@ -158,19 +164,21 @@ class Experiments:
             seeds: that their pinned runs are to be trained with; none: as their knob files say.
 
         Returns:
-            {chosen, seeds, declared, label_set, directions, splits, priors, tables, figures, weights, runs, free,
-            look_inside, elsewhere}: the first is `tables` in the order of the declaration, the third the file that
-            declares `dataset`, the fourth its label set. The others are dictionaries with just the values that stage
-            descriptions and commands need. `splits` are the annotations of other tasks than the first, `priors` what
-            methods learn from base masks beforehand, `free` the runs that follow params.yaml, `look_inside` those that
-            chosen figures need this stage of. `elsewhere` holds {datasets, directions, splits, priors, weights, runs,
-            look_inside} of the runs with another dataset than `dataset`, as dvc.yaml cannot look it up for a run.
+            {chosen, seeds, declared, label_set, directions, splits, priors, tables, figures, weights, runs, labels,
+            free, look_inside, elsewhere}: the first is `tables` in the order of the declaration, the third the file
+            that declares `dataset`, the fourth its label set. The others are dictionaries with just the values that
+            stage descriptions and commands need. `splits` are the annotations of other tasks than the first, `priors`
+            what methods learn from base masks beforehand, `labels` the runs that label training images for others,
+            `free` the runs that follow params.yaml, `look_inside` those that chosen figures need this stage of.
+            `elsewhere` holds {datasets, directions, splits, priors, weights, runs, labels, look_inside} of the runs
+            with another dataset than `dataset`, as dvc.yaml cannot look it up for a run.
         """
         for name in tables:
             lookup(self.tables, name, "table")
         labels = self.label_set(dataset)
         shown = {run for name in tables for run in runs_of(self.tables[name])}
-        wanted = {name: run for name, run in self.runs.items() if name in shown or not run.pinned}
+        shown = self._with_labelling(shown | {name for name, run in self.runs.items() if not run.pinned})
+        wanted = {name: run for name, run in self.runs.items() if name in shown}
         here = {name: run for name, run in wanted.items() if run.on(dataset) == dataset}
         here = {name: run for name, run in here.items() if run.direction in labels.directions}
         elsewhere = {name: run for name, run in wanted.items() if run.on(dataset) != dataset}
@@ -198,10 +206,19 @@ class Experiments:
             "figures": {name: {"title": figure["title"]} for name, figure in figures.items()},
             "weights": weights,
             "runs": {name: {column: getattr(run, column) for column in columns} for name, run in here.items()},
+            "labels": _labels(here.values()),
             "free": {name: {"direction": run.direction} for name, run in here.items() if not run.pinned},
             "look_inside": {name: {"direction": run.direction} for name, run in here.items() if name in looked_into},
             "elsewhere": self._elsewhere(elsewhere, (*columns, "dataset"), looked_into),
         }
+
+    def _with_labelling(self, names):
+        """Some runs, and those that label the training images for them, one after the other."""
+        found, waiting = set(), set(names)
+        while waiting:
+            found |= waiting
+            waiting = {self.runs[name].labels for name in waiting} - found - {None}
+        return found
 
     def _elsewhere(self, runs, columns, looked_into):
         """The part of a selection that is made on other datasets than the chosen one."""
@@ -236,6 +253,11 @@ class Experiments:
                 for key, row in weights[dataset].items()
             },
             "runs": {name: {column: getattr(run, column) for column in columns} for name, run in runs.items()},
+            "labels": {
+                name: {"dataset": dataset, **row}
+                for dataset in sorted(datasets)
+                for name, row in _labels(on[dataset]).items()
+            },
             "look_inside": {
                 name: {"dataset": run.dataset, "direction": run.direction}
                 for name, run in runs.items()
@@ -307,6 +329,12 @@ def _priors(runs):
     return dict(sorted(wanted.items()))
 
 
+def _labels(runs):
+    """The runs that label training images for some of these: {name: {split}}."""
+    wanted = {run.labels: {"split": run.split} for run in runs if run.labels}  # of one split: `_check_labels`
+    return dict(sorted(wanted.items()))
+
+
 def _weights_label(run, backbone):
     return backbone if run.weights == run.backbone else f"{backbone} of {methods.method(run.method).detector}"
 
@@ -342,8 +370,10 @@ def _checked(declarations, numbers, files_of_knobs):
         strict.check(schema.Published, table, file)
     references.check(declared, references.Published(printed), origin)
     sections = {name: content[name] for name in SECTIONS}
-    sections["runs"] = {name: Run(name=name, **row) for name, row in sections["runs"].items()}
-    _check_knobs(sections["runs"].values(), {_shown(path): _parse(path, text) for path, text in files_of_knobs}, origin)
+    runs = {name: Run(name=name, **row) for name, row in sections["runs"].items()}
+    resolved = _check_knobs(runs.values(), {_shown(path): _parse(path, text) for path, text in files_of_knobs}, origin)
+    labelled_by = _check_labels(runs, resolved, origin)
+    sections["runs"] = {name: replace(run, labels=labelled_by[name]) for name, run in runs.items()}
     return Experiments(**sections)
 
 
@@ -378,17 +408,65 @@ def _shown(path):
 
 
 def _check_knobs(runs, contents, origin):
-    """Resolve the knobs of every run, first those of its file, so that what is wrong there is not said of a run."""
+    """Resolve the knobs of every run, first those of its file, so that what is wrong there is not said of a run.
+
+    Returns {run: knobs}.
+    """
+    resolved = {}
     for run in runs:
         method = methods.method(run.method)
         if run.knobs not in contents:
             read_yaml(paths.ROOT / run.knobs)  # says that it is missing
         values = {name: value for name, value in contents[run.knobs].items() if name != "dataset"}
-        method.load_knobs(values, run.knobs, run.schedule)
+        resolved[run.name] = method.load_knobs(values, run.knobs, run.schedule)
         if run.overrides:
             where = f"{origin(('runs', run.name))}: runs.{run.name}.overrides"
             method.require_own(run.overrides, f"{where}: method {run.method}")
-            method.load_knobs(values | run.overrides, where, run.schedule)
+            resolved[run.name] = method.load_knobs(values | run.overrides, where, run.schedule)
+    return resolved
+
+
+def _check_labels(runs, resolved, origin):
+    """{run: the run whose labels of the training images it trains on, or None}.
+
+    Raises ExperimentError if that is none, of another direction or data set, which may show what is hidden here, has
+    not all its seeds, or is trained on what depends on it.
+    """
+    found = {}
+    for name, run in runs.items():
+        where = f"{origin(('runs', name))}: runs.{name}"
+        try:
+            found[name] = source = methods.method(run.method).labelled_by(resolved[name])
+        except ExperimentError as error:
+            raise ExperimentError(f"{where}: {error}") from None
+        if source is None:
+            continue
+        if source not in runs:
+            raise ExperimentError(f"{where}: unknown run {source!r} to label images{strict.options(source, runs)}")
+        other = runs[source]
+        for what in ("direction", "dataset"):
+            if getattr(run, what) != getattr(other, what):
+                raise ExperimentError(
+                    f"{where}: {what} is {getattr(run, what)}, that of {source}, which labels its images, "
+                    f"{getattr(other, what)}; name a run of the same {what}"
+                )
+        if methods.method(run.method).task != methods.method(other.method).task:
+            raise ExperimentError(f"{where}: {source}, which labels its images, is of another task; name another run")
+        if lacking := set(resolved[name].seeds) - set(resolved[source].seeds):
+            raise ExperimentError(
+                f"{where}: seed {min(lacking)} of {source}, which labels its images, is not trained; add it to the "
+                f"seeds of {source}"
+            )
+    for name in runs:
+        chain = [name]
+        while (source := found[chain[-1]]) is not None:
+            if source in chain:
+                raise ExperimentError(
+                    f"{origin(('runs', name))}: runs.{name}: {' trains on labels of '.join([*chain, source])}; name "
+                    "another run"
+                )
+            chain.append(source)
+    return found
 
 
 def made(declared, names, dataset):
@@ -529,6 +607,11 @@ def dataset_of(name):
 def runs_chosen(selection):
     """{name: columns} of all runs of a selection, on the chosen dataset and elsewhere; the latter have a `dataset`."""
     return selection["runs"] | selection["elsewhere"]["runs"]
+
+
+def runs_labelling(selection):
+    """{name: columns} of the runs of a selection that label training images, as `runs_chosen`."""
+    return selection["labels"] | selection["elsewhere"]["labels"]
 
 
 def made_on(selection, dataset):

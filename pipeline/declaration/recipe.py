@@ -51,6 +51,14 @@ def of_evaluation(training):
     return predicted | {"code": predicted["code"] | code_of(_scoring(training))}
 
 
+def of_labelling(training):
+    """All that labels of the training images depend on, weights and data apart: {configuration, code}."""
+    views = training.data.get("label", [training.data["test"]])
+    task = methods.task_of(training.method)
+    code = code_of((*_method(training), *task.prediction_modules, task.label.module), _scoring(training))
+    return {"configuration": config.tagged({"model": training.model, "views": views}), "code": code}
+
+
 def of_initial_weights(key, dataset, declared):
     """All that initial weights depend on, seed and data apart: {configuration, code}."""
     profile = declared.profile(dataset)
@@ -164,9 +172,9 @@ def follow(mapping, name):
 
 def fingerprint(training):
     """Hex digest of what determines a training's result: recipe, seed, annotations, images, initial weights, and what
-    its method learnt from the split beforehand.
+    its method learnt from the split beforehand or another run says of the images.
 
-    Raises ExperimentError if the split, the initial weights or the priors do not exist yet.
+    Raises ExperimentError if the split, the initial weights, the priors or the labels do not exist yet.
     """
     digest = hashlib.sha256(f"{identity(of_training(training))} {training.seed}".encode())
     inputs = [paths.split_train(training.dataset, training.split), paths.manifest(training.dataset)]
@@ -175,6 +183,8 @@ def fingerprint(training):
     if training.priors:
         folder = paths.learnt_priors(training.dataset, training.priors)
         inputs += sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    if training.labels:  # the index has the digest of the labels
+        inputs.append(paths.label_index(training.dataset, training.labels, training.seed))
     for path in inputs:
         try:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -188,17 +198,23 @@ def fingerprint(training):
 def write(dataset):
     """Write the recipes of all chosen runs and initial weights on a dataset, and remove those of others.
 
-    recipes/<dataset>/ holds what stages depend on: <run>.json, evaluation/<run>.json and init/<weights>.json, each
+    recipes/<dataset>/ holds what stages depend on: <run>.json, evaluation/<run>.json, labelling/<run>.json of runs that
+    others train on the labels of, and init/<weights>.json, each
     {"recipe": digest, "format": of what the stage writes} and, of runs, the seeds. content/ holds what was digested,
     in words, which no stage depends on; looks.json, what only reports depend on: labels, colours, metrics.
     """
     declared = experiments.load()
-    runs, weights = experiments.made_on(experiments.selected(declared), dataset)
+    selection = experiments.selected(declared)
+    runs, weights = experiments.made_on(selection, dataset)
+    labelling = experiments.runs_labelling(selection)
     written = {paths.looks(dataset): _looks(declared)}
     for name in runs:
         seeds = config.load_knobs(declared.run(name)).seeds
         training = config.resolve(name, dataset, seeds[0], declared)
-        for kind, content in (("training", of_training(training)), ("evaluation", of_evaluation(training))):
+        made = {"training": of_training(training), "evaluation": of_evaluation(training)}
+        if name in labelling:
+            made["labelling"] = of_labelling(training)
+        for kind, content in made.items():
             target = paths.recipe(dataset, name, kind)
             written[target] = _depended(content, kind) | {"seeds": list(seeds)}
             written[paths.recipe_content(dataset, name, kind)] = content

@@ -325,6 +325,9 @@ class Images(Strict):
         None, description="of how many short sides between the two one is drawn (label maps)"
     )
     crop_size: Scale | None = Field(None, description="[height, width] that label maps are trained with")
+    label_scales: Annotated[list[Scale], Field(min_length=1)] | None = Field(
+        None, description="of views, each also mirrored, whose mean scores label training images (label maps)"
+    )
     colour_jitter: bool = Field(False, description="whether label maps are trained with changed colours")
 
 

@@ -151,7 +151,10 @@ def _stages(run, selection):
 
 
 def _targets(selection, dataset, settings):
-    """All targets: initial weights, then runs, those that take longest first: none is left alone at the end."""
+    """All targets: initial weights, then runs, those that take longest first: none is left alone at the end.
+
+    A run that labels images stands before its labels, and these before the runs that train on them.
+    """
     declared, runs = experiments.load(), experiments.runs_chosen(selection)
     weights = {(dataset, name): f"pretrain@{name}" for name in selection["weights"]}
     weights |= {
@@ -162,19 +165,25 @@ def _targets(selection, dataset, settings):
     def place(name):
         return runs[name].get("dataset", dataset)
 
-    names = sorted(runs, key=lambda name: -_length(declared, name, place(name)))
+    names = sorted(runs, key=lambda name: (_generation(declared, name), -_length(declared, name, place(name))))
     twins = _twins(declared, {name: place(name) for name in names})
-    return [Target(stage, (stage,), dataset=at) for (at, _), stage in weights.items()] + [
-        Target(
-            name,
-            _stages(name, selection),
-            weights[place(name), runs[name]["weights"]],
-            twins.get(name),
-            *settings.size(name),
-            dataset=place(name),
-        )
-        for name in names
-    ]
+    found = [Target(stage, (stage,), dataset=at) for (at, _), stage in weights.items()]
+    labelling = experiments.runs_labelling(selection)
+    for name in names:
+        labels = declared.runs[name].labels
+        after = (weights[place(name), runs[name]["weights"]], *([attempts.labelling(labels)] if labels else []))
+        size = settings.size(name)
+        found.append(Target(name, _stages(name, selection), after, twins.get(name), *size, dataset=place(name)))
+        if name in labelling:
+            stage = experiments.target("label", name, selection)
+            found.append(Target(attempts.labelling(name), (stage,), (name,), dataset=place(name)))
+    return found
+
+
+def _generation(declared, run):
+    """How many runs label images one after the other before a run trains."""
+    labels = declared.run(run).labels
+    return 1 + _generation(declared, labels) if labels else 0
 
 
 def _length(declared, run, dataset):
@@ -265,7 +274,7 @@ def _reason(places, name, state):
     if state.note:
         return state.note
     known = attempts.read(places[name], name) if places[name] else None
-    if known and known.state == "failed" and state.stage.endswith(f"@{name}"):
+    if known and known.state == "failed" and state.stage.endswith(f"@{name.removeprefix('label@')}"):
         return known.describe()
     return f"{state.stage} failed, see {launchers.log(state.stage)}"
 

@@ -31,14 +31,15 @@ STATES_KEPT = 2  # while a run trains: model and optimiser, which holds at most 
 
 @dataclass(frozen=True)
 class Item:
-    """One run of the plan.
+    """One run of the plan, or its labels of the training images, `label@RUN`.
 
     Attributes:
         name, seeds: the run and how many seeds it has.
         state: 'done', '1 of 3 seeds done', or what stands in the way: 'not run', 'interrupted at ...', 'failed: ...'.
-        images: training images it draws, all seeds and repetitions.
-        hours: GPU-hours (CPU-hours without one) still to train; 0 if done, None if the throughput is unknown.
-        measured: whether the throughput behind `hours` was measured here.
+        images: training images it draws, all seeds and repetitions; of labels, views of images.
+        hours: GPU-hours (CPU-hours without one) still to compute; 0 if done, None if the throughput is unknown.
+        pace: where the throughput behind `hours` is from: 'measured here', 'as training' (of labels, that of a training
+            of the same method and backbone), 'given', 'unknown'.
         checkpoint_bytes: size of its checkpoints.
     """
 
@@ -47,12 +48,12 @@ class Item:
     state: str
     images: int
     hours: float | None
-    measured: bool
+    pace: str
     checkpoint_bytes: int
 
 
 def plan(dataset, images_per_second=None):
-    """Cost of every run of selection.yaml on a dataset.
+    """Cost of every run of selection.yaml on a dataset, and of labelling images with those that others train on.
 
     Args:
         images_per_second: throughput of one GPU for runs without a measured one.
@@ -63,9 +64,12 @@ def plan(dataset, images_per_second=None):
     if images_per_second is not None and not 0 < images_per_second < math.inf:
         raise ExperimentError(f"--images-per-second {images_per_second:g}; valid: a number above 0")
     declared = experiments.load()
-    places = {name: declared.runs[name].on(dataset) for name in experiments.runs_chosen(experiments.selected(declared))}
+    selection = experiments.selected(declared)
+    places = {name: declared.runs[name].on(dataset) for name in experiments.runs_chosen(selection)}
     known = {place: throughputs(place, declared) for place in set(places.values())}
-    return [_item(name, place, declared, known[place], images_per_second) for name, place in places.items()]
+    items = [_item(name, place, declared, known[place], images_per_second) for name, place in places.items()]
+    labelling = ((name, places[name]) for name in experiments.runs_labelling(selection))
+    return items + [_labels(name, place, declared, known[place], images_per_second) for name, place in labelling]
 
 
 def _item(name, dataset, declared, known, given):
@@ -75,10 +79,8 @@ def _item(name, dataset, declared, known, given):
     images = images_drawn(job, training_images(dataset, declared)) * len(seeds)
     result = measured.result(dataset, run)
     missing = [seed for seed in seeds if result is None or seed not in result.seeds]
-    pace = known.get((run.method, run.backbone))
-    per_second = pace or given
+    per_second, pace = _pace(given, {"measured here": known.get((run.method, run.backbone))})
     left = images * len(missing) / len(seeds)
-    hours = 0.0 if not missing else left / per_second / 3600 if per_second else None
     if result is None:
         state = measured.state(dataset, run)
     else:
@@ -88,10 +90,38 @@ def _item(name, dataset, declared, known, given):
         len(seeds),
         state,
         images,
-        hours,
-        pace is not None,
+        _hours(left, per_second),
+        pace,
         parameters(job) * BYTES * len(seeds),
     )
+
+
+def _labels(name, dataset, declared, known, given):
+    """The item of labelling the training images with a run."""
+    run, called = declared.runs[name], attempts.labelling(name)
+    seeds = config.load_knobs(run).seeds
+    views = len(config.resolve(name, dataset, seeds[0], declared).data.get("label", [None]))
+    seen = training_images(dataset, declared) * views
+    missing = [seed for seed in seeds if not paths.label_index(dataset, name, seed).exists()]
+    trained = known.get((run.method, run.backbone))
+    labelled = known.get((run.method, run.backbone, "label"))
+    per_second, pace = _pace(given, {"measured here": labelled and labelled * views, "as training": trained})
+    latest = attempts.read(dataset, called)
+    state = "done" if not missing else latest.describe() if latest else "not run"
+    return Item(called, len(seeds), state, seen * len(seeds), _hours(seen * len(missing), per_second), pace, 0)
+
+
+def _pace(given, known):
+    """Images per second, and where that is from."""
+    for source, per_second in (known | {"given": given}).items():
+        if per_second:
+            return per_second, source
+    return None, "unknown"
+
+
+def _hours(images, per_second):
+    """For a number of images; None if it is not known."""
+    return 0.0 if not images else images / per_second / 3600 if per_second else None
 
 
 def training_images(dataset, declared):
@@ -122,7 +152,8 @@ def images_drawn(job, images):
 
 
 def throughputs(dataset, declared):
-    """{(method, backbone): images per second and GPU} of trainings with this dataset's profile on this machine."""
+    """{(method, backbone): images per second and GPU} of trainings with this dataset's profile on this machine, and
+    {(method, backbone, "label"): the same} of labelling images."""
     profile = declared.dataset(dataset)["profile"]
     found = {}
     for other, entry in declared.datasets.items():
@@ -131,6 +162,9 @@ def throughputs(dataset, declared):
             if known and known.seconds and known.iteration:
                 batch = declared.profiles[profile]["training"]["batch_size"]
                 found[run.method, run.backbone] = known.iteration * batch / known.seconds / known.processes
+            known = attempts.read(other, attempts.labelling(name)) if entry["profile"] == profile else None
+            if known and known.seconds and known.iteration:
+                found[run.method, run.backbone, "label"] = known.iteration / known.seconds
     return found
 
 
@@ -151,9 +185,13 @@ def wall_hours(items, gpus):
     return max(busy)
 
 
+def _run(item, declared):
+    return declared.runs[item.name.rpartition("@")[2]]
+
+
 def disk_bytes(items, dataset, declared, gpus):
     """{what: bytes} that the plan needs: archives and images, checkpoints, and the resumable states at their peak."""
-    entries = (declared.dataset(name) for name in {dataset, *(declared.runs[item.name].on(dataset) for item in items)})
+    entries = (declared.dataset(name) for name in {dataset, *(_run(item, declared).on(dataset) for item in items)})
     archives = sum(archive["bytes"] for entry in entries for archive in entry.get("archives", {}).values())
     largest = sorted((item.checkpoint_bytes // item.seeds for item in items if item.hours != 0), reverse=True)[:gpus]
     return {
@@ -174,15 +212,16 @@ def show(dataset, gpus, images_per_second=None):
     table = Table(*columns, title=f"dataset {dataset}")
     for item in items:
         hours = "unknown" if item.hours is None else f"{item.hours:.2f}"
-        source = "measured here" if item.measured else "given" if images_per_second else "unknown"
-        numbers = (str(item.seeds), f"{item.images:,}", hours, source, decimal(item.checkpoint_bytes))
+        numbers = (str(item.seeds), f"{item.images:,}", hours, item.pace, decimal(item.checkpoint_bytes))
         table.add_row(item.name, item.state, *numbers)
     console = Console(width=None if sys.stdout.isatty() else 200)  # a file or a pipe has room for whole lines
     console.print(table)
-    console.print(f"{sum(item.hours == 0 for item in items)} of {len(items)} runs done")
+    runs = [item for item in items if item.name in declared.runs]
+    console.print(f"{sum(item.hours == 0 for item in runs)} of {len(runs)} runs done")
     if (wall := wall_hours(items, gpus)) is None:
         console.print("training time unknown: train one run here first, or give --images-per-second")
     else:
-        console.print(f"{sum(item.hours for item in items):.2f} GPU-hours of training, {wall:.2f} hours on {gpus} GPUs")
+        what = "training" if len(runs) == len(items) else "training and labelling"
+        console.print(f"{sum(item.hours for item in items):.2f} GPU-hours of {what}, {wall:.2f} hours on {gpus} GPUs")
     for what, size in disk_bytes(items, dataset, declared, gpus).items():
         console.print(f"disk, {what}: {decimal(size)}")

@@ -41,6 +41,10 @@ def _nothing(knobs):
     return ""
 
 
+def _nobody(knobs):
+    return None
+
+
 @dataclass(frozen=True)
 class Method:
     """What the pipeline asks of a method.
@@ -70,6 +74,8 @@ class Method:
         priors: module whose `make(dataset, direction, out_dir)` learns from the base masks of a split what its
             trainings begin with; stage `priors` runs it. None without any.
         with_priors: (model configuration, dataset, key of the split's priors) -> that of a training that begins so.
+        labelled_by: knobs -> name of the run whose labels of the training images it trains on, None of one that trains
+            on what its split holds. Stage `label` makes them, with the seeds of both.
         look_inside: module whose `write(training, base, novel)` stores what figures show of a trained model's inside.
         inside_figures: kinds of figures that show it.
         golden: module whose `verify(folder)` compares it with numbers of other code.
@@ -98,6 +104,7 @@ class Method:
     autocast: tuple[tuple[str, str], ...] = ()
     priors: str | None = None
     with_priors: Callable | None = None
+    labelled_by: Callable = _nobody
     look_inside: str | None = None
     inside_figures: tuple[str, ...] = ()
     golden: str | None = None

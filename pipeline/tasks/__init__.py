@@ -83,6 +83,8 @@ class Task:
         score: (dataset, path of predictions, {group: category names}) -> {"scores", "per_category", "undefined"}, see
             `pipeline.artifacts.results.Scores`.
         counts: (dataset) -> {category: its number of validation objects, in words}; those without any are left out.
+        label: (training, path): write what a trained run says of its training images, for others to train on. None of a
+            task that has no such thing; where there is, its module and those of a prediction identify what is written.
         reads: what its data sets hold: `objects` with boxes and masks, or `maps`, a class for every pixel.
     """
 
@@ -105,6 +107,7 @@ class Task:
     predict: Callable
     score: Callable
     counts: Callable
+    label: Callable = None
     reads: str = "objects"
 
     @property
@@ -171,6 +174,7 @@ def lazily(module, function):
         return getattr(importlib.import_module(module), function)(*args, **kwargs)
 
     call.__name__ = call.__qualname__ = function
+    call.module = module
     return call
 
 

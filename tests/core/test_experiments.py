@@ -75,7 +75,7 @@ def test_all_tables_need_every_run_once():
     selection = declared.selection(list(declared.tables), "generated")
     of_maps = declared.selection(list(declared.tables), "coco_stuff_10k")
     assert selection["runs"].keys() | of_maps["runs"].keys() == set(declared.runs)
-    assert not selection["runs"].keys() & of_maps["runs"].keys() and len(of_maps["runs"]) == 35
+    assert not selection["runs"].keys() & of_maps["runs"].keys() and len(of_maps["runs"]) == 53
     detectors = {f"one_stage_{backbone}" for backbone in ("r50", "r101")}  # CPMask's own
     assert set(selection["weights"]) == set(declared.backbones) | detectors
     assert selection["figures"].keys() | of_maps["figures"].keys() == set(declared.figures)
@@ -238,3 +238,23 @@ def test_a_task_has_training_annotations_of_its_own(own, monkeypatch):
     assert selection["weights"]["cam_r50"]["split"] == "boxes.maps" and selection["weights"]["r50"]["split"] == "boxes"
     study = {"dataset": "generated_study1", "label_set": "coco", **named["nonvoc2voc_maps"]}
     assert selection["elsewhere"]["splits"]["generated_study1_nonvoc2voc_maps"] == study
+
+
+def test_a_run_that_labels_images_is_chosen_with_those_that_train_on_them(own):
+    own("scenes")
+    declared = experiments.load()
+    selection = declared.selection(["simformer3"], "scenes")
+    assert selection["labels"] == {f"simformer_s{k}": {"split": f"s{k}.semantic"} for k in range(5, 10)}
+    again, source = "simformer_retrained_s5", "simformer_s5"
+    assert selection["runs"][again]["reads"] == f"labels/{source}" and declared.selection([], "scenes")["labels"] == {}
+    declared.tables["simformer3"]["rows"] = [{"label": "*", "runs": [again]}]
+    selection = declared.selection(["simformer3"], "scenes")
+    assert set(selection["runs"]) == {again, source} and list(selection["labels"]) == [source]
+    for name in (again, source):
+        declared.runs[name] = replace(declared.runs[name], dataset="scenes_study1")
+    elsewhere = declared.selection(["simformer3"], "scenes")["elsewhere"]
+    assert set(elsewhere["runs"]) == {again, source}
+    assert elsewhere["labels"] == {source: {"dataset": "scenes_study1", "split": "s5.semantic"}}
+    experiments.select(["simformer3"])
+    line = f"dvc repro -s -f label_elsewhere@{source}"
+    assert experiments.repro("label", source, again=True) == line

@@ -117,7 +117,7 @@ def test_what_waits_for_weights_keeps_no_place_from_what_can_be_made(dvc, monkey
     slow = Slow(monkeypatch, "pretrain@x101")
     chosen = local.Local(settings.load(), 2, "generated", targets())
     chosen.start()
-    others = {target.name for target in chosen.targets if target.after != "pretrain@x101"} - {"pretrain@x101"}
+    others = {target.name for target in chosen.targets if "pretrain@x101" not in target.after} - {"pretrain@x101"}
     for name in others:
         chosen.futures[name].result(timeout=60)
     assert not any("x101" in stage for stage in slow.over)
@@ -160,6 +160,34 @@ def test_a_command_of_the_report_that_fails_or_is_killed_leaves_it_incomplete(dv
     monkeypatch.setattr(launchers, "dvc", lambda *stages, **_: status if "tables@table2" in stages else 0)
     assert launch._report({}, experiments.selected()) == status
     assert launch._incomplete().exists()
+
+
+@pytest.fixture
+def scenes(dvc, tmp_path, monkeypatch):
+    """Table 3 of the second paper, on drawn scenes."""
+    monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
+    paths.PARAMS.write_text("dataset: scenes\n")
+    experiments.select(["simformer3"])
+
+
+def test_images_are_labelled_between_two_trainings(dvc, scenes):
+    launch.launch(3)
+    weights = [targets for targets, *_ in dvc.calls if targets[0].startswith("pretrain")]
+    assert weights == [("pretrain@simformer_r50",)]
+    for k in range(5, 10):
+        stages = (f"train@simformer_s{k}", f"label@simformer_s{k}", f"train@simformer_retrained_s{k}")
+        places = [dvc.position(stage) for stage in stages]
+        assert places == sorted(places) and dvc.calls[places[1]][0] == stages[1:2]
+
+
+def test_what_trains_on_labels_that_failed_is_not_begun(dvc, scenes):
+    dvc.failing.add("label@simformer_s6")
+    with pytest.raises(
+        ExperimentError, match=r"1 of 15 runs .*simformer_retrained_s6 \(label@simformer_s6 failed, see"
+    ):
+        launch.launch(3)
+    begun = {targets[0] for targets, *_ in dvc.calls}
+    assert "train@simformer_retrained_s6" not in begun and "train@simformer_retrained_s7" in begun
 
 
 def test_a_run_with_a_dataset_of_its_own_is_made_after_its_data_and_weights(dvc, monkeypatch):

@@ -59,7 +59,7 @@ def test_no_throughput_no_hours():
 def test_a_measured_throughput_counts_for_its_method_and_beats_a_given_one(home):
     attempt(home, "generated_study1", "cam_r50_1x_nonvoc2voc", iteration=100, of=160, seconds=50)
     items = {item.name: item for item in plan.plan("generated", images_per_second=1)}
-    assert items["cam_r50_1x_nonvoc2voc"].measured and not items["current"].measured
+    assert items["cam_r50_1x_nonvoc2voc"].pace == "measured here" and items["current"].pace == "given"
     pace = 100 * EMBEDDED["training"]["batch_size"] / 50
     assert items["cam_r50_1x_nonvoc2voc"].hours == pytest.approx(IMAGES / pace / 3600)
     assert items["current"].hours == pytest.approx(IMAGES / 3600)
@@ -160,3 +160,25 @@ def test_a_plan_in_a_file_has_whole_lines(capsys):
 def test_numbers_that_cannot_be_are_refused(numbers, message):
     with pytest.raises(ExperimentError, match=message):
         plan.show("generated", **numbers)
+
+
+def test_labels_are_priced_by_their_own_pace_else_by_that_of_training(home, monkeypatch):
+    monkeypatch.setattr(experiments, "chosen_dataset", lambda: "scenes")
+    experiments.select(["simformer3"])
+
+    def labels(**options):
+        return {item.name: item for item in plan.plan("scenes", **options)}["label@simformer_s5"]
+
+    item = labels()
+    assert (item.images, item.hours, item.pace, item.state) == (800, None, "unknown", "not run")
+    assert labels(images_per_second=8).hours == pytest.approx(800 / 8 / 3600)
+    attempt(home, "scenes_study2", "simformer_s7", iteration=10, of=20, seconds=20)  # of 8 images
+    item = labels()
+    assert (item.hours, item.pace) == (pytest.approx(800 / 4 / 3600), "as training")
+    attempt(home, "scenes", "label@simformer_s5", iteration=300, of=800, seconds=10)
+    item = labels()
+    assert (item.hours, item.pace) == (pytest.approx(800 / 30 / 3600), "measured here")
+    monkeypatch.setattr(paths, "label_index", lambda *_: home / "progress.json")
+    (home / "progress.json").touch()
+    assert labels().state == "done" and labels().hours == 0
+    assert plan.disk_bytes([labels()], "scenes", experiments.load(), 1)["checkpoints"] == 0

@@ -72,6 +72,21 @@ NUMBERS = "pipeline/experiments/published/contrastmask.yaml"
 BASELINE = ("tables", 1, "rows", 0, "results", "nonvoc2voc")
 RUN = "contrastmask_r50_1x_nonvoc2voc"
 TRAINING = ("profiles", "full", "training")
+AGAIN = {
+    "method": "simformer",
+    "backbone": "r50",
+    "schedule": "1x",
+    "knobs": "pipeline/methods/simformer/knobs.yaml",
+    "direction": "s5",
+}
+
+
+def again(labels, supervision="pseudo", **row):
+    """A run that is trained on labels of another one."""
+    overrides = {"pairs": "none", "supervision": supervision, "pseudo_labels": labels}
+    return AGAIN | {"overrides": overrides} | row
+
+
 DATASET = {"kind": "generated", "profile": "embedded", "version": 1, "seed": 0, "train_images": 1, "val_images": 1}
 DATASET |= {"image_size": 64, "label_set": "coco", "train": "train2017", "validation": "val2017"}
 ROW = ("tables", "table2", "rows", 0)
@@ -314,6 +329,34 @@ MISTAKES = {
     "no row": (("runs", "current"), None, "runs.current: expected a mapping, found nothing"),
     "override": (("runs", "contrastmask_c4f2", "overrides"), {"simga": 0.1}, "overrides: .*'simga'; .* 'sigma'?"),
     "bad override": (("runs", "contrastmask_c4f2", "overrides"), {"sigma": 2}, "overrides: knob sigma is 2; valid: .*"),
+    "no labels": (("runs", "again"), again("none"), "yaml: runs.again: knob pseudo_labels is none; .* name the run .*"),
+    "idle labels": (
+        ("runs", "again"),
+        again("simformer_s5", "all"),
+        "runs.again: knob .* `supervision: all` nothing .*",
+    ),
+    "labels": (("runs", "again"), again("simformer_5"), "runs.again: unknown run 'simformer_5' to .* 'simformer_s5'?"),
+    "labels of more": (
+        ("runs", "again"),
+        again("simformer_s6"),
+        "runs.again: direction is s5, that of simformer_s6, which labels its images, s6; name .*",
+    ),
+    "labels of others": (
+        ("runs", "again"),
+        again("simformer_s5", dataset="scenes_study1"),
+        "runs.again: dataset is scenes_study1, that of simformer_s5, .*; name a run of the same dataset",
+    ),
+    "labels of another task": (
+        ("runs", "again"),
+        again("current", direction="nonvoc2voc"),
+        "runs.again: current, which labels its images, is of another task; name another run",
+    ),
+    "own labels": (("runs", "again"), again("again"), "runs.again: again trains on labels of again; name another run"),
+    "labels of a seed": (
+        ("runs", "again"),
+        AGAIN | {"overrides": again("simformer_s5")["overrides"] | {"seeds": [0, 4]}},
+        "runs.again: seed 4 of simformer_s5, which labels .*, is not trained; add it to the seeds of simformer_s5",
+    ),
     # tables
     "table run": ((*ROW, "runs"), ["nope"], r"tables.table2.rows\['Baseline'\].runs: unknown run 'nope'; valid: .*"),
     "table column": ((*ROW, "run"), "current", r"rows\['Baseline'\].run: unknown key; valid: .*; did you mean 'runs'?"),

@@ -185,6 +185,23 @@ def test_a_job_for_each_step_behind_the_one_it_needs_and_the_report_behind_all(c
     assert paths.ROOT.name in options["job-name"] and "/generated/" in options["job-name"]
 
 
+def test_labels_are_a_job_between_two_trainings(cluster, dvc, tmp_path, after_each_poll, monkeypatch):
+    monkeypatch.setattr(paths, "PARAMS", tmp_path / "params.yaml")
+    paths.PARAMS.write_text("dataset: scenes\n")
+    runs = experiments.select(["simformer3"])["runs"]
+    dvc.changed = {f"train@{name}" for name in runs} | {"pretrain@simformer_r50", "label@simformer_s5"}
+    after_each_poll(leave)
+    with pytest.raises(ExperimentError, match="the jobs go on"):
+        launch.launch()
+    jobs = cluster.jobs()
+    assert dvc.made[-1][-1] == "pretrain@simformer_r50", "random weights take no job"
+    labels, source = jobs["label@simformer_s5"], jobs["simformer_s5"]
+    assert labels["options"]["dependency"] == f"afterok:{source['id']}" and labels["rest"][-1] == "label@simformer_s5"
+    assert jobs["simformer_retrained_s5"]["options"]["dependency"] == f"afterok:{labels['id']}"
+    dvc.changed -= {"train@simformer_s6"}  # its labels are made anew all the same if DVC says so
+    assert "dependency" not in source["options"]
+
+
 def test_launching_again_adopts_what_is_queued_and_submits_what_failed(cluster, dvc, after_each_poll):
     after_each_poll(leave)
     with pytest.raises(ExperimentError, match="the jobs go on"):

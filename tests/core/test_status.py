@@ -106,3 +106,15 @@ def test_a_killed_attempt_is_interrupted():
     )
     subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, check=False)
     assert attempts.read("toy", "ours").describe() == "interrupted at iteration 50 of 200"
+
+
+def test_a_labelling_is_an_attempt_of_its_own():
+    progress("abc", iteration=50, of=200, seconds=25.0)
+    with attempts.attempt("toy", "ours", "evaluate"):
+        pass
+    with attempts.attempt("toy", attempts.labelling("ours"), "label") as working_on:
+        working_on("abc")
+        known = attempts.read("toy", attempts.labelling("ours"))
+        assert (known.describe(), known.eta) == ("running at image 50 of 200", 75)
+    assert attempts.read("toy", attempts.labelling("ours")).state == "labelled"
+    assert attempts.read("toy", "ours").state == "evaluated"

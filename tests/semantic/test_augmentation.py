@@ -162,18 +162,23 @@ def test_all_masks_leave_no_class_without(training):
 
 
 def test_pseudo_maps_are_those_that_are_named_or_an_error(training, tmp_path):
+    def of(digest):
+        return steps.changed(
+            steps.with_pseudo_maps(given), "PseudoMaps", index=str(tmp_path / "pseudo.json"), sha256=digest
+        )
+
     given = steps.steps({"train_scales": None, "test_scale": None, "size_divisor": 1})["train"]
     with open(tmp_path / "pseudo.pack", "wb") as file:
         writer = Writer(file, "pseudo.pack")
         writer.add("000002.png", np.full((64, 64), 3, np.uint8))
     (tmp_path / "pseudo.json").write_text(writer.index())
     digest = Pack(tmp_path / "pseudo.json").facts["sha256"]
-    data = training(steps.with_pseudo_maps(given, tmp_path / "pseudo.json", digest))
+    data = training(of(digest))
     assert (data[1, 0]["gt_semantic_seg"].data == 3).all() and not len(data[1, 0]["novel_labels"].data)
     with pytest.raises(ExperimentError, match="no pseudo label map of 000001.png; label the training images again"):
         data[0, 0]
     with pytest.raises(ExperimentError, match="other pseudo label maps than the run names"):
-        training(steps.with_pseudo_maps(given, tmp_path / "pseudo.json", "0" * 64))[1, 0]
+        training(of("0" * 64))[1, 0]
 
 
 def test_images_of_several_sizes_need_a_crop(scenes, monkeypatch):

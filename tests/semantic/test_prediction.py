@@ -11,7 +11,7 @@ from pipeline.artifacts import paths
 from pipeline.datasets.label_maps.packs import Pack
 from pipeline.declaration import experiments, subsets
 from pipeline.errors import ExperimentError
-from pipeline.tasks.semantic import TASK, iou, prediction, pseudo, scoring, steps, stored
+from pipeline.tasks.semantic import TASK, iou, prediction, scoring, steps, stored
 from tests.semantic.conftest import DATASET
 
 
@@ -56,13 +56,14 @@ def predict(scenes, monkeypatch, tmp_path):
     content = {"meta": {"fingerprint": "f" * 20}, "state_dict": {}}
     monkeypatch.setattr(prediction.checkpoint, "of_run", lambda *_, **__: content)
     monkeypatch.setattr(prediction.methods, "register", lambda *_: None)
-    monkeypatch.setattr(prediction, "_identity", lambda *_: {"recipe": "a"})
+    monkeypatch.setattr(prediction, "identified", lambda *_: {"recipe": "a"})
+    monkeypatch.setattr(prediction.recipe, "of_prediction", lambda _: {})
     monkeypatch.setattr(paths, "scratch", lambda fingerprint: tmp_path / "scratch" / fingerprint)
     monkeypatch.setenv("CONTRASTMASK_WORKERS", "1")
 
-    def run(model, path, what=prediction.predict):
+    def run(model, path):
         monkeypatch.setattr(prediction, "build_detector", lambda *_: model)
-        what(training, path)
+        prediction.predict(training, path)
         return path
 
     return run
@@ -162,24 +163,3 @@ def test_maps_are_read_whatever_the_pieces(chunk, count, tmp_path, monkeypatch):
     path.write_text(text[:-1])
     with pytest.raises(ExperimentError, match="no predicted label maps"):
         list(stored.read(path))
-
-
-def test_pseudo_maps_are_base_masks_and_labelled_novel_classes(predict, tmp_path, scenes):
-    labelled = predict(Model(), tmp_path / "train.json", prediction.label)
-    split = paths.split_train(DATASET, "s1.semantic")
-    digest = pseudo.write(split, labelled, tmp_path / "pseudo")
-    found, hidden = Pack(tmp_path / "pseudo" / "pseudo.json"), Pack(split)
-    assert found.facts["sha256"] == digest and len(found) == 10
-    for position, (_, predicted) in enumerate(stored.read(labelled)):
-        base, made, novel = hidden.read(position), found.read(position), hidden.images[position]["novel"]
-        for row, column in np.ndindex(64, 64):
-            value = predicted[row, column]
-            due = base[row, column] if base[row, column] != 255 else (value if value in novel else 255)
-            assert made[row, column] == due
-
-
-def test_an_image_without_pseudo_map_is_an_error(predict, tmp_path, scenes):
-    labelled = predict(Model(), tmp_path / "train.json", prediction.label)
-    labelled.write_text(json.dumps(json.loads(labelled.read_text())[:-1]))
-    with pytest.raises(ExperimentError, match="no prediction of 000010.png"):
-        pseudo.write(paths.split_train(DATASET, "s1.semantic"), labelled, tmp_path / "pseudo")

@@ -231,22 +231,13 @@ def test_knobs_that_cannot_be_are_refused():
     with pytest.raises(ExperimentError, match="knob distillation is 'x'; valid: ce, cce, or b and a threshold"):
         small.knobs(distillation="x")
     with pytest.raises(ExperimentError, match="pseudo_labels is none; with `supervision: pseudo` name the run"):
-        method.steps([{"type": "LoadScene"}], small.knobs(supervision="pseudo"), "d")
+        method.labelled_by(small.knobs(supervision="pseudo"))
+    with pytest.raises(ExperimentError, match="'a'; with `supervision: all` nothing reads them: write none"):
+        method.labelled_by(small.knobs(supervision="all", pseudo_labels="a"))
     with pytest.raises(ExperimentError, match="knob points is 3; valid: at least 5"):
         method.model(small.knobs(points=3), small.SIZES, small.BACKBONE, small.K)
     with pytest.raises(ValueError, match="valid: what divides channels"):
         Sizes(channels=16, heads=3, norm_groups=4)
-
-
-def test_pseudo_maps_are_read_by_their_digest(tmp_path, monkeypatch):
-    from pipeline.methods.simformer import supervision
-
-    monkeypatch.setattr(supervision, "pseudo_index", lambda dataset, run: tmp_path / f"{dataset}_{run}.json")
-    given, chosen = [{"type": "LoadScene"}], small.knobs(supervision="pseudo", pseudo_labels="cross")
-    step = supervision.steps(given, chosen, "d")[1]
-    assert step == {"type": "PseudoMaps", "index": str(tmp_path / "d_cross.json"), "sha256": ""}
-    (tmp_path / "d_cross.json").write_text('{"sha256": "abc"}')
-    assert supervision.steps(given, chosen, "d")[1]["sha256"] == "abc"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.methods.simformer import retab
+from pipeline.methods.shared import retab
 
 
 @settings(max_examples=30, deadline=None)

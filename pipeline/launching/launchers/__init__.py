@@ -22,12 +22,12 @@ FORGET = "run `rm dvc.lock` and the same command again: DVC finds in its cache w
 
 @dataclass(frozen=True)
 class Target:
-    """What is made as one: the initial weights of a backbone, or a run.
+    """What is made as one: the initial weights of a backbone, a run, or its labels of the training images.
 
     Attributes:
-        name: the run, or `pretrain@BACKBONE`.
+        name: the run, `pretrain@BACKBONE` or `label@RUN`.
         stages: DVC stages, one after the other.
-        after: name of the target that has to succeed first, or None.
+        after: names of the targets that have to succeed first.
         twin: name of a target before it that trains the same, or None: once that is over, nothing is left to train.
         nodes, processes: of its training: nodes, and processes (GPUs) on each.
         dataset: that it is made on.
@@ -35,7 +35,7 @@ class Target:
 
     name: str
     stages: tuple
-    after: str | None = None
+    after: tuple = ()
     twin: str | None = None
     nodes: int = 1
     processes: int = 1

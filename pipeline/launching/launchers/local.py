@@ -104,12 +104,12 @@ class Local:
         return None
 
     def _ready(self, target):
-        before = [self.futures[name] for name in (target.after, target.twin) if name in self.futures]
+        before = [self.futures[name] for name in (*target.after, target.twin) if name in self.futures]
         return all(future.done() for future in before) and (not self.gpus or len(self.free) >= target.processes)
 
     def _make(self, target, gpus):
-        """Make a target, unless the one before it failed. Returns the stage that failed, or None."""
-        if target.after in self.futures and (failed := self.futures[target.after].result()):
+        """Make a target, unless one before it failed. Returns the stage that failed, or None."""
+        if failed := next(filter(None, (self.futures[name].result() for name in target.after)), None):
             return failed
         if launchers.children.ending.is_set():
             return target.stages[0]

@@ -78,7 +78,8 @@ class Slurm:
         return [
             target.name
             for target in self.targets
-            if "@" in target.name and declared.profile(target.dataset)["initial_weights"]["kind"] in WEIGHTS_HERE
+            if target.name.startswith("pretrain")
+            and declared.profile(target.dataset)["initial_weights"]["kind"] in WEIGHTS_HERE
         ]
 
     def start(self):
@@ -102,8 +103,9 @@ class Slurm:
         for target in targets:
             if target.name in self.queue:
                 continue
-            if changed & set(target.stages) or target.after in self.queue:
-                after = [f"afterok:{self.queue[target.after].id}"] if target.after in self.queue else []
+            before = [str(self.queue[name].id) for name in target.after if name in self.queue]
+            if changed & set(target.stages) or before:
+                after = [":".join(["afterok", *before])] if before else []
                 if self.jobs and len(ids) >= self.jobs:  # at most that many have no end of another to wait for
                     after.append(f"afterany:{ids[-self.jobs]}")
                 line = ["python", "-m", "pipeline.launching.launchers.job", self.dataset, *target.stages]
@@ -174,7 +176,7 @@ class Slurm:
             self.asked = time.monotonic()
         known = {}
         for target in self.targets:
-            known[target.name] = self._state(target, known.get(target.after))
+            known[target.name] = self._state(target, [known[name] for name in target.after])
         return known
 
     def _state(self, target, before):
@@ -188,8 +190,8 @@ class Slurm:
             return State("running")
         if number is None:  # no job was needed
             return State("done")
-        if before and before.state == "failed":
-            return State("failed", stage=before.stage)
+        if failed := next((state for state in before if state.state == "failed"), None):
+            return State("failed", stage=failed.stage)
         if time.monotonic() - self.gone.setdefault((target.name, number), time.monotonic()) < GRACE_SECONDS:
             return State("running")
         return State("failed", f"job {number} ended{self._how(number)}, see {target.log}", target.stages[0])

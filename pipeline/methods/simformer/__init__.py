@@ -2,7 +2,7 @@
 
 targets, matching, losses: what MaskFormer learns from base masks and from labels of novel classes. similarity, points,
 pixel_pairs: pixel pairs across images. pairs, reference: which image is paired with which. head, detector: the network.
-retab: RETAB's pseudo labels, the first row of Table 3. golden, released_checkpoint: what no training imports.
+golden, released_checkpoint: what no training imports.
 """
 
 from pathlib import Path
@@ -57,6 +57,7 @@ METHOD = Method(
     cost=1.0,
     item_images=lambda knobs: 2 if supervision.paired(knobs) else 1,
     optimisation=optimisation,
+    labelled_by=supervision.labelled_by,
     autocast=(
         ("backbone", "forward"),
         ("panoptic_head.pixel_decoder", "forward"),

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipeline.methods.simformer import retab
+from pipeline.methods.shared import retab
 from pipeline.methods.simformer.golden_numbers import uniform, value
 
 PART, GRADIENT = 1e-5, 1e-4  # as in `golden`

@@ -3,11 +3,10 @@
 import math
 
 from pipeline.errors import ExperimentError
+from pipeline.methods.shared.whole_backbone import stage_channels, whole_backbone
 from pipeline.methods.simformer.knobs import Knobs
 from pipeline.methods.simformer.sizes import Sizes
 from pipeline.methods.simformer.supervision import paired
-
-BOTTLENECK_DEPTH, BOTTLENECK_EXPANSION = 50, 4  # ResNets from this depth on widen each stage four times
 
 
 def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
@@ -26,7 +25,7 @@ def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
     weak = knobs.supervision == "base"
     return {
         "type": "SimFormer",
-        "backbone": _backbone(backbone, sizes),
+        "backbone": whole_backbone(backbone, sizes.backbone_groups),
         "panoptic_head": {
             "type": "SimFormerHead",
             **_maskformer(sizes, stage_channels(backbone), num_classes),
@@ -41,21 +40,6 @@ def model(knobs: Knobs, sizes: Sizes, backbone: dict, num_classes: int) -> dict:
             "pixel_pairs": _pixel_pairs(knobs, sizes) if paired(knobs) else None,
         },
     }
-
-
-def stage_channels(backbone: dict) -> list:
-    """Channels of the stages that a ResNet or ResNeXt hands out."""
-    expansion = BOTTLENECK_EXPANSION if backbone["depth"] >= BOTTLENECK_DEPTH else 1
-    stages = backbone.get("out_indices", (0, 1, 2, 3))
-    return [backbone.get("base_channels", 64) * 2**stage * expansion for stage in stages]
-
-
-def _backbone(backbone, sizes):
-    trained = not backbone.get("norm_eval", True)
-    norm = {"type": "BN", "requires_grad": trained}
-    if sizes.backbone_groups:
-        norm = {"type": "GN", "num_groups": sizes.backbone_groups, "requires_grad": True}
-    return dict(backbone) | {"frozen_stages": -1, "norm_cfg": norm}
 
 
 def _pixel_pairs(knobs, sizes):

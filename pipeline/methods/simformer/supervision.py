@@ -3,14 +3,11 @@
 Steps are named here and registered by `pipeline.tasks.semantic.complete`: reading a declaration imports no torch.
 """
 
-import json
-
-from pipeline.artifacts import paths
 from pipeline.errors import ExperimentError
-from pipeline.tasks.semantic.steps import after_loading
+from pipeline.tasks.semantic.steps import with_all_masks, with_crop_labels, with_pseudo_maps
 
 COMPLETE = "pipeline.tasks.semantic.complete"
-PSEUDO = "pseudo"  # folder of a run's pseudo label maps, beside its checkpoints
+PSEUDO = "pipeline.tasks.semantic.pseudo"  # finds the maps of a training
 
 
 def paired(knobs) -> bool:
@@ -19,36 +16,33 @@ def paired(knobs) -> bool:
 
 
 def modules(knobs) -> tuple[str, ...]:
-    """What registers the types of `steps`."""
+    """What registers the types of `steps`, and finds what they read."""
+    if knobs.supervision == "pseudo":
+        return COMPLETE, PSEUDO
     return (COMPLETE,) if knobs.supervision != "base" or knobs.image_labels == "crop" else ()
 
 
 def steps(given: list, knobs, dataset: str) -> list:
-    """Training steps with the maps and labels of the knobs `supervision` and `image_labels`.
+    """Training steps with the maps and labels of the knobs `supervision` and `image_labels`."""
+    if knobs.supervision == "all":
+        return with_all_masks(given, dataset)
+    if knobs.supervision == "pseudo":
+        return with_pseudo_maps(given)
+    return with_crop_labels(given, dataset) if knobs.image_labels == "crop" else given
+
+
+def labelled_by(knobs) -> str | None:
+    """As `Method.labelled_by`.
 
     Raises:
-        ExperimentError: `supervision: pseudo` names no run.
+        ExperimentError: `supervision: pseudo` names no run, or another supervision names one that it would not read.
     """
-    if knobs.supervision == "all":
-        return after_loading(given, {"type": "AllMasks", "dataset": dataset})
-    if knobs.supervision == "pseudo":
-        if knobs.pseudo_labels == "none":
-            raise ExperimentError("knob pseudo_labels is none; with `supervision: pseudo` name the run that labelled")
-        index = pseudo_index(dataset, knobs.pseudo_labels)
-        return after_loading(given, {"type": "PseudoMaps", "index": str(index), "sha256": _digest(index)})
-    if knobs.image_labels == "crop":
-        return after_loading(given, {"type": "CropLabels", "dataset": dataset})
-    return given
-
-
-def pseudo_index(dataset: str, run: str):
-    """Path of the index of the pseudo label maps of a run."""
-    return paths.run(dataset, run) / PSEUDO / "pseudo.json"
-
-
-def _digest(index):
-    """Digest of the maps, part of the training's identity; none of maps that are yet to be made: training refuses."""
-    try:
-        return json.loads(index.read_text())["sha256"]
-    except (OSError, ValueError, KeyError):
-        return ""
+    named, read = knobs.pseudo_labels != "none", knobs.supervision == "pseudo"
+    if read and not named:
+        raise ExperimentError("knob pseudo_labels is none; with `supervision: pseudo` name the run that labelled")
+    if named and not read:
+        raise ExperimentError(
+            f"knob pseudo_labels is {knobs.pseudo_labels!r}; with `supervision: {knobs.supervision}` nothing reads "
+            "them: write none, or `supervision: pseudo`"
+        )
+    return knobs.pseudo_labels if read else None

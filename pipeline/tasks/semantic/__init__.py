@@ -22,11 +22,12 @@ TASK = Task(
     prediction_modules=(f"{ROOM}.prediction",),
     scoring_modules=(f"{ROOM}.scoring",),
     hide=lazily(f"{ROOM}.hiding", "hide"),
-    training_set=lazily(f"{ROOM}.data", "training_set"),
+    training_set=lazily(f"{ROOM}.pseudo", "training_set"),
     validation_set=lazily(f"{ROOM}.data", "validation_set"),
     steps=lazily(f"{ROOM}.steps", "steps"),
     predict=lazily(f"{ROOM}.prediction", "predict"),
     score=lazily(f"{ROOM}.scoring", "score"),
     counts=lazily(f"{ROOM}.scoring", "counts"),
+    label=lazily(f"{ROOM}.labelling", "label"),
     reads="maps",
 )

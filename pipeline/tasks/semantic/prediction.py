@@ -27,7 +27,7 @@ from pipeline.errors import ExperimentError
 from pipeline.hardware import data_workers, test_batch, use_device
 from pipeline.processes import tie_to_trainer
 from pipeline.tasks.semantic import stored
-from pipeline.tasks.semantic.data import images_of, validation_set
+from pipeline.tasks.semantic.data import validation_set
 
 logger = logging.getLogger("pipeline.tasks.semantic.prediction")
 
@@ -50,25 +50,50 @@ def predict(training, path):
     """
     dataset = validation_set(training.dataset, training.data["test"])
     content = checkpoint.of_run(training, mmap=True)
-    _predict(training, content, content["meta"]["fingerprint"], dataset, subsets.validation(training.dataset), path)
+    read = {"annotations": [subsets.validation(training.dataset).annotations, paths.manifest(training.dataset)]}
+    identity, key = identified(training, recipe.of_prediction(training), read), content["meta"]["fingerprint"]
+    save(training, content, key, identity, dataset, path, Inference(f"evaluate {training.name}"))
 
 
-def label(training, path):
-    """Write the label maps of a trained run on its training images, as `predict` does: what re-training starts from."""
-    subset = subsets.train(training.dataset)
-    dataset, content = (
-        images_of(training.dataset, subset, training.data["test"]),
-        checkpoint.of_run(training, mmap=True),
-    )
-    key = f"{content['meta']['fingerprint']}.training_images"
-    _predict(training, content, key, dataset, subset, path)
-    detections.forget(key)
+class Inference:
+    """How a model predicts a batch; the steps of the data set give one image, at one scale.
+
+    Args:
+        title: of the progress.
+    """
+
+    def __init__(self, title):
+        self.title = title
+
+    def together(self, samples):
+        """What the images of a batch are given to `found` as."""
+        return torch.stack([sample["img"] for sample in samples]), [sample["img_metas"] for sample in samples]
+
+    def found(self, model, positions, batch, device):
+        """(results, metas) of a batch, one each of an image: as `label_map` takes them."""
+        images, metas = batch
+        return model.simple_test(images.to(device), metas, rescale=True), metas
+
+    def told(self, done, of):
+        """Called with the number of images that are saved, at the beginning and after every batch."""
 
 
-def _predict(training, content, key, dataset, subset, path):
+def save(training, content, key, identity, dataset, path, inference):
+    """Write the label maps of all images of a data set, see `predict`.
+
+    Args:
+        training: of the run.
+        content: of its checkpoint.
+        key: of the folder of what is saved meanwhile.
+        identity: all that the maps depend on.
+        dataset: as `data.images_of` gives it.
+        path: JSON array to write.
+        inference: an `Inference`.
+    """
     device, batch_size = use_device(), test_batch()
     names = [image["file_name"] for image in dataset.pack.images]
-    with detections.saved(key, _identity(training, subset, device, batch_size), names) as lines:
+    identity = identity | {"device": device, "batch": batch_size}
+    with detections.saved(key, identity, names) as lines:
         if lines.done:
             logger.info(
                 "%s seed %d: %d of %d images are predicted already",
@@ -82,12 +107,12 @@ def _predict(training, content, key, dataset, subset, path):
             model = build_detector(mmcv.ConfigDict(training.model))
             model.load_state_dict(content["state_dict"])
             model.CLASSES = dataset.CLASSES
-            title = f"evaluate {training.name} seed {training.seed}"
-            _infer(model.to(device).eval(), device, dataset, lines, batch_size, title)
+            title = f"{inference.title} seed {training.seed}"
+            _infer(model.to(device).eval(), device, dataset, lines, batch_size, title, inference)
         lines.publish(path)
 
 
-def _infer(model, device, dataset, lines, batch_size, title):
+def _infer(model, device, dataset, lines, batch_size, title, inference):
     """Predict the images that are not saved."""
     done, unordered = lines.done, {}
     sizes = [(image["width"], image["height"]) for image in dataset.pack.images]
@@ -98,13 +123,14 @@ def _infer(model, device, dataset, lines, batch_size, title):
         batch_sampler=batches,
         num_workers=data_workers(),
         multiprocessing_context="fork",
-        collate_fn=_together,
+        collate_fn=inference.together,
         worker_init_fn=tie_to_trainer,
     )
+    inference.told(done, len(dataset))
     with tqdm(total=len(dataset), initial=done, desc=title, unit="image", mininterval=5) as progress:
-        for batch, (images, metas) in zip(batches, loader, strict=True):
+        for batch, gathered in zip(batches, loader, strict=True):
             with torch.no_grad():
-                found = model.simple_test(images.to(device), metas, rescale=True)
+                found, metas = inference.found(model, batch, gathered, device)
             for position, meta, result in zip(batch, metas, found, strict=True):
                 if position >= done:
                     unordered[position] = stored.record(
@@ -114,6 +140,7 @@ def _infer(model, device, dataset, lines, batch_size, title):
             while lines.done in unordered:
                 name = dataset.pack.images[lines.done]["file_name"]
                 lines.add(name, [unordered.pop(lines.done)])
+            inference.told(lines.done, len(dataset))
 
 
 def batches_of(sizes, batch_size):
@@ -130,10 +157,6 @@ def batches_of(sizes, batch_size):
             alike.setdefault(sizes[position], []).append(position)
         for positions in alike.values():
             yield from (positions[at : at + batch_size] for at in range(0, len(positions), batch_size))
-
-
-def _together(samples):
-    return torch.stack([sample["img"] for sample in samples]), [sample["img_metas"] for sample in samples]
 
 
 def label_map(result, meta, num_classes):
@@ -158,17 +181,17 @@ def label_map(result, meta, num_classes):
     return found.astype(np.uint8)
 
 
-def _identity(training, subset, device, batch_size):
-    """All that label maps depend on; scoring is left out, so that mending it does not cost a prediction."""
-    files = {
-        "checkpoint": [paths.checkpoint(training.dataset, training.name, training.seed)],
-        "annotations": [subset.annotations, paths.manifest(training.dataset)],
-    }
+def identified(training, content, read):
+    """All that label maps depend on but the device; scoring is left out, so that mending it costs no prediction.
+
+    Args:
+        content: the recipe of the prediction.
+        read: {name: files} that are read beside the checkpoint.
+    """
+    files = {"checkpoint": [paths.checkpoint(training.dataset, training.name, training.seed)], **read}
     return {
-        "recipe": recipe.identity(recipe.of_prediction(training)),
+        "recipe": recipe.identity(content),
         "versions": recipe.versions(),
-        "device": device,
-        "batch": batch_size,
         **{name: _digest(members) for name, members in files.items()},
     }
 

@@ -12,7 +12,8 @@ REDRAWN = 50  # tries to cut out what shows a class
 
 
 def steps(images):
-    """{"train": steps, "test": steps} for the image sizes of a profile, its section `images`.
+    """{"train": steps, "test": steps} for the image sizes of a profile, its section `images`; and, where it has
+    `label_scales`, {"label": steps of each view} by which training images are labelled, each scale also mirrored.
 
     Of `train_scales`, `[long, short]` twice, one of `scale_steps` short sides is drawn, which are evenly spaced and cut
     to whole pixels; without `crop_size` images keep theirs, and all of a data set have to be of one size.
@@ -39,12 +40,23 @@ def steps(images):
             },
             {"type": "FormatScene", **IMAGE_NORM},
         ],
-        "test": [
-            {"type": "LoadScene", "with_map": False},
-            *([{"type": "ResizeScene", "scales": [list(images["test_scale"])]}] if images["test_scale"] else []),
-            {"type": "FormatImage", "divisor": divisor, **IMAGE_NORM},
-        ],
+        "test": _seen(images["test_scale"], divisor),
+        **({"label": _views(images["label_scales"], divisor)} if images.get("label_scales") else {}),
     }
+
+
+def _seen(scale, divisor, mirrored=False):
+    """Steps of a prediction, at a scale or the size of the image."""
+    return [
+        {"type": "LoadScene", "with_map": False},
+        *([{"type": "ResizeScene", "scales": [list(scale)]}] if scale else []),
+        *([{"type": "MirrorScene", "probability": 1.0}] if mirrored else []),
+        {"type": "FormatImage", "divisor": divisor, **IMAGE_NORM},
+    ]
+
+
+def _views(scales, divisor):
+    return [_seen(scale, divisor, mirrored) for scale in scales for mirrored in (False, True)]
 
 
 def _list(pair):
@@ -97,11 +109,6 @@ def with_all_masks(given, dataset):
     return after_loading(given, {"type": "AllMasks", "dataset": dataset})
 
 
-def with_pseudo_maps(given, index, sha256):
-    """Steps in which maps are the pseudo label maps of an index, which `pseudo.write` wrote: re-training.
-
-    Args:
-        index: path of the index.
-        sha256: digest of the maps, as the index has it: part of the identity of the training.
-    """
-    return after_loading(given, {"type": "PseudoMaps", "index": str(index), "sha256": sha256})
+def with_pseudo_maps(given):
+    """Steps in which maps are pseudo label maps: re-training. Which ones, `pseudo.training_set` says."""
+    return after_loading(given, {"type": "PseudoMaps"})

@@ -1,4 +1,4 @@
-"""RETAB: pseudo label maps from class activation maps, by affinities that stop at predicted boundaries (section 9).
+"""RETAB: pseudo label maps from class activation maps, by affinities that stop at predicted boundaries.
 
 The parts of the released code, which is for Pascal VOC, and how they are carried over to label maps without a
 background class, in which every image mixes base and novel classes (`boundaries`, `rest_labels`, `pseudo_labels`).
