@@ -1,14 +1,15 @@
-"""Kill a training or an evaluation at random moments, many times, and compare what it ends with to one left alone.
+"""Kill a stage at random moments, many times, and compare what it ends with to one left alone.
 
-python -m benchmarks.random_kills [--kills 100] [--run RUN] [--stage train | evaluate]
+python -m benchmarks.random_kills [--kills 100] [--run RUN] [--stage train | label | evaluate]
 
-Each case is a training of an embedded model on a few drawn images, or the prediction and scores of such a training,
-that gets SIGKILL at moments drawn from the case's seed: between process start and end, inside an iteration, inside the
-writing of a state or of a prediction. A state is written after every step, so a good part of the kills hits a write.
-Then the same call continues it, and is killed again with probability 1/2. A case passes if every state left behind is
-readable, the stage ends, and what it writes is that of the uninterrupted one, byte for byte: weights and log, or
-predictions and scores. Stages are forked from one process that has imported everything, because the imports would
-take most of the time; the kill itself and everything after it are real.
+Each case is a training of an embedded model on a few drawn images, or the labels that it gives them, or its prediction
+and scores, that gets SIGKILL at moments drawn from the case's seed: between process start and end, inside an iteration,
+inside the writing of a state or of a prediction. A state is written after every step, so a good part of the kills hits
+a write. Then the same call continues it, and is killed again with probability 1/2. A case passes if every state left
+behind is readable, the stage ends, and what it writes is that of the uninterrupted one, byte for byte: weights and log,
+labels, or predictions and scores. A run that trains on the labels of another one has them beforehand. Stages are forked
+from one process that has imported everything, because the imports would take most of the time; the kill itself and
+everything after it are real.
 """
 
 import argparse
@@ -29,7 +30,9 @@ from tqdm import tqdm
 
 from pipeline import methods
 from pipeline.artifacts import files, paths
+from pipeline.datasets.label_maps.packs import Pack
 from pipeline.declaration import experiments, recipe
+from pipeline.errors import ExperimentError
 from pipeline.training import loop, states
 from tests import tiny
 
@@ -47,6 +50,11 @@ class Training:
         return paths.scratch(recipe.fingerprint(self.job))
 
     def prepare(self):
+        """Make what the stage starts from: labels, where the run trains on those of another one."""
+        if self.job.labels:
+            source = Labelling(tiny.job(name=self.job.labels))
+            source.prepare()
+            source.run()
         self.scratch.mkdir(parents=True)
 
     def forget(self):
@@ -116,13 +124,44 @@ class Evaluation(Training):
         return self.saved.exists()
 
 
-STAGES = {"train": Training, "evaluate": Evaluation}
+@dataclass(frozen=True)
+class Labelling(Evaluation):
+    """What is killed: what a training that has ended says of the training images."""
+
+    @property
+    def written(self):
+        """The maps, and their index, which is there only when all maps are."""
+        index = paths.label_index(self.job.dataset, self.job.name, self.job.seed)
+        return index.with_suffix(".pack"), index
+
+    @property
+    def saved(self):
+        return paths.saved_predictions(paths.labelling_key(recipe.fingerprint(self.job)))
+
+    def run(self):
+        methods.register(self.job.method, self.job.knobs)
+        methods.task_of(self.job.method).label(self.job, self.written[1])
+
+    def damaged(self):
+        """An index of maps that are not those of it."""
+        _, index = self.written
+        return [index.name] if index.exists() and not _maps_of(index) else []
+
+
+STAGES = {"train": Training, "label": Labelling, "evaluate": Evaluation}
 
 
 def _whole(path):
     try:
         return json.loads(path.read_bytes()) is not None
     except ValueError:
+        return False
+
+
+def _maps_of(index):
+    try:
+        return hashlib.sha256(index.with_suffix(".pack").read_bytes()).hexdigest() == Pack(index).facts["sha256"]
+    except (OSError, ExperimentError):
         return False
 
 
