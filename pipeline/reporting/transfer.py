@@ -40,7 +40,7 @@ def draw(dataset, arrays):
     names = [examples.load_ground_truth(dataset).cats[int(label)]["name"] for label in labels[order]]
     names = [panels.shortened(name, LONGEST_NAME) for name in names]
     side = style.COLUMN_WIDTH
-    figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
+    figure, axis = plt.subplots(figsize=(side, 0.85 * side), layout="constrained")  # beside the colour bar
     image = axis.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
     places, size = range(len(names)), min(6.0, 150 / len(names))
     axis.set_xticks(places, names, rotation=90, fontsize=size)
