@@ -18,13 +18,16 @@ def peak_mb():
 def watched(command):
     """Run a command; gives its last line of output and the peak memory of the process tree in MB.
 
-    Memory is the sum of proportional set sizes (a page that n processes share counts 1/n in each), sampled.
+    Memory, sampled: pages of their own, one that n of the processes share as 1/n in each, and of pages that files back,
+    those of the process with most of them. Libraries are shared with whatever else runs, so that a proportional part of
+    those would grow when something else ends.
     """
     peak = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             start = time.perf_counter()
-            peak = max(peak, sum(map(_bytes, _tree(process.pid))))
+            own, backed = zip(*map(_bytes, _tree(process.pid)), strict=True)
+            peak = max(peak, sum(own) + max(backed))
             time.sleep(REST * (time.perf_counter() - start) + 0.02)
         output = process.stdout.read()
     if process.returncode:
@@ -45,11 +48,13 @@ def _tree(process):
 
 
 def _bytes(process):
+    """Of a process: (bytes of its own, its part of shared ones; bytes that files back). Zeros of one that has ended."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+        return 0, 0
+    found = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
+    return found.get("Pss_Anon", 0), found.get("Rss", 0) - found.get("Anonymous", 0)
 
 
 def exponent(sizes, values):
