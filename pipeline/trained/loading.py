@@ -119,11 +119,11 @@ def of_checkpoint(trained, dataset=None, config=None):
     full.data = mmcv.ConfigDict(full.get("data", {}))
     tested = full.data.get("test", {})
     if isinstance(tested, list):  # as runs were published before MMDetection's tools could read it
-        full.data.test = {"pipeline": tested}
+        full.data.test = mmcv.ConfigDict(pipeline=tested)
     elif "pipeline" not in tested:
         task = methods.task_of(trained.method) if trained.method else tasks.task(INSTANCES)
         images = experiments.load().profiles[FULL_SIZE[task.name]]["images"]
-        full.data.test = {"pipeline": task.steps(images)["test"]}
+        full.data.test = mmcv.ConfigDict(pipeline=task.steps(images)["test"])
     labels = _labels(trained, full, dataset)
     return Loaded(_built(trained, full, labels), labels, full)
 
