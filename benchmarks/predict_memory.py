@@ -1,8 +1,8 @@
 """python -m benchmarks.predict_memory RUN_OR_CHECKPOINT IMAGES...: do more images take more memory in commands.predict?
 
-The images are linked under as many names as are asked for. Peak memory of the process and its children in MB (a page
-that n processes share counts 1/n in each), and seconds, of each number; the last line has the growth from the first to
-the last number.
+The images are linked under as many names as are asked for. Peak memory of the process and its children in MB
+(`measuring.watched` says how), and seconds, of each number; the last line has the growth from the first to the last
+number.
 """
 
 import argparse
