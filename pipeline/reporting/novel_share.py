@@ -41,7 +41,7 @@ def draw(request):
     here, waiting = _measured(table, request)
     commands = f"`{measured.evaluate_command(*waiting)}`" if waiting else ""
     if not any(here.values()):
-        told = f"; run {commands}" if waiting else ""
+        told = f"; run `{measured.evaluate_command(*waiting)}`" if waiting else ""
         raise NothingToShow(f"none of the runs of {table['title']!r} has a score on {request.dataset}{told}")
     there = _published(table, declared, task)
     together = published.comparable(request.dataset, declared) or not any(there.values())
