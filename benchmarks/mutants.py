@@ -981,8 +981,15 @@ MUTANTS = [
         (
             "ShapeProp: weights are not divided by their sum",
             SHAPEPROP + "propagation.py",
-            "return weights / (weights.sum(2, keepdim=True) + EPSILON)",
-            "return weights",
+            "weights.clone(memory_format=torch.contiguous_format).div_(total)",
+            "weights.clone(memory_format=torch.contiguous_format)",
+            SHAPE_GOLDEN,
+        ),
+        (
+            "ShapeProp: a weight's gradient without that of their sum",
+            SHAPEPROP + "propagation.py",
+            "of_weights.sub_(along).div_(total)",
+            "of_weights.div_(total)",
             SHAPE_GOLDEN,
         ),
         (

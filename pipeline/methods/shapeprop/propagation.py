@@ -40,8 +40,9 @@ def propagate(latent: Tensor, weights: Tensor, steps: int) -> Tensor:
     """
     with torch.autocast(latent.device.type, enabled=False):
         # Cells first: a neighbourhood is then a slice whose elements lie together, of all RoIs and channels.
-        cells, by_neighbour = latent.float().permute(2, 3, 0, 1), normalised(weights.float()).permute(2, 3, 4, 0, 1)
-        return _Propagate.apply(cells.contiguous(), by_neighbour.contiguous(), steps).permute(2, 3, 0, 1)
+        cells = latent.float().permute(2, 3, 0, 1)
+        by_neighbour = weights.float().unflatten(1, (-1, NEIGHBOURS)).permute(2, 3, 4, 0, 1)
+        return _Propagate.apply(cells, by_neighbour, steps).permute(2, 3, 0, 1)
 
 
 def _neighbours(padded):
@@ -55,11 +56,12 @@ def _neighbours(padded):
 class _Propagate(torch.autograd.Function):
     """The steps, keeping the map before each for the gradient instead of nine products of it.
 
-    At full size a step would keep 9 x 24 x 14 x 14 numbers for each RoI, and it keeps 24 x 16 x 16.
+    At full size a step would keep 9 x 24 x 14 x 14 numbers for each RoI, and it keeps 24 x 16 x 16. The weights are
+    `normalised` here, so that there is one copy of them, and one of their gradient.
 
     Args:
         latent: [H, W, R, L].
-        weights: [9, H, W, R, G], normalised.
+        weights: [9, H, W, R, G] in [0, 1].
         steps: how many.
     """
 
@@ -68,17 +70,19 @@ class _Propagate(torch.autograd.Function):
         height, width, *others = latent.shape
         maps = latent.new_zeros(steps + 1, height + SIDE - 1, width + SIDE - 1, *others)
         maps[0, 1:-1, 1:-1] = latent
+        total = weights.sum(0).add_(EPSILON)
+        weights = weights.clone(memory_format=torch.contiguous_format).div_(total)
         for before, after in zip(maps[:-1], maps[1:], strict=True):
             inside = after[1:-1, 1:-1]
             for weight, neighbour in zip(weights, _neighbours(before), strict=True):
                 inside.addcmul_(weight, neighbour)
-        ctx.save_for_backward(weights, maps)
+        ctx.save_for_backward(weights, total, maps)
         return maps[-1, 1:-1, 1:-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        weights, maps = ctx.saved_tensors
+        weights, total, maps = ctx.saved_tensors
         of_weights, gradient = torch.zeros_like(weights), gradient.contiguous()
         shared = weights.shape[-1] != gradient.shape[-1]
         for before in reversed(maps[:-1].unbind()):
@@ -92,4 +96,7 @@ class _Propagate(torch.autograd.Function):
                     of_weight.addcmul_(gradient, neighbour)
                 of_neighbour.addcmul_(gradient, weight)
             gradient = of_before[1:-1, 1:-1]
-        return gradient, of_weights, None
+        along = total.new_zeros(total.shape)  # what all weights of a cell lose as their sum grows
+        for weight, of_weight in zip(weights, of_weights, strict=True):
+            along.addcmul_(weight, of_weight)
+        return gradient, of_weights.sub_(along).div_(total), None
