@@ -40,6 +40,7 @@ class Training:
             a method that learns nothing so.
         labels: name of the run whose labels of the training images it trains on, those of its own seed; None of one
             that trains on what its split holds.
+        all_masks: whether it trains on the complete annotations, whatever its split hides (`methods.Method.all_masks`).
     """
 
     name: str
@@ -57,6 +58,7 @@ class Training:
     fitted: bool = False
     priors: str | None = None
     labels: str | None = None
+    all_masks: bool = False
 
     @property
     def direction(self):
@@ -85,6 +87,7 @@ class Training:
         if not self.fitted:  # runs have the identity that they had before there was such a thing
             left_out.append("fitted")
         left_out += [key for key in ("priors", "labels") if getattr(self, key) is None]
+        left_out.append("split" if self.all_masks else "all_masks")
         content = {key: value for key, value in self._plain().items() if key not in left_out}
         content["initial_weights"] = self.initial_weights is not None
         content["data"] = {k: v for k, v in content["data"].items() if k not in ("test", "label")}
@@ -158,6 +161,7 @@ def resolve(run_name, dataset, seed, declared=None):
         fitted=profile["initial_weights"]["kind"] == "checkpoint",
         priors=run.priors,
         labels=run.labels,
+        all_masks=chosen.all_masks(knobs),
     )
 
 

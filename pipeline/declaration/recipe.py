@@ -15,7 +15,7 @@ from importlib import metadata
 
 from pipeline import artifacts, methods, tasks
 from pipeline.artifacts import files, paths
-from pipeline.declaration import closure, config, experiments
+from pipeline.declaration import closure, config, experiments, subsets
 from pipeline.errors import ExperimentError
 
 TRAINING = "pipeline.training.computation"
@@ -177,7 +177,12 @@ def fingerprint(training):
     Raises ExperimentError if the split, the initial weights, the priors or the labels do not exist yet.
     """
     digest = hashlib.sha256(f"{identity(of_training(training))} {training.seed}".encode())
-    inputs = [paths.split_train(training.dataset, training.split), paths.manifest(training.dataset)]
+    annotations = (
+        subsets.train(training.dataset).annotations
+        if training.all_masks
+        else paths.split_train(training.dataset, training.split)
+    )
+    inputs = [annotations, paths.manifest(training.dataset)]
     if training.initial_weights:
         inputs.append(paths.initial_weights(training.dataset, training.initial_weights))
     if training.priors:

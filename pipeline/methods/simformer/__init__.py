@@ -61,6 +61,7 @@ METHOD = Method(
     item_images=lambda knobs: 2 if supervision.paired(knobs) else 1,
     optimisation=optimisation,
     labelled_by=supervision.labelled_by,
+    all_masks=lambda knobs: knobs.supervision == "all" and knobs.without_map == "none",
     autocast=(
         ("backbone", "forward"),
         ("panoptic_head.pixel_decoder", "forward"),
