@@ -80,8 +80,8 @@ class Method:
         with_priors: (model configuration, dataset, key of the split's priors) -> that of a training that begins so.
         labelled_by: knobs -> name of the run whose labels of the training images it trains on, None of one that trains
             on what its split holds. Stage `label` makes them, with the seeds of both.
-        all_masks: knobs -> whether it trains with the masks of all classes and nothing else of its split: runs that differ
-            in their direction alone then share a training.
+        all_masks: knobs -> whether it trains with the masks of all classes and nothing else of its split: runs that
+            differ in their direction alone then share a training.
         look_inside: module whose `write(training, base, novel)` stores what figures show of a trained model's inside.
         inside_figures: kinds of figures that show it.
         inside_maps: of the arrays that it stores, the maps of objects that a figure of kind `maps` shows: (name of the
