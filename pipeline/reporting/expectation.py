@@ -22,6 +22,7 @@ from pipeline.reporting.style import plt
 from pipeline.reporting.tables import number
 
 LEVEL = 0.95
+FEW = 0.25  # share of objects: of trainings that find fewer, nothing can be concluded
 MOST = 20  # classes of a side that a figure or a sentence names
 HEADS = {
     "class": "Class",
@@ -175,8 +176,12 @@ class Expectation:
             f"{interval.high:.1f}.",
             f"**Expected mean mask AP of the novel classes ({count}): {self.novel}**, a 95 % prediction interval.",
         ]
-        if not any(self.masks):
-            lines.append("Every mask AP is 0: the trainings were too short to tell anything.")
+        found, objects = int(held["found"].sum()), int(held["objects"].sum())
+        if found < FEW * objects or not any(self.masks):
+            lines.append(
+                f"**The trainings are too short to tell anything**: they find {found} of {objects} objects, and what "
+                "is not found has no mask to judge. Train longer (`--iterations`), or with more images."
+            )
         if self.from_boxes:
             lines.append(f"The same from their box AP, of which a mask AP is a part: {self.from_boxes}.")
         if self.truth is not None:

@@ -82,12 +82,14 @@ def test_each_class_is_told_from_the_training_that_it_lost_its_masks_in(made):
     assert ("Measured, as validation has masks for them: 30.0, inside the interval." in text) == (truth is not None)
 
 
-def test_trainings_that_learned_nothing_are_told(made):
+@pytest.mark.parametrize(("mask", "found_objects"), [(0.0, 3), (0.02, 0)])
+def test_trainings_that_learned_nothing_are_told(made, mask, found_objects):
     found, _ = made
-    nothing = {name: numbers(0.0, 0.0) for name in "abcdxy"}
+    nothing = {name: numbers(mask, 0.0) | {"found": found_objects} for name in "abcdxy"}
     text = Expectation(found.plan, dict.fromkeys(((), *found.plan.groups), nothing)).told("1 iterations")
-    assert "Every mask AP is 0" in text and "from their box AP" not in text
-    assert "Every mask AP is 0" not in found.told("1 iterations")
+    told = f"**The trainings are too short to tell anything**: they find {4 * found_objects} of 16 objects"
+    assert told in text and "from their box AP" not in text
+    assert "too short" not in found.told("1 iterations")
 
 
 def test_table_and_figure_are_written(made, tmp_path):
