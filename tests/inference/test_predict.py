@@ -239,7 +239,7 @@ def test_what_the_document_says_to_type(root, images, monkeypatch, capsys):
     (root / "boxes.json").write_text(json.dumps(content))
     known = cat | {"segmentation": [[20, 30, 70, 30, 70, 90, 40, 90]]}
     (root / "known.json").write_text(json.dumps(content | {"annotations": [known]}))
-    commands = documented()
+    commands = [words for words in documented() if "places_simformer" not in words]  # that: tests/e2e/test_own_maps.py
     assert {words[2] for words in commands} == {"commands.predict", "commands.complete"}
     for words in commands:
         assert words[:2] == ["python", "-m"]
