@@ -88,7 +88,7 @@ def predicted(detector, pictures, out, score, batch_size):
 def _infer(detector, dataset, lines, score, batch_size):
     title = f"predict {detector.title}"
     if detector.maps:
-        of_maps._infer(detector.model, detector.device, dataset, lines, batch_size, title)
+        of_maps._infer(detector.model, detector.device, dataset, lines, batch_size, title, of_maps.Inference(title))
         return
     detector.model.roi_head.test_cfg.score_thr = score
     model = build_dp(detector.model, detector.device, device_ids=range(1)).eval()

@@ -138,8 +138,12 @@ def test_the_page_is_looked_through_by_keys(ran):
 
 def test_complete_says_what_label_maps_are_for(ran):
     root, python, _ = ran
-    empty = {"images": [], "annotations": [], "categories": []}
-    (root / "boxes.json").write_text(json.dumps(empty))
+    boxes = {
+        "images": [{"id": 1, "file_name": "images/north/IMG_0001.JPG", "width": 9, "height": 9}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}],
+        "categories": [{"id": 1, "name": "disc"}],
+    }
+    (root / "boxes.json").write_text(json.dumps(boxes))
     asked = ("places_simformer", "--images", "field", "--annotations", "boxes.json", "--out", "done.json")
     said = python("-m", "commands.complete", *asked, code=1)
     line = next(line for line in said.splitlines() if line.startswith("error: "))
