@@ -372,7 +372,7 @@ def test_masks_of_one_image_are_learned_by_heart():
     model, data = model_of(architecture={"normalise": True}), batch(images=1, novel=(), seed=3)
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     history = []
-    for iteration in range(25):
+    for iteration in range(35):
         losses = train_losses(model, data, iteration)
         optimiser.zero_grad()
         total(losses).backward()
@@ -380,7 +380,7 @@ def test_masks_of_one_image_are_learned_by_heart():
         history.append([losses[name].item() for name in ("loss_activating", "loss_propagating", "loss_mask")])
     assert np.isfinite(history).all()
     early, late = np.mean(history[:5], axis=0), np.mean(history[-5:], axis=0)
-    assert (late < 0.7 * early).all(), (early, late)
+    assert (late < [0.7 * early[0], 0.6 * early[1], 0.6 * early[2]]).all(), (early, late)
 
 
 # Testing
