@@ -78,15 +78,21 @@ class Children:
     def __init__(self):
         self._running, self._lock, self.ending = set(), threading.Lock(), threading.Event()
 
-    def run(self, command, **options):
-        """Wait for a command and return its exit status; while `end` is at work nothing is started any more."""
+    def run(self, command, account=None, **options):
+        """Wait for a command and return its exit status; while `end` is at work nothing is started any more.
+
+        Args:
+            command: arguments, the program first.
+            account: called with the processor seconds of the command and of what it waited for, once it has ended.
+            options: of subprocess.Popen.
+        """
         with self._lock:
             if self.ending.is_set():
                 return 128 + signal.SIGTERM
             child = subprocess.Popen(command, start_new_session=True, preexec_fn=tie_to_parent, **options)
             self._running.add(child)
         try:
-            return child.wait()
+            return _wait(child, account)
         except KeyboardInterrupt:
             self.end()
             raise
@@ -123,6 +129,19 @@ class Children:
         if not stages and seconds > PATIENCE_SECONDS and child not in told:  # it waits for a lock
             told.add(child)
             child.send_signal(signal.SIGINT)
+
+
+def _wait(child, account):
+    """Wait for a process as its own `wait` does, but learn what it used."""
+    if account is None:
+        return child.wait()
+    # Left unreaped, so that `poll` of another thread never sees the number of another process.
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    with contextlib.suppress(ChildProcessError):  # `poll` of the thread that ends everything was first
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        account(usage.ru_utime + usage.ru_stime)
+    return child.wait()
 
 
 def _stages(pid):

@@ -21,7 +21,7 @@ from pipeline import methods
 from pipeline.artifacts import attempts, files, locks, paths
 from pipeline.declaration import config, experiments
 from pipeline.errors import ExperimentError
-from pipeline.launching import launchers, settings
+from pipeline.launching import costs, launchers, settings
 from pipeline.launching.launchers import Target
 from pipeline.launching.launchers.local import Local
 from pipeline.launching.launchers.slurm import Slurm
@@ -302,12 +302,19 @@ def _show(dataset, places, launcher):
                 if state.over and name not in told:
                     told.add(name)
                     if live is None:
-                        logger.info("%s: %s (%d of %d)", name, words, len(told), len(states))
+                        logger.info("%s: %s%s (%d of %d)", name, words, _cost(launcher, name), len(told), len(states))
             if live:
                 live.update(table, refresh=True)
             if all(state.over for state in states.values()):
                 return states
             time.sleep(launcher.REFRESH_SECONDS)
+
+
+def _cost(launcher, name):
+    """What a target has cost so far, where it runs on this machine."""
+    target = next(target for target in launcher.targets if target.name == name)
+    seconds = costs.read().get(target.stages[0]) if not launcher.detached else None
+    return "" if seconds is None else f", {seconds / 60:.1f} core-minutes"
 
 
 def _describe(places, name, state):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from pipeline import processes
 from pipeline.artifacts import paths
 
 # A signal arrives while an object is destroyed, as a data loader is that waits for its workers.
@@ -40,3 +41,11 @@ def test_a_signal_that_meets_a_destructor_is_neither_lost_nor_a_traceback(number
     )  # as no nohup does
     assert done.returncode == 128 + number and "went on" not in done.stdout
     assert done.stderr.splitlines() == [f"error: stopped by {number.name}; the same command goes on from what is saved"]
+
+
+def test_what_a_command_and_its_own_children_used_is_told(tmp_path):
+    work = "import time\nwhile time.process_time() < 0.3: pass\n"
+    code = f"import subprocess, sys\n{work}\nsubprocess.run([sys.executable, '-c', {work!r}])\nsys.exit(3)"
+    told = []
+    assert processes.Children().run([sys.executable, "-c", code], told.append) == 3
+    assert len(told) == 1 and 0.6 <= told[0] < 5

@@ -5,6 +5,7 @@ report behind them, go on without the process that started them. A target is alw
 """
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from pipeline.artifacts import dvc_lock, paths
 from pipeline.errors import ExperimentError
+from pipeline.launching import costs
 from pipeline.processes import Children, tie_to_parent
 
 children = Children()  # the DVC commands of this launch
@@ -94,8 +96,9 @@ def dvc(*stages, single=False, force=False, echo=False, environment=None):
         return children.run(line, cwd=paths.ROOT, env=environment)
     path = log(stages[0])
     path.parent.mkdir(parents=True, exist_ok=True)
+    account = functools.partial(costs.add, stages[0])
     with path.open("w") as file:
-        return children.run(line, cwd=paths.ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        return children.run(line, account, cwd=paths.ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
 def changed_stages():
