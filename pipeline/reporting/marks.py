@@ -47,7 +47,7 @@ def add(frame, table, declared, dataset):
         if reference is None or line["run"] == reference.name or line["state"] != "done":
             continue
         place = line["dataset"]
-        if reference.on(dataset) != place or declared.dataset(place)["kind"] != study.GENERATED:
+        if reference.on(dataset) != place or declared.dataset(place)["kind"] not in study.DRAWN:
             continue
         results = [measured.result(dataset, run) for run in (declared.runs[line["run"]], reference)]
         if None in results:

@@ -18,7 +18,7 @@ from pipeline.errors import ExperimentError
 
 COLUMNS = ("phase", "run", "label", "dataset", "seed", "commit")
 PHASES = ("held_out", "ablation")
-GENERATED = "generated"  # kind of the data sets that a study is of
+DRAWN = ("generated", "drawn_maps")  # kinds of the data sets that a study is of
 FEWEST = 3  # pairs, or data sets: of fewer, no interval is stated
 CONFIDENCE = 0.95
 BETTER, WORSE, UNKNOWN = "better", "worse", "cannot be told"
@@ -182,12 +182,12 @@ def _clustered(by_set, overall, count):
 def column(task, group=None, kind=None, metric=None):
     """How runs.csv calls a number of a task, such as `novel_mask_mAP`; the main one by default."""
     main_group, main_kind, main_metric = task.main
-    return "_".join((group or main_group, task.kinds[kind or main_kind], metric or main_metric))
+    return "_".join(filter(None, (group or main_group, task.kinds[kind or main_kind], metric or main_metric)))
 
 
 def numbers(rows):
     """The columns of runs.csv that are scores."""
-    return [name for name in rows if re.match(r"(novel|base|all)_(mask|box)_", name)]
+    return [name for name in rows if re.match(r"(novel|base|all)_", name)]
 
 
 def read():
@@ -214,7 +214,7 @@ def of(dataset, declared):
         declared: `pipeline.declaration.experiments.Experiments`, where the data sets of the study stand too.
     """
     entry = declared.dataset(dataset)
-    if entry["kind"] != GENERATED:
+    if entry["kind"] not in DRAWN:
         return Study(reason=f"{dataset} is not drawn")
     rows, name = read(), paths.study().relative_to(paths.ROOT)
     if rows is None:
@@ -225,7 +225,7 @@ def of(dataset, declared):
     rows = rows[rows["phase"].isin(PHASES) & rows["dataset"].isin(alike)]
     if rows.empty:
         return Study(reason=f"{name} has none on data that are drawn and trained on as {dataset} is")
-    return Study(rows.drop_duplicates(["run", "dataset", "seed"]))
+    return Study(rows.drop_duplicates(["run", "dataset", "seed"]).dropna(axis="columns", how="all"))
 
 
 def _but_seed(entry):

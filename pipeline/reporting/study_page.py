@@ -174,16 +174,43 @@ def page(declared, dataset):
         (f"{each.table}: {each.row} less {each.reference}", each.found, tables.difference(each.printed))
         for each in told
     ]
+    text = _in_full(found, compared, "novel mask AP", "Generated data, not comparable to COCO.")
+    return f"{text}\n\n{order.summary(told)}"
+
+
+def pairs(declared, dataset, compared):
+    """The study of a data set whose comparisons are plain pairs of runs, Markdown without a heading.
+
+    Args:
+        compared: [(run, reference)].
+
+    Raises:
+        ExperimentError: no study applies to the data set.
+    """
+    found = study.of(dataset, declared)
+    if not found:
+        raise ExperimentError(f"no seed study applies to {dataset}: {found.reason}")
+    task = methods.task_of(declared.run(compared[0][0]).method)
+    group, _, metric = task.main
+    labels = found.rows.drop_duplicates("run").set_index("run")["label"]
+    lines = []
+    for run, reference in compared:
+        if (comparison := found.compare(run, reference, study.column(task))) is not None:
+            words = f"{labels[run]} less {labels[reference]}"
+            lines.append((words, comparison, printed(Claim(run, reference, words), declared, metric)))
+    return _in_full(found, lines, f"{group} {task.main_metric.label}", "Drawn data, not comparable to photographs.")
+
+
+def _in_full(found, compared, number, warning):
     return "\n\n".join(
         [
-            f"Trainings that nothing was chosen on: {found.described}. Generated data, not comparable to COCO.",
+            f"Trainings that nothing was chosen on: {found.described}. {warning}",
             every_row(found).to_markdown(index=False, disable_numparse=True),
-            "Differences in novel mask AP of trainings on the same data with the same seed. The verdict follows the "
+            f"Differences in {number} of trainings on the same data with the same seed. The verdict follows the "
             "95 % interval over pairs, Student's t, without correction for the number of comparisons. The last column "
             "says if pairs on one data set agree with each other more than with those on others; then the interval "
             f"over the means of the data sets is the safer one. Of fewer than {study.FEWEST} there is none.",
             comparisons(compared).to_markdown(index=False, disable_numparse=True),
-            order.summary(told),
         ]
     )
 

@@ -1,6 +1,7 @@
 """The seed study: what counts of it, and what it says of a difference."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -130,3 +131,15 @@ def test_columns_are_called_as_the_task_calls_its_numbers():
     assert study.column(TASK) == AP and study.column(TASK, metric="APs") == "novel_mask_APs"
     assert study.column(TASK, group="base", kind="bbox") == "base_box_mAP"
     assert {study.column(TASK, *key) for *key, name in TASK.headline} == {name for *_, name in TASK.headline}
+
+
+def test_label_maps_have_a_study_of_their_own_numbers(toys):
+    """In one file with those of the first paper: neither counts for the other, nor shows the other's columns."""
+    maps = {"kind": "drawn_maps", "seed": 0}
+    declared = replace(toys, datasets=toys.datasets | {"maps": maps, "maps1": maps | {"seed": 1}})
+    of_maps = rows({"labels": {("maps1", seed): 5.0 + seed for seed in range(3)}}, column="novel_mIoU")
+    of_maps += rows({"basic": {("maps1", seed): 15.0 + seed for seed in range(3)}}, column="novel_mIoU")
+    write(rows({"plain": grid(1.0, 2.0, 3.0)}) + of_maps)
+    assert study.numbers(study.of("maps", declared).rows) == ["novel_mIoU"]
+    assert study.numbers(study.of("toy", declared).rows) == [AP]
+    assert study.of("maps", declared).compare("basic", "labels", "novel_mIoU").mean == 10.0
