@@ -3,9 +3,11 @@
 
 VENV ?= .venv
 # Options of `make reproduce`: which tables from now on, such as TABLES="table2 table4" or TABLES=all, with which SEEDS,
-# such as SEEDS="0 1 2" (default: those of the knob files), and how many trainings at a time (default: one for each GPU,
-# or without one for each core that has 2 GB of memory).
+# such as SEEDS="0 1 2" (default: those of the knob files), on which data set, such as DATASET=scenes (written into
+# params.yaml), and how many trainings at a time (default: one for each GPU, or without one for each core that has 2 GB
+# of memory).
 TABLES ?=
+DATASET ?=
 SEEDS ?=
 JOBS ?=
 # Further options of pytest, such as PYTEST='-m "not slow"' for a quick pass.
@@ -42,8 +44,8 @@ $(VENV)/.stamp: environment.yml constraints.txt $(wildcard tools/*.py)
 	done; \
 	echo "error: no Python on PATH: install python3.11, python3.11-venv and python3.11-dev and repeat" >&2; exit 1
 
-reproduce: setup ## make the chosen tables and figures on the chosen dataset (TABLES=all: every one) and print Table 2
-	@$(ACTIVATE) python -m commands.select $(TABLES) $(if $(SEEDS),--seeds $(SEEDS)) && exec python -m commands.launch $(JOBS:%=--jobs %)
+reproduce: setup ## make the chosen tables and figures on the chosen dataset (TABLES=all: every one) and print Table 2, or all others
+	@$(ACTIVATE) python -m commands.select $(TABLES) $(if $(SEEDS),--seeds $(SEEDS)) $(DATASET:%=--dataset %) && exec python -m commands.launch $(JOBS:%=--jobs %)
 	@$(ACTIVATE) python -m commands.show
 
 snapshot: reproduce ## reproduce, then copy the finished report to reports/snapshot and README.md, for git to track

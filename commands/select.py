@@ -1,4 +1,4 @@
-"""python -m commands.select [TABLE ...] [--seeds N ...]: choose the tables that `dvc repro` makes; runs follow."""
+"""python -m commands.select [TABLE ...] [--seeds N ...] [--dataset NAME]: choose what `dvc repro` makes."""
 
 import argparse
 
@@ -21,10 +21,11 @@ def main():
     parser.add_argument(
         "--seeds", type=int, nargs="+", help="of every pinned run; left out with TABLE: as their knob files say"
     )
+    parser.add_argument("--dataset", metavar="NAME", help="written into params.yaml; left out: the one there")
     args = parser.parse_args()
     tables = args.tables or experiments.chosen_tables(declared)
     seeds = args.seeds or (() if args.tables else experiments.asked_seeds())
-    selection = experiments.select(list(declared.tables) if "all" in tables else tables, seeds)
+    selection = experiments.select(list(declared.tables) if "all" in tables else tables, seeds, args.dataset)
     runs = len(selection["runs"]) + len(selection["elsewhere"]["runs"])
     asked = f", seeds {', '.join(map(str, seeds))}" if seeds else ""
     print(f"tables: {', '.join(selection['tables'])}; {runs} runs{asked}, {len(selection['figures'])} figures")

@@ -638,17 +638,22 @@ def made_on(selection, dataset):
     return runs, tuple(row["key"] for row in elsewhere["weights"].values() if row["dataset"] == dataset)
 
 
-def select(tables, seeds=()):
+def select(tables, seeds=(), dataset=None):
     """Write selection.yaml for a choice of tables and return it.
 
     Args:
         tables, seeds: as `Experiments.selection` takes them.
+        dataset: to be written into params.yaml as well; None: the one that it names.
 
     Raises:
-        ExperimentError: a table is unknown, or the seeds are no different numbers.
+        ExperimentError: a table or the data set is unknown, or the seeds are no different numbers.
     """
     seeds = knobs.load(knobs.KnobSet, {"seeds": list(seeds)}, "--seeds").seeds if seeds else ()
-    selection = load().selection(tables, chosen_dataset(), seeds)
+    if dataset is not None:
+        lookup(load().datasets, dataset, "dataset (--dataset):")
+    selection = load().selection(tables, dataset or chosen_dataset(), seeds)
+    if dataset is not None:
+        _choose(dataset)
     text = io.StringIO()
     yaml = YAML()
     yaml.width = 200
@@ -656,6 +661,15 @@ def select(tables, seeds=()):
     header = "# Written by `python -m commands.select TABLE...`: what dvc.yaml makes. Do not edit.\n"
     files.write_text(paths.SELECTION, header + text.getvalue())
     return selection
+
+
+def _choose(dataset):
+    """Write a declared data set into params.yaml; all else in it, comments too, stays as it is."""
+    text = paths.PARAMS.read_bytes().decode()
+    text, found = re.subn(r"(?m)^dataset:[ \t]*[^\s#]+", f"dataset: {dataset}", text)
+    if found != 1:
+        raise ExperimentError("params.yaml has no line `dataset: NAME` to change; write e.g. `dataset: generated`")
+    files.write_text(paths.PARAMS, text)
 
 
 def chosen_dataset():

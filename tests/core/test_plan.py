@@ -116,6 +116,26 @@ def test_select_keeps_seeds_until_tables_are_named(home, monkeypatch, capsys):
         assert (", seeds " in capsys.readouterr().out) == bool(seeds)
 
 
+def test_select_can_change_the_dataset_and_nothing_else_of_the_parameters(home, monkeypatch, capsys):
+    before = paths.PARAMS.read_text()
+    monkeypatch.setattr(paths, "PARAMS", home / "params.yaml")
+    paths.PARAMS.write_text(before)
+    monkeypatch.setattr("sys.argv", ["select", "simformer2", "--dataset", "scenes"])
+    select.main()
+    assert list(experiments.selected()["tables"]) == ["simformer2"] and experiments.chosen_dataset() == "scenes"
+    changed = [pair for pair in zip(before.splitlines(), paths.PARAMS.read_text().splitlines(), strict=True)]
+    assert [new.split("#")[0].strip() for old, new in changed if old != new] == ["dataset: scenes"]
+    for arguments in (["nothing", "--dataset", "generated"], ["--dataset", "nowhere"]):
+        monkeypatch.setattr("sys.argv", ["select", *arguments])
+        with pytest.raises(SystemExit):
+            select.main()
+        assert experiments.chosen_dataset() == "scenes"
+    assert "unknown dataset (--dataset): 'nowhere'" in capsys.readouterr().err
+    paths.PARAMS.write_text(before.replace("dataset:", "{dataset:", 1) + "}")
+    with pytest.raises(ExperimentError, match="no line `dataset: NAME` to change; write"):
+        experiments.select(["simformer2"], dataset="scenes")
+
+
 def test_images_are_those_of_the_manifest_or_the_declaration(home):
     declared = experiments.load()
     assert plan.training_images("coco2017", declared) == 118287
