@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from benchmarks import row_cost
 from pipeline.artifacts import paths
 from pipeline.declaration import experiments
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
-from pipeline.launching import launch, launchers, settings
+from pipeline.launching import costs, launch, launchers, settings
 from pipeline.launching.launchers import local
 
 
@@ -475,3 +476,31 @@ def test_nothing_is_made_where_no_table_has_a_run(dvc, monkeypatch):
     with pytest.raises(ExperimentError, match=r"no run of table2 has a direction of dataset 'generated' \(mine\); .*"):
         launch.launch(1)
     assert not dvc.calls
+
+
+def test_what_targets_cost_is_noted_over_all_attempts(new_home, monkeypatch):
+    work = "import time\nwhile time.process_time() < 0.2: pass"
+    monkeypatch.setattr(launchers, "command", lambda *_: [sys.executable, "-c", work])
+    threads = [threading.Thread(target=launchers.dvc, args=(f"train@{name}", "evaluate")) for name in ("a", "b", "a")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    noted = costs.read()
+    assert noted.keys() == {"train@a", "train@b"}
+    assert 0.2 <= noted["train@b"] < 5 and 0.4 <= noted["train@a"] < 10
+
+
+def test_the_cost_of_a_table_counts_a_run_once(new_home, monkeypatch, capsys):
+    for stage, seconds in (("pretrain@r50", 60.0), ("train@mask_rcnn_r50_1x_nonvoc2voc", 120.0)):
+        costs.add(stage, seconds)
+    monkeypatch.setattr("sys.argv", ["row_cost", "table1", "table2"])
+    row_cost.main()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    costed = [(line[0], line[-1]) for line in lines[2:]]
+    assert costed[:2] == [("Mask R-CNN (baseline)", "2.0"), ("Baseline", "2.0")]
+    assert costed[2:] == [("initial weights", "1.0"), ("together", "3.0")]
+    monkeypatch.setattr("sys.argv", ["row_cost", "table7"])
+    with pytest.raises(SystemExit):
+        row_cost.main()
+    assert "error: nothing of these tables was made" in capsys.readouterr().err
