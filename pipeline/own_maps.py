@@ -248,8 +248,14 @@ def warnings(gathered, groups):
         ),
     }
     found += [f"{what}: {which}" for what, which in sentences.items() if which]
-    if alone := sum(not photo.map for photo in gathered.of(TRAIN)):
-        found.append(f"{alone} training images have labels and no map: they teach classes, and no pixel of them counts")
+    novel = {position for position, name in enumerate(names) if groups[name] == "novel"}
+    alone = [bool(novel & set(photo.labels)) for photo in gathered.of(TRAIN) if not photo.map]
+    if any(alone):
+        found.append(
+            f"{sum(alone)} training images have labels and no map: they teach classes, and no pixel of them counts"
+        )
+    if useless := alone.count(False):
+        found.append(f"{useless} images have no map and no label of a novel class, so nothing is learned of them")
     return found
 
 

@@ -439,8 +439,8 @@ def _check_knobs(runs, contents, origin):
 def _check_labels(runs, resolved, origin):
     """{run: the run whose labels of the training images it trains on, or None}.
 
-    Raises ExperimentError if that is none, of another direction or data set, which may show what is hidden here, has
-    not all its seeds, or is trained on what depends on it.
+    Raises ExperimentError if that is none, of another direction or data set or one with all masks, which may show what
+    is hidden here, has not all its seeds, or is trained on what depends on it.
     """
     found = {}
     for name, run in runs.items():
@@ -462,6 +462,11 @@ def _check_labels(runs, resolved, origin):
                 )
         if methods.method(run.method).task != methods.method(other.method).task:
             raise ExperimentError(f"{where}: {source}, which labels its images, is of another task; name another run")
+        if methods.method(other.method).all_masks(resolved[source]):
+            raise ExperimentError(
+                f"{where}: {source}, which labels its images, has the masks of all classes, novel ones too; name "
+                "another run"
+            )
         if lacking := set(resolved[name].seeds) - set(resolved[source].seeds):
             raise ExperimentError(
                 f"{where}: seed {min(lacking)} of {source}, which labels its images, is not trained; add it to the "

@@ -351,6 +351,11 @@ MISTAKES = {
         again("current", direction="nonvoc2voc"),
         "runs.again: current, which labels its images, is of another task; name another run",
     ),
+    "labels of all": (
+        ("runs", "again"),
+        again("simformer_oracle_s5"),
+        "runs.again: simformer_oracle_s5, which labels its images, has the masks of all classes, .*; name another run",
+    ),
     "own labels": (("runs", "again"), again("again"), "runs.again: again trains on labels of again; name another run"),
     "labels of a seed": (
         ("runs", "again"),

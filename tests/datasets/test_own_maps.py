@@ -4,6 +4,8 @@ import argparse
 import re
 import shlex
 import shutil
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -159,6 +161,17 @@ def test_folders_tell_the_sides(tmp_path):
     found = gather(files, val_fraction=None)
     assert "1 images are in no folder train or val and are left out, such as test/IMG_3.JPG" in found.notes
     assert all("IMG_3" not in photo.name for photo in found.photos)
+    (tmp_path / "images/more").mkdir()
+    for folder in ("val", "test", "more"):
+        shutil.copy(tmp_path / "images/train/IMG_1.JPG", tmp_path / f"images/{folder}/only.JPG")
+    with (tmp_path / "labels.csv").open("a") as file:
+        file.writelines(f"{folder}/only.JPG,tram\n" for folder in ("val", "test", "more"))
+    found = gather(files, val_fraction=None)
+    assert [photo.name for photo in found.of("train") if not photo.map] == ["more/only.JPG"]
+    assert not [photo for photo in found.of("val") if not photo.map]
+    assert any(
+        "2 images with labels alone are in a folder of images to validate or test with" in n for n in found.notes
+    )
 
 
 def test_what_is_right_and_perhaps_not_meant_is_noted(files, tmp_path):
@@ -213,6 +226,20 @@ def test_what_training_reads_are_base_pixels_and_labels(files, tmp_path):
     assert len(split) + len(held_out) == len(maps.PHOTOS) and len(held_out) == 2
 
 
+@pytest.mark.parametrize("said, noted", [("road", "1 images have no map and no label of a novel class"), ("", "nor")])
+def test_an_image_without_map_and_new_class_teaches_nothing(files, tmp_path, said, noted):
+    """It would be one in which nothing is."""
+    shutil.copy(files["images"] / "north/IMG_1.JPG", files["images"] / "spare.JPG")
+    with files["labels"].open("a") as file:
+        file.write(f"spare.JPG,{said}\n")
+    found = gather(files)
+    notes = own_maps.warnings(found, own_maps.grouped(found))
+    assert any(noted in each for each in notes)
+    assert any("1 training images have labels and no map" in each for each in notes)
+    split = Pack(prepared(files, tmp_path / "data") / "train.json")
+    assert "spare.JPG" not in [image["file_name"] for image in split.images] and len(split) == len(maps.PHOTOS) - 2
+
+
 def test_hidden_pixels_cannot_leak(files, tmp_path):
     written = []
     for turn in range(2):
@@ -240,6 +267,34 @@ def listing(text):
 def edit(root, change, name="maps/north/IMG_1.png"):
     label_map = np.array(Image.open(root / name))
     cv2.imwrite(str(root / name), change(label_map))
+
+
+def palette(order):
+    """Give a map a palette: its index k has the colour of the k-th class named."""
+
+    def change(root):
+        entries = np.array([maps.COLOURS[name] for name in order], np.uint8)
+        image = Image.open(root / "maps/north/IMG_1.png")
+        image = Image.fromarray(np.asarray(image) % len(order), mode="P")
+        image.putpalette(entries.tobytes())
+        image.save(root / "maps/north/IMG_1.png")
+
+    return change
+
+
+def beyond_palette(root):
+    """A palette of two colours and a pixel of index 200, which Pillow itself would not write."""
+    rows = np.zeros((6, 8), np.uint8)
+    rows[0, 0] = 200
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 6, 8, 3, 0, 0, 0)),
+        (b"PLTE", bytes([*maps.COLOURS["road"], *maps.COLOURS["grass"]])),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
+        (b"IEND", b""),
+    ):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    (root / "maps/north/IMG_1.png").write_bytes(content)
 
 
 def jpegs(root):
@@ -293,6 +348,18 @@ MISTAKES = {
         {},
         lambda root: edit(root, lambda m: np.dstack([m, m, m + 7])),
         "have the colour '#06ffff', '#070000'",
+    ),
+    "palette of another order": (
+        {},
+        palette(["roof", "grass", "road"]),
+        "north/IMG_1.png: a palette whose index 0 is one class of --classes and its colour #c80000 another one; take",
+    ),
+    "beyond the palette": ({}, beyond_palette, "north/IMG_1.png: 1 pixels have the value 200, which the list"),
+    "a quote": ({}, listing('0,"road\n1,grass\n'), "classes.csv: line 1: a quote that is not closed; remove it"),
+    "a quote of labels": (
+        {},
+        relabel('north/IMG_1,"tram\nsouth/IMG_2,tram\n'),
+        "labels.csv: line 1: a quote that is not closed; remove it",
     ),
     "colours unlisted": (
         {"classes": ["road", "grass", "roof", "tram"]},

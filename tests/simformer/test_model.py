@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import methods
+from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
+from pipeline.methods.simformer import detector, pixel_pairs, released_checkpoint
 from pipeline.methods.simformer import head as head_module
-from pipeline.methods.simformer import pixel_pairs, released_checkpoint
 from pipeline.methods.simformer.detector import original
 from pipeline.methods.simformer.sizes import Sizes
 from pipeline.training.precision import use_autocast
@@ -62,6 +63,33 @@ def test_what_stands_in_hidden_pixels_changes_no_loss_and_no_gradient():
     assert torch.equal(one_counts, other_counts)
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert all(torch.equal(grad, other_grads[name]) for name, grad in one_grads.items())
+
+
+def test_a_map_is_that_of_all_classes_at_once_however_few_fit(monkeypatch):
+    built, image = small.model().eval(), torch.rand(2, 3, 64, 64)
+    metas = [{"img_shape": (50, 64, 3), "ori_shape": (70, 91, 3), "flip": flip} for flip in (False, True)]
+    with torch.no_grad():
+        whole = [detector.label_map(scores) for scores in built.class_scores(image, metas)]
+        for largest in (1, 3 * 70 * 91, 2**26):
+            monkeypatch.setattr(detector, "LARGEST", largest)
+            found = built.simple_test(image, metas)
+            assert all(
+                (one == other).all() and one.dtype == other.dtype for one, other in zip(found, whole, strict=True)
+            )
+        views = [image, image.flip(-1)]
+        mean = built.aug_test(views, [metas, metas[::-1]])
+        scores = [built.class_scores(view, each) for view, each in zip(views, (metas, metas[::-1]), strict=True)]
+        assert all((found == detector.label_map((a + b) / 2)).all() for found, a, b in zip(mean, *scores, strict=True))
+
+
+@pytest.mark.parametrize(
+    "profile, frozen", [("full_maps", -1), ("own_maps", 1), ("embedded_maps", -1), ("smoke_maps", -1)]
+)
+def test_the_profile_says_which_stages_train(profile, frozen):
+    given = experiments.load().profiles[profile]
+    sizes = Sizes(**given["architecture"].get("simformer", {}))
+    config = methods.method("simformer").model(small.knobs(), sizes, given["backbones"]["r50"], small.K)
+    assert config["backbone"]["frozen_stages"] == frozen
 
 
 def test_an_item_of_two_images_is_two_images():

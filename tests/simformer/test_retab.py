@@ -25,10 +25,23 @@ def test_pairs_are_of_one_kind_and_each_once(height, width, seed):
     assert torch.equal(kinds.sum(0), known.long())
 
 
-@pytest.mark.parametrize("size, radius", [((12, 14), 5), ((11, 40), 5), ((10, 40), 4), ((5, 9), 2)])
+@pytest.mark.parametrize("size, radius", [((12, 14), 5), ((11, 40), 5), ((10, 40), 4), ((5, 9), 2), ((3, 9), 2)])
 def test_the_radius_shrinks_with_the_map(size, radius):
     assert retab.radius_of(size) == radius
     assert retab.neighbours(size, radius)[0].numel()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (3, 4), (4, 9)])
+def test_maps_too_small_for_a_pair_have_losses_and_stay_as_they_are(size):
+    radius = retab.radius_of(size)
+    embedding = torch.rand(1, 6, *size, requires_grad=True)
+    affinity = retab.affinities(embedding, radius)
+    kinds = retab.affinity_labels(torch.randint(0, 3, size), radius)
+    losses = retab.affinity_losses(affinity, *(kind[None] for kind in kinds))
+    assert all(torch.isfinite(loss) for loss in losses)
+    cams = torch.rand(2, *size)
+    first, second = retab.propagated(cams, affinity[0].detach(), torch.ones(size, dtype=torch.bool), radius)
+    assert first.shape[1:] == second.shape[1:] and torch.isfinite(second).all()
 
 
 def test_nothing_walks_across_a_boundary_in_the_first_stage():

@@ -9,6 +9,7 @@ import torch
 from pipeline.datasets.label_maps.packs import Pack, Writer
 from pipeline.methods.simformer import METHOD, losses, without_map  # noqa: F401  # registers its types
 from pipeline.methods.simformer.detector import inside
+from pipeline.methods.simformer.pairs import PairTable
 from pipeline.methods.simformer.targets import targets_of
 from pipeline.tasks.semantic import steps
 from pipeline.tasks.semantic.data import LabelMaps
@@ -72,6 +73,31 @@ def test_it_is_its_own_reference_and_nobody_elses(dataset):
             drawn[position].add(second["position"])
     assert drawn[ALONE] == {ALONE}
     assert all(ALONE not in found for position, found in drawn.items() if position != ALONE) and len(drawn[0]) > 1
+
+
+@pytest.mark.parametrize("rule", ["one_common", "deconfounded", "random", "common_base", "novel_list"])
+def test_no_rule_pairs_it_with_another_image(rule):
+    """An image of two novel classes is there too: its list of the others would have the one without map."""
+    base = np.array([[1, 0], [1, 0], [0, 0], [0, 1]], bool)
+    novel = np.array([[1, 1], [1, 0], [1, 0], [0, 1]], bool)
+    table = PairTable(base, novel, usable=[True, True, False, True])
+    drawn = {table.draw(0, rule, 0.01, np.random.default_rng(seed)) for seed in range(40)}
+    assert drawn and 2 not in drawn
+
+
+def test_queries_without_a_target_are_no_evidence_against_what_it_may_show(dataset):
+    items = [dataset(pairs="none")[position, 0] for position in (0, ALONE)]
+    targets = targets_of(
+        torch.stack([item["gt_semantic_seg"].data for item in items]), [item["novel_labels"].data for item in items], 3
+    )
+    known = inside([item["img_metas"].data for item in items], torch.zeros(2, 3, 32, 32)).flatten(1).any(1)
+    matched = SimpleNamespace(
+        image=torch.tensor([0, 0, 0, 1]), query=torch.tensor([0, 1, 2, 0]), target=torch.tensor([0, 1, 2, 0])
+    )
+    logits = torch.zeros(2, 5, 4, requires_grad=True)
+    losses.class_loss(logits, matched, targets, torch.ones(4), known).backward()
+    moved = logits.grad.abs().sum(-1) > 0
+    assert moved[0].all() and moved[1].tolist() == [True, False, False, False, False]
 
 
 def test_without_the_knob_steps_are_those_of_before():

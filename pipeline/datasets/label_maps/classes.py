@@ -133,7 +133,7 @@ def _of_lines(where, lines):
     if not lines:
         return []
     separator = next((each for each in ("\t", ";") if each in lines[0][1]), ",")
-    rows = [[cell.strip() for cell in row] for row in csv.reader([line for _, line in lines], delimiter=separator)]
+    rows = cells(where, lines, separator)
     head = [cell.lower() for cell in rows[0]]
     if any(cell in HEADS["name"] for cell in head) and not any(map(_whole, head)):
         places = {
@@ -145,6 +145,15 @@ def _of_lines(where, lines):
         ]
         return [_listed(f"{where}: line {lines[at][0]}", row) for at, row in enumerate(found, 1)]
     return [_listed(f"{where}: line {number}", _sorted(row)) for (number, _), row in zip(lines, rows, strict=True)]
+
+
+def cells(where, lines, separator=","):
+    """The cells of each of some lines [(number, text)] of CSV. Raises ExperimentError if a quote does not end."""
+    rows = [[cell.strip() for cell in row] for row in csv.reader([line for _, line in lines], delimiter=separator)]
+    if len(rows) != len(lines):
+        at = next((number for number, line in lines if line.count('"') % 2), lines[0][0])
+        raise ExperimentError(f"{where}: line {at}: a quote that is not closed; remove it")
+    return rows
 
 
 def _sorted(row):

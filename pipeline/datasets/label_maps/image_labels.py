@@ -1,10 +1,10 @@
 """A user's image-level labels: which of the new classes a whole image shows, from CSV or JSON."""
 
-import csv
 import json
 import re
 from pathlib import Path, PurePosixPath
 
+from pipeline.datasets.label_maps.classes import cells
 from pipeline.declaration import strict
 from pipeline.errors import ExperimentError
 
@@ -73,16 +73,15 @@ def _rows(path):
         yield from _entries(path, text)
         return
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    for at, ((number, _), row) in enumerate(zip(lines, csv.reader([line for _, line in lines]), strict=True)):
-        cells = [cell.strip() for cell in row]
-        if at == 0 and cells[0].lower() in HEADS:
+    for at, ((number, _), row) in enumerate(zip(lines, cells(path, lines), strict=True)):
+        if at == 0 and row[0].lower() in HEADS:
             continue
-        if len(cells) < 2:
+        if len(row) < 2:
             raise ExperimentError(f"{path}: line {number}: no comma behind the image; write {EXAMPLE}")
         yield (
             f"{path}: line {number}",
-            cells[0],
-            [name.strip() for name in re.split("[;|]", ";".join(cells[1:])) if name.strip()],
+            row[0],
+            [name.strip() for name in re.split("[;|]", ";".join(row[1:])) if name.strip()],
         )
 
 

@@ -37,6 +37,7 @@ NO_MAPS = ("_color", "_instanceIds", "_instanceTrainIds")  # beside Cityscapes' 
 # Values of Cityscapes' ids that its benchmark leaves out, and that of its licence plates.
 VOID = (*range(7), 9, 10, 14, 15, 16, 18, 29, 30, 255)
 FOLDERS = {TRAIN: ("train", "training"), VALIDATION: ("val", "validation")}  # that tell the side of an image
+TESTS = ("test", "testing")  # of images that are for neither
 SHOWN = 6  # values that a line lists
 
 
@@ -147,15 +148,35 @@ class Coding:
             stored = stored[..., 0]  # gray, stored as colour
         if stored.ndim == 2:
             found = self.table[np.minimum(stored.astype(np.int64), len(self.table) - 1)]
-            if palette is None or not self.has_colours or (found != UNKNOWN).all():
+            entries = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
+            if entries is not None and self.has_colours:
+                self._require_agreement(path, np.unique(stored), entries)
+            outside = entries is not None and int(stored.max(initial=0)) >= len(entries)
+            if entries is None or not self.has_colours or outside or (found != UNKNOWN).all():
                 self._require(path, found, stored, str, "value")
                 return found
-            stored = np.array(palette, np.uint8).reshape(-1, 3)[stored]
-        codes = (stored.astype(np.int64) * (1 << 16, 1 << 8, 1)).sum(-1)
-        places = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
-        found = np.where(self.codes[places] == codes, self.positions[places], UNKNOWN)
+            stored = entries[stored]
+        codes = _codes(stored)
+        found = self._of_codes(codes)
         self._require(path, found, codes, lambda code: f"'#{code:06x}'", "colour")
         return found
+
+    def _of_codes(self, codes):
+        places = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
+        return np.where(self.codes[places] == codes, self.positions[places], UNKNOWN)
+
+    def _require_agreement(self, path, values, entries):
+        """Refuse a palette image whose indices are classes and whose colours are others: tools order palettes anew."""
+        values = values[values < len(entries)].astype(np.int64)
+        by_value = self.table[np.minimum(values, len(self.table) - 1)]
+        by_colour = self._of_codes(_codes(entries[values]))
+        if (differ := (by_value != UNKNOWN) & (by_colour != UNKNOWN) & (by_value != by_colour)).any():
+            at = np.flatnonzero(differ)[0]
+            colour = f"#{_codes(entries[values])[at]:06x}"
+            raise ExperimentError(
+                f"{path}: a palette whose index {values[at]} is one class of --classes and its colour {colour} another "
+                "one; take the colours out of --classes to read indices, or save the map as RGB to read colours"
+            )
 
     def _require(self, path, found, stored, text, what):
         if (unknown := found == UNKNOWN).any():
@@ -170,6 +191,11 @@ class Coding:
 
 def _typed(value):
     return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _codes(colours):
+    """Numbers of colours [..., 3], as `_code`."""
+    return (colours.astype(np.int64) * (1 << 16, 1 << 8, 1)).sum(-1)
 
 
 def _code(colour):
@@ -209,7 +235,7 @@ def gather(options, listed):
     coding = Coding(labels, colours, unlabelled)
     said = image_labels.read(options["labels"]["path"], images, labels.names) if options.get("labels") else {}
     photos, found = _read(folders, images, matched, coding, said, labels)
-    if unmatched := [image for image in images if image not in matched and image not in said]:
+    if unmatched := [image for image in images if image not in matched and not said.get(image)]:
         notes.append(f"{len(unmatched)} images have neither map nor labels and are left out, such as {unmatched[0]}")
     if unused := sorted(set(maps) - set(matched.values())):
         notes.append(f"{len(unused)} maps have no image of their name and are left out, such as {unused[0]}")
@@ -331,7 +357,7 @@ def _stands_for_none(each, unlabelled, given, layout):
 
 def _read(folders, images, matched, coding, said, labels):
     """Look at all images that have a map or labels, and at their maps: list of `Photo`, digest of the maps."""
-    used = [image for image in images if image in matched or image in said]
+    used = [image for image in images if image in matched or said.get(image)]
 
     def one(image):
         size = _size(folders["images"] / image)
@@ -372,13 +398,26 @@ def _size(path):
 
 
 def _by_folder(photos, notes):
-    """Sides as the first folders say; images with a map in other folders, such as `test`, are left out with a note."""
+    """Sides as the first folders say; images with a map in other folders, such as `test`, are left out with a note.
+
+    Those with labels alone train wherever they are, but in folders to validate or test with, where they are left out.
+    """
     sides = {name: side for side, names in FOLDERS.items() for name in names}
-    found = [(photo, sides.get(PurePosixPath(photo.name).parts[0])) for photo in photos]
-    if others := [photo.name for photo, side in found if photo.map and side is None]:
+    found = [(photo, PurePosixPath(photo.name).parts[0]) for photo in photos]
+    if others := [photo.name for photo, folder in found if photo.map and folder not in sides]:
         notes.append(f"{len(others)} images are in no folder train or val and are left out, such as {others[0]}")
-    kept = [(photo, side) for photo, side in found if side or not photo.map]
-    return [photo._replace(side=side if photo.map else TRAIN) for photo, side in kept]
+    apart = (*FOLDERS[VALIDATION], *TESTS)
+    if others := [photo.name for photo, folder in found if not photo.map and folder in apart]:
+        notes.append(
+            f"{len(others)} images with labels alone are in a folder of images to validate or test with and are left "
+            f"out, such as {others[0]}"
+        )
+    kept = [(photo, folder) for photo, folder in found if folder in sides or not photo.map]
+    return [
+        photo._replace(side=sides[folder] if photo.map else TRAIN)
+        for photo, folder in kept
+        if photo.map or folder not in apart
+    ]
 
 
 def folders_tell(images):

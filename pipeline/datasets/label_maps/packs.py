@@ -42,6 +42,9 @@ class Writer:
     def __init__(self, file, name):
         self._file, self._name, self._images, self._digest = file, name, [], hashlib.sha256()
 
+    def __len__(self):
+        return len(self._images)
+
     def add(self, file_name, label_map, **facts):
         """Append the map, uint8 [H, W], of an image; `facts` go into its entry of the index."""
         content = encoded(label_map)

@@ -102,11 +102,12 @@ class Retab(BaseDetector):
 
     def aug_test(self, imgs, img_metas, **_) -> list:
         """As `simple_test`, from the mean over several views of the images."""
-        views = [
-            [at_original(inside(each, meta), meta) for each, meta in zip(self.classify(x[-1]), metas, strict=True)]
-            for x, metas in zip(map(self.extract_feat, imgs), img_metas, strict=True)
-        ]
-        return [label_map(sum(scores) / len(scores)) for scores in zip(*views, strict=True)]
+        total = None
+        for img, metas in zip(imgs, img_metas, strict=True):
+            activations = self.classify(self.extract_feat(img)[-1])
+            view = [at_original(inside(each, meta), meta) for each, meta in zip(activations, metas, strict=True)]
+            total = view if total is None else [one + other for one, other in zip(total, view, strict=True)]
+        return [label_map(scores / len(imgs)) for scores in total]
 
     def labelled(self, views, base_maps, novel_labels) -> list:
         """Pseudo label maps of training images: base masks, elsewhere the best of the image's novel classes or none.

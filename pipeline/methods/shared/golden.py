@@ -131,12 +131,13 @@ class Tally:
 
 @dataclass
 class Fixture:
-    """Arrays of one file, the directory it lies in, and what was found about them."""
+    """Arrays of one file, the directory it lies in, and what was found about them; `read` are those that took part."""
 
     name: str
     arrays: dict
     directory: Path = Path()
     checks: list[Check] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
 
     def __getitem__(self, array: str) -> Tensor:
         """Return an array as a tensor."""
@@ -146,6 +147,7 @@ class Fixture:
         """Return an array as it is in the file."""
         if array not in self.arrays:
             raise ExperimentError(f"{self.name}: array {array!r} is missing; there are {', '.join(self.arrays)}")
+        self.read.add(array)
         return self.arrays[array]
 
     def close(self, array: str, got, relative: float, absolute=0.0, part=..., label: str = ""):
@@ -168,6 +170,12 @@ class Fixture:
     def holds(self, what: str, ok: bool, note: str = ""):
         """Record a property."""
         self.checks.append(holds(self.name, what, ok, note))
+
+    def all_read(self):
+        """Record that something was compared and no array of a file was passed over."""
+        left = sorted(self.arrays.keys() - self.read)
+        note = f"({len(left)} are not: {', '.join(left)[:120]})" if left else "" if self.checks else "(nothing is)"
+        self.holds("every array takes part", bool(self.checks) and not left, note)
 
 
 def fixture_files(directory: Path) -> list[Path]:

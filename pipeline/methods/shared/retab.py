@@ -22,8 +22,11 @@ TRUNK = ((512, 64), (1024, 128), (4096, 256))  # channels of conv4, conv5, conv6
 
 
 def radius_of(size) -> int:
-    """The radius for maps of a size (h, w): `RADIUS`, less where the short side would not hold both of its sides."""
-    return RADIUS if min(size) >= 2 * RADIUS + 1 else (min(size) - 1) // 2
+    """The radius for maps of a size (h, w): `RADIUS`, less where the short side would not hold both of its sides.
+
+    At least 2, so that there are offsets; a map too small for them has no pair.
+    """
+    return RADIUS if min(size) >= 2 * RADIUS + 1 else max((min(size) - 1) // 2, 2)
 
 
 def neighbours(size, radius: int) -> tuple[Tensor, Tensor]:

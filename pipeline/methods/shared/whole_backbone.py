@@ -1,10 +1,10 @@
-"""The backbone of methods of label maps: all of it trains."""
+"""The backbone of methods of label maps: as much of it trains as its profile says, all in the papers'."""
 
 BOTTLENECK_DEPTH, BOTTLENECK_EXPANSION = 50, 4  # ResNets from this depth on widen each stage four times
 
 
 def whole_backbone(backbone: dict, groups: int) -> dict:
-    """A backbone's configuration, of which all stages train; its batch normalisation stays frozen as authors have it.
+    """A backbone's configuration; its batch normalisation stays frozen as authors have it.
 
     Args:
         backbone: as a profile has it; one that starts from nothing (`norm_eval: false`) trains its normalisation, too.
@@ -13,7 +13,7 @@ def whole_backbone(backbone: dict, groups: int) -> dict:
     norm = {"type": "BN", "requires_grad": not backbone.get("norm_eval", True)}
     if groups:
         norm = {"type": "GN", "num_groups": groups, "requires_grad": True}
-    return dict(backbone) | {"frozen_stages": -1, "norm_cfg": norm}
+    return dict(backbone) | {"norm_cfg": norm}
 
 
 def stage_channels(backbone: dict) -> list:

@@ -18,6 +18,8 @@ from pipeline.errors import ExperimentError
 from pipeline.methods.simformer import head  # noqa: F401  # registers its type
 from pipeline.methods.simformer.targets import targets_of
 
+LARGEST = 2**26  # scores at the size of a photograph, at a time: 256 MB
+
 
 @DETECTORS.register_module()
 class SimFormer(BaseDetector):
@@ -75,21 +77,27 @@ class SimFormer(BaseDetector):
 
     def simple_test(self, img, img_metas, **_) -> list:
         """A label map of each image, uint8 (int64 of more than 255 classes) [height, width] at its original size."""
-        return [label_map(scores) for scores in self.class_scores(img, img_metas)]
+        padded = self._padded_scores(img)
+        return [best_classes(scores, meta) for scores, meta in zip(padded, img_metas, strict=True)]
 
     def aug_test(self, imgs, img_metas, **_) -> list:
         """As `simple_test`, from scores averaged over several views of the images."""
-        views = [self.class_scores(img, metas) for img, metas in zip(imgs, img_metas, strict=True)]
-        return [label_map(sum(scores) / len(scores)) for scores in zip(*views, strict=True)]
+        total = None
+        for img, metas in zip(imgs, img_metas, strict=True):
+            scores = self.class_scores(img, metas)
+            total = scores if total is None else [one + other for one, other in zip(total, scores, strict=True)]
+        return [label_map(scores / len(imgs)) for scores in total]
 
     def class_scores(self, img, img_metas) -> list:
         """Scores [K, height, width] of each image at its original size; a flip is undone.
 
         The scores of the padded image are cut to what is no padding, then resized: in this order, before the arg-max.
         """
+        return [original(scores, meta) for scores, meta in zip(self._padded_scores(img), img_metas, strict=True)]
+
+    def _padded_scores(self, img):
         predictions = self.panoptic_head(self.extract_feat(img), last=True)
-        padded = self.panoptic_head.class_scores(predictions, img.shape[-2:])
-        return [original(scores, meta) for scores, meta in zip(padded, img_metas, strict=True)]
+        return self.panoptic_head.class_scores(predictions, img.shape[-2:])
 
 
 def original(scores: Tensor, meta: dict) -> Tensor:
@@ -102,8 +110,26 @@ def original(scores: Tensor, meta: dict) -> Tensor:
 
 def label_map(scores: Tensor) -> np.ndarray:
     """The best class [H, W] of scores [K, H, W]."""
-    labels = scores.argmax(0)
-    return labels.to(torch.uint8 if len(scores) <= 255 else torch.int64).cpu().numpy()
+    return _numbers(scores.argmax(0), len(scores))
+
+
+def best_classes(scores: Tensor, meta: dict) -> np.ndarray:
+    """`label_map` of `original`, some classes at a time: a large photograph has room for few at its own size."""
+    height, width = meta["ori_shape"][:2]
+    labels, parts = None, scores.split(max(1, LARGEST // int(height * width)))
+    for part in parts:
+        values, found = original(part, meta).max(0)
+        if labels is None:
+            best, labels, begun = values, found, len(part)
+            continue
+        better = values > best
+        best, labels = torch.where(better, values, best), torch.where(better, found + begun, labels)
+        begun += len(part)
+    return _numbers(labels, len(scores))
+
+
+def _numbers(labels, num_classes):
+    return labels.to(torch.uint8 if num_classes <= 255 else torch.int64).cpu().numpy()
 
 
 def inside(img_metas, img: Tensor) -> Tensor:

@@ -31,12 +31,13 @@ def _features(prefix, size):
 
 def _retab(f):
     labels = f["label"].long()
-    kinds = retab.affinity_labels(labels)
+    radius = retab.radius_of(labels.shape)
+    kinds = retab.affinity_labels(labels, radius)
     for name, got in zip(("bg_pos", "fg_pos", "neg"), kinds, strict=True):
         f.equal(name, got)
     head = _filled(retab.AffinityHead(), "aff").requires_grad_(False)
     head.embed.weight *= 0.5
-    affinity = retab.affinities(head(_features("aff", labels.shape))).requires_grad_()
+    affinity = retab.affinities(head(_features("aff", labels.shape)), radius).requires_grad_()
     f.close("affinity_nxn", affinity, PART)
     losses = retab.affinity_losses(affinity, *(kind[None] for kind in kinds))
     f.close("aff_losses_bg_fg_neg_total", losses, PART)

@@ -109,13 +109,13 @@ class SimFormerHead(MaskFormerHead):
         weights = self.weights
         matches = match(predictions.logits, predictions.masks, targets, weights["focal"], weights["dice"])
         normaliser = self.normaliser(predictions, targets)
-        losses, last = {}, len(matches) - 1
+        losses, last, seen = {}, len(matches) - 1, inside.flatten(1).any(1)
         for layer, (logits, masks, matched) in enumerate(
             zip(predictions.logits, predictions.masks, matches, strict=True)
         ):
             focal, dice = mask_losses(masks, matched, targets, normaliser)
             found = {
-                "loss_cls": weights["cls"] * class_loss(logits, matched, targets, self.empty_weight),
+                "loss_cls": weights["cls"] * class_loss(logits, matched, targets, self.empty_weight, seen),
                 "loss_mask": weights["focal"] * focal,
                 "loss_dice": weights["dice"] * dice,
             }

@@ -10,6 +10,8 @@ from torch import Tensor
 from pipeline.methods.simformer.matching import ALPHA, GAMMA, Matched
 from pipeline.methods.simformer.targets import Targets
 
+NOT_COUNTED = -100  # cross_entropy's `ignore_index`
+
 
 def focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """Sigmoid focal loss [M] of masks [M, ...], mean over pixels (Lin et al., arXiv 1708.02002)."""
@@ -26,16 +28,19 @@ def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return 1 - (2 * (probability * truth).sum(1) + 1) / (probability.sum(1) + truth.sum(1) + 1)
 
 
-def class_loss(logits: Tensor, matched: Matched, targets: Targets, weight: Tensor) -> Tensor:
-    """Cross entropy over classes and "no object", weighted mean over all queries of the batch.
+def class_loss(logits: Tensor, matched: Matched, targets: Targets, weight: Tensor, seen: Tensor) -> Tensor:
+    """Cross entropy over classes and "no object", weighted mean over the queries of the batch.
 
     Args:
         logits: [B, Q, K + 1].
         matched: of these predictions.
         targets: of the images.
         weight: [K + 1] of the classes.
+        seen: [B] bool, False for images without a map: which base classes they show is not known, so of those a query
+            without a target counts for nothing.
     """
-    wanted = torch.full(logits.shape[:2], logits.shape[2] - 1, device=logits.device)
+    nothing = torch.where(seen, logits.shape[2] - 1, NOT_COUNTED)
+    wanted = nothing[:, None].repeat(1, logits.shape[1])
     wanted[matched.image, matched.query] = targets.labels[matched.image, matched.target]
     return F.cross_entropy(logits.transpose(1, 2), wanted, weight)
 

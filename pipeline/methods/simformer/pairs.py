@@ -34,13 +34,15 @@ class PairTable:
         base, novel: [N, classes] bool each, the classes that each image shows, whole and not cropped.
         seed: of the sample that is left of a list over its limit.
         limits: of the lengths of the three lists; None for any.
+        usable: [N] bool, images that may be a reference; None for all.
     """
 
-    def __init__(self, base, novel, seed=0, limits=(EXACT_LIMIT, NOVEL_LIMIT, BASE_LIMIT)):
+    def __init__(self, base, novel, seed=0, limits=(EXACT_LIMIT, NOVEL_LIMIT, BASE_LIMIT), usable=None):
         self.base, self.novel = (np.ascontiguousarray(flags, dtype=bool) for flags in (base, novel))
         if len(self.base) != len(self.novel) or {self.base.ndim, self.novel.ndim} != {2}:
             raise ValueError(f"classes of base {self.base.shape} and novel {self.novel.shape} are not one table each")
         self.seed, self.limits = seed, limits
+        self.usable = np.ones(len(self.base), dtype=bool) if usable is None else np.asarray(usable, dtype=bool)
 
     def __len__(self):
         return len(self.base)
@@ -65,7 +67,7 @@ class PairTable:
 
     def _listed(self, flags, most, image, which):
         """Positions of flags; of too many a uniform sample, always the same one."""
-        found = np.flatnonzero(flags)
+        found = np.flatnonzero(flags & self.usable)
         if most is None or len(found) <= most:
             return found
         generator = np.random.default_rng([self.seed, image, which + 2])
@@ -82,7 +84,7 @@ class PairTable:
             generator: decides.
         """
         if rule == "random":
-            return _one_of(np.arange(len(self)), image, generator)
+            return _one_of(np.flatnonzero(self.usable), image, generator)
         if rule not in ("common_base", "novel_list", "deconfounded", "one_common"):
             raise ValueError(f"unknown rule {rule!r}")
         partners = self.partners(image)

@@ -29,13 +29,20 @@ class WithReference:
 
     def __call__(self, results):
         dataset, rng = results["dataset"], results["rng"]
-        position = reference = results["position"]
-        if self.pairs == "cross":
-            if self._table is None:  # of the whole data set, by what its images are said to show
-                self._table = PairTable(*flags(dataset.shown, len(dataset.CLASSES)))
-            reference = self._table.draw(position, self.draw, self.rare_share, rng)
+        position = results["position"]
+        reference = self.reference(dataset, position, rng) if self.pairs == "cross" else position
         image = self.steps(results)
         return paired(image, self.steps(dataset.record(reference, rng)))
+
+    def reference(self, dataset, position, rng):
+        """The position of the other image of a pair."""
+        if self._table is None:  # of the whole data set, by what its images are said to show
+            self._table = self.table(dataset)
+        return self._table.draw(position, self.draw, self.rare_share, rng)
+
+    def table(self, dataset):
+        """The `PairTable` of a data set."""
+        return PairTable(*flags(dataset.shown, len(dataset.CLASSES)))
 
 
 def flags(shown, num_classes):

@@ -47,10 +47,9 @@ class WithMappedReference(WithReference):
     So it has no part in the loss of base pairs; the distillation compares its pixels with each other.
     """
 
-    def __call__(self, results):
-        dataset = results["dataset"]
-        if self._table is None:
-            mapped = [not unmapped(dataset.pack, position) for position in range(len(dataset))]
-            shown = [each if has else ((), ()) for each, has in zip(dataset.shown, mapped, strict=True)]
-            self._table = PairTable(*flags(shown, len(dataset.CLASSES)))
-        return super().__call__(results)
+    def reference(self, dataset, position, rng):
+        return position if unmapped(dataset.pack, position) else super().reference(dataset, position, rng)
+
+    def table(self, dataset):
+        mapped = [not unmapped(dataset.pack, position) for position in range(len(dataset))]
+        return PairTable(*flags(dataset.shown, len(dataset.CLASSES)), usable=mapped)

@@ -110,7 +110,7 @@ class ResizeScene:
         long, short = self.scales[int(results["rng"].integers(len(self.scales))) if len(self.scales) > 1 else 0]
         height, width = results["img"].shape[:2]
         factor = min(short / min(height, width), long / max(height, width))
-        size = tuple(int(side * factor + 0.5) for side in (height, width))
+        size = tuple(max(1, int(side * factor + 0.5)) for side in (height, width))
         image = Image.fromarray(results["img"]).resize(size[::-1], Image.BILINEAR)
         results["img"], results["scale_factor"] = np.asarray(image), factor
         for key in maps_of(results):

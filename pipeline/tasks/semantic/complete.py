@@ -31,9 +31,12 @@ class _Complete:
     def pack(self):
         return Pack(subsets.train(self.dataset).annotations)
 
+    @cached_property
+    def _positions(self):
+        return {image["file_name"]: position for position, image in enumerate(self.pack.images)}
+
     def map_of(self, results):
-        position = results["position"]
-        if self.pack.images[position]["file_name"] != results["file_name"]:
+        if (position := self._positions.get(results["file_name"])) is None:
             raise ExperimentError(f"{self.pack.path}: lists other images than the split; {results['pack'].remedy}")
         return self.pack.read(position)
 

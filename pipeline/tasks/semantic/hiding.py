@@ -24,7 +24,8 @@ def hide(annotations, label_set, direction, folder, statistics=None, caption=(""
 
     In a map a pixel has the position of its class in the label set if that is a base class, else 255. An image's entry
     has `base` and `novel`, positions of the classes that it shows; the index has those of the direction under the same
-    names. What the source says of whole images, `labels`, counts for novel classes; `unmapped` marks those without map.
+    names. What the source says of whole images, `labels`, counts for novel classes; `unmapped` marks those without map,
+    which are left out if they show no novel class: they would teach that nothing is there.
 
     Args:
         annotations: path of the index of the complete maps.
@@ -56,6 +57,8 @@ def hide(annotations, label_set, direction, folder, statistics=None, caption=(""
             present = classes_in(complete, len(label_set))
             said = np.union1d(present, np.array(image.get("labels", []), np.int64))
             found = {"base": present[np.isin(present, base)], "novel": said[np.isin(said, novel)]}
+            if image.get("unmapped") and not len(found["novel"]):
+                continue
             for group, classes in found.items():
                 images[group] += bool(len(classes))
             facts = {"unmapped": True} if image.get("unmapped") else {}
@@ -73,4 +76,4 @@ def hide(annotations, label_set, direction, folder, statistics=None, caption=(""
         )
     groups = {"base": base.tolist(), "novel": novel.tolist()}
     write_text(folder / "train.json", writer.index(classes=list(label_set.names), **groups))
-    logger.info("%d images: %d show base classes, %d novel ones", len(source), images["base"], images["novel"])
+    logger.info("%d images: %d show base classes, %d novel ones", len(writer), images["base"], images["novel"])
