@@ -63,7 +63,9 @@ def write_imported(method, backbone, checkpoint):
         backbone: as the `convert` of that returned it.
         checkpoint: path of the converted file.
     """
-    model = methods.required(method, "checkpoint_map").configuration_of(backbone)
+    room = methods.required(method, "checkpoint_map")
+    model = room.configuration_of(backbone)
+    modules = (*methods.method(method).modules, *getattr(room, "MODULES", ()))
     images = experiments.load().profiles[FULL_SIZE]["images"]
     labels = label_sets.label_set(COCO)
     tested = coco_test(labels.names, tasks.task(INSTANCES).steps(images)["test"], "data/coco2017", "val2017")
@@ -71,7 +73,7 @@ def write_imported(method, backbone, checkpoint):
         "model": model,
         "data": {"samples_per_gpu": 1, "workers_per_gpu": 2, "val": tested, "test": tested},
         "custom_imports": {
-            "imports": ["pipeline.compat", *methods.method(method).modules, __name__],
+            "imports": list(dict.fromkeys(["pipeline.compat", *modules, __name__])),
             "allow_failed_imports": False,
         },
         **TOOLS,

@@ -287,13 +287,13 @@ def beyond_palette(root):
     rows = np.zeros((6, 8), np.uint8)
     rows[0, 0] = 200
     content = b"\x89PNG\r\n\x1a\n"
-    for kind, data in (
+    for kind, part in (
         (b"IHDR", struct.pack(">IIBBBBB", 8, 6, 8, 3, 0, 0, 0)),
         (b"PLTE", bytes([*maps.COLOURS["road"], *maps.COLOURS["grass"]])),
         (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
         (b"IEND", b""),
     ):
-        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        content += struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
     (root / "maps/north/IMG_1.png").write_bytes(content)
 
 

@@ -384,6 +384,15 @@ def test_the_mean_over_the_coarse_mask_has_no_gradient_through_its_choice():
     torch.testing.assert_close(coarse.grad, (weight * slope).detach())
 
 
+def test_the_mean_over_the_coarse_mask_is_finite_in_half_precision():
+    """A thousand cells of 70 are more than fp16 holds."""
+    fine = head.FineMask(2, convs=0, upsampling=1, classes=1, norm={})
+    seen = {}
+    fine.decode = lambda difference, *_: seen.update(difference=difference)
+    fine(torch.full((1, 2, 32, 32), 70.0, dtype=torch.float16), torch.ones(1, 32, 32))
+    assert seen["difference"].abs().max() == 0
+
+
 # Priors and the training that begins with them
 
 

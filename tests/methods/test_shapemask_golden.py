@@ -60,6 +60,21 @@ def test_every_array_of_other_sizes_is_reproduced(other):
         )
 
 
+def test_crops_of_large_images_are_within_the_tolerance_of_small_ones():
+    """Against the authors' formula in float64: what we round must not grow with the coordinates."""
+    torch.manual_seed(0)
+    levels = (4, 5)
+    pyramid = {level: torch.randn(1, 2048 >> level, 2048 >> level, 2) for level in levels}
+    boxes = torch.tensor([[[1500.3, 1700.7, 1711.9, 1930.2], [1610.1, 1822.4, 1990.6, 2001.1]]])
+    theirs = torch.empty(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain_shapemask, "LEVELS", levels)
+        theirs = plain_shapemask.crop({k: v.double() for k, v in pyramid.items()}, boxes, 14)
+    images = [pyramid[level].permute(0, 3, 1, 2).contiguous() for level in levels]
+    ours = golden.channels_last(golden._crop(None, levels, images, boxes, 14), boxes)
+    assert (ours - theirs).abs().max() < 1e-6 * theirs.abs().max()
+
+
 def test_yet_other_counts(tmp_path):
     plain_shapemask.write(tmp_path, 6, images=2, instances=3, cells=8, width=3, clusters=5, classes=2, convs=1, up=2)
     assert failures(tmp_path) == []

@@ -177,7 +177,10 @@ def test_the_full_size_is_the_authors():
     assert roi_head["mask_roi_extractor"]["finest_scale"] == 112 and roi_head["stride"] == 8
     shared = config.resolve("shapemask_r101_1x_nonvoc2voc", "coco2017", 0).model["roi_head"]
     assert shared["mask_head"] == roi_head["mask_head"]  # the priors of both are one
-    assert model["neck"]["type"] == "FPN" and model["neck"]["norm_cfg"] == {"type": "BN"}
+    authors = {"type": "BN", "eps": 1e-4, "momentum": 0.003}  # 0.997 of the average stays, a step
+    assert model["neck"]["type"] == "FPN" and model["neck"]["norm_cfg"] == model["bbox_head"]["norm_cfg"] == authors
+    small = config.resolve("shapemask_retina_r101_1x_nonvoc2voc", "generated", 0).model
+    assert small["neck"]["norm_cfg"] == small["bbox_head"]["norm_cfg"] == {"type": "BN"}
 
 
 def test_nas_fpn_stands_in_the_place_of_the_pyramid():

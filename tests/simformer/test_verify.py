@@ -35,11 +35,16 @@ def test_a_wrong_number_fails_its_line_alone(tmp_path):
     assert [check.array for check in checks(tmp_path, "matcher.npz", cost_0=wrong) if not check.ok] == ["cost_0"]
 
 
-def test_an_array_that_nothing_compares_fails(tmp_path):
+def test_an_array_that_nothing_compares_is_told(tmp_path):
     found = checks(tmp_path, "matcher.npz", cost_of_nothing=np.zeros(3))
-    assert [(check.array, check.note) for check in found if not check.ok] == [
-        ("every array takes part", "(1 are not: cost_of_nothing)")
-    ]
+    assert [check.note for check in found if check.array == "something is compared"] == ["(not read: cost_of_nothing)"]
+
+
+def test_a_file_of_which_nothing_is_compared_fails(tmp_path):
+    shutil.copy(GOLDEN / "targets.npz", tmp_path)
+    np.savez(tmp_path / "pairs.npz", other=np.zeros(3))
+    found = [check for check in golden.verify(tmp_path) if check.fixture == "pairs.npz"]
+    assert [(check.array, check.ok) for check in found] == [("something is compared", False)]
 
 
 def test_the_number_of_points_is_found_where_it_is_no_multiple_of_five():

@@ -76,6 +76,8 @@ def verify(directory: Path) -> Iterator[Check]:
                 FIXTURES[file.stem](fixture)
         else:
             raise ExperimentError(f"{file}: unknown fixture; known are {', '.join(FIXTURES)}")
+        if file.suffix == ".npz":
+            fixture.tell_unread()
         yield from fixture.checks
 
 

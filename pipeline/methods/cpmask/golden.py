@@ -53,6 +53,8 @@ def _fixture(file, directory) -> list[Check]:
     fixture = Fixture(file.name, load_arrays(file) if file.suffix == ".npz" else {}, directory)
     with torch.random.fork_rng():
         FIXTURES[file.name](fixture)
+    if file.suffix == ".npz":
+        fixture.tell_unread()
     return fixture.checks
 
 

@@ -21,6 +21,7 @@ from mmdet.models import build_detector
 from pipeline import methods
 from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
+from pipeline.methods.shared.cpmask.parts import ONE_STAGE_MODULES as MODULES  # noqa: F401  # of a converted file
 from pipeline.methods.shared.released_checkpoint import load_state, require_same, save
 from pipeline.methods.shared.sizes import Sizes
 

@@ -102,7 +102,7 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
     """Convert a file of both heads, strictly: every blob is mapped, or the error names those that are not.
 
     Args:
-        path: file with names and tensors, bare or under 'state_dict' or 'model'.
+        path: file with names and tensors, bare or under 'state_dict' or 'model'; of ours other parts are passed over.
         out: file to write; appears only when complete.
         reverse: from this implementation to the released names.
 
@@ -114,6 +114,7 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
     """
     state, meta = load_state(path)
     if reverse:
+        state = {key: tensor for key, tensor in state.items() if key.startswith(PLACE)}
         require_same(state, our_shapes(), path, "Mask^X R-CNN")
         background = meta.get("background_boxes", {})
         save({"model": {released_key(key): _released(key, tensor, background) for key, tensor in state.items()}}, out)

@@ -1,18 +1,21 @@
 """Convert checkpoints between the authors' code (ucbdrive/ShapeProp on maskrcnn-benchmark) and this implementation.
 
 Three things are not mere names. Background is the authors' first class and MMDetection's last one, so rows of the two
-classifiers turn around. Their box regressor has rows of background, which no loss and no detection reads: they are left
-out here and zero on the way back. They keep the anchors, which are computed here, and no counter of a batch norm, which
-is zero.
+classifiers turn around. Their box regressor has rows of background, which no loss and no detection reads, and they keep
+the anchors, which are computed here: both stand in `meta` of a converted file for the way back, on which those rows of
+a model that was trained here are zero. They keep no counter of a batch norm, which is zero.
 
-The weights are the same; some arithmetic around them is not: their boxes are one pixel longer (`x2 - x1 + 1`), anchors
-are rounded to pixels, RoIAlign is not aligned and batch norms of the backbone have no epsilon.
+Their weights want images with blue first, from 0 to 255 less a mean: the configuration of a converted file has a
+backbone that turns ours into those. Some arithmetic around the weights is not theirs: their boxes are one pixel longer
+(`x2 - x1 + 1`), anchors are rounded to pixels, RoIAlign is not aligned, batch norms of the backbone have no epsilon,
+and their means of images are up to 0.9 lower.
 """
 
 from pipeline import compat  # noqa: F401  # must precede mmcv
 
 # isort: split
 
+import importlib
 import re
 from pathlib import Path
 
@@ -69,7 +72,9 @@ THEIRS, OURS = "roi_heads.shapeprop.", "roi_head.shape_head."  # what no other m
 
 NUM_CLASSES = 80
 FROZEN = {"frozen_stages": 1, "norm_eval": True, "style": "caffe"}  # caffe: the stride is in the first 1x1 convolution
-BACKBONES = {"r50": {"type": "ResNet", "depth": 50}, "r101": {"type": "ResNet", "depth": 101}}
+BACKBONES = {"r50": {"type": "BlueFirstResNet", "depth": 50}, "r101": {"type": "BlueFirstResNet", "depth": 101}}
+MODULES = ("pipeline.methods.shared.blue_first_resnet",)  # of a converted file's configuration alone
+ONLY_THEIRS = "only_theirs"  # in `meta`: what has no place in a model of ours
 LAST_BLOCK = "backbone.layer3.22.conv1.weight"  # of a depth of 101
 
 
@@ -115,6 +120,8 @@ def configuration_of(backbone: str, **knobs) -> dict:
     theirs = {"mask_loss_rois": "base_positives", "box_head": "fc", "settings": "authors"}
     chosen = method.preset("released", **theirs | knobs)
     methods.register("shapeprop", chosen)
+    for module in MODULES:
+        importlib.import_module(module)
     return method.model(chosen, Sizes(), {**BACKBONES[backbone], **FROZEN}, NUM_CLASSES)
 
 
@@ -152,7 +159,7 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
     Raises:
         ExperimentError: the file cannot be read, or its keys or shapes are not those of a known model.
     """
-    state, _ = load_state(path)
+    state, meta = load_state(path)
     if reverse:
         backbone = _backbone(state, path)
     else:
@@ -163,12 +170,16 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
         require_same(state, {key: tuple(tensor.shape) for key, tensor in ours.items()}, path, backbone)
         converted = {released_key(key): released_tensor(key, state[key]) for key in ours if released_key(key)}
         converted |= anchors()
+        for key, rows in meta.get(ONLY_THEIRS, {}).items():
+            converted[key] = rows if key in anchors() else torch.cat([rows, converted[key][len(rows) :]])
     else:
         require_same(state, released_shapes(ours), path, backbone)
         converted = renamed(state)
+        regressor = [key for key in state if BOXES.fullmatch(our_key(key) or "")]
+        kept = {key: state[key][:4].clone() for key in regressor} | {key: state[key].clone() for key in anchors()}
     # The authors' loader reads `model`.
-    content = {"model": converted} if reverse else {"state_dict": converted, "meta": {"CLASSES": classes()}}
-    save(content, Path(out))
+    content = {"state_dict": converted, "meta": {"CLASSES": classes(), ONLY_THEIRS: kept}} if not reverse else None
+    save(content or {"model": converted}, Path(out))
     return backbone
 
 

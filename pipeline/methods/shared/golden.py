@@ -171,11 +171,11 @@ class Fixture:
         """Record a property."""
         self.checks.append(holds(self.name, what, ok, note))
 
-    def all_read(self):
-        """Record that something was compared and no array of a file was passed over."""
-        left = sorted(self.arrays.keys() - self.read)
-        note = f"({len(left)} are not: {', '.join(left)[:120]})" if left else "" if self.checks else "(nothing is)"
-        self.holds("every array takes part", bool(self.checks) and not left, note)
+    def tell_unread(self):
+        """Say which arrays had no part in a check, as inputs that nothing needs; that there is none is a failure."""
+        left = ", ".join(sorted(self.arrays.keys() - self.read))
+        if left or not self.checks:
+            self.holds("something is compared", bool(self.checks), f"(not read: {left[:200]})" if left else "")
 
 
 def fixture_files(directory: Path) -> list[Path]:
@@ -202,7 +202,8 @@ def read_json(file: Path, kind: type):
     except ValueError as error:
         raise ExperimentError(f"{file}: not JSON ({error})") from error
     if not isinstance(content, kind):
-        raise ExperimentError(f"{file}: holds a {type(content).__name__}, expected a {kind.__name__}")
+        kinds = " or ".join(each.__name__ for each in getattr(kind, "__args__", (kind,)))
+        raise ExperimentError(f"{file}: holds a {type(content).__name__}, expected a {kinds}")
     return content
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch
 from mmdet.models import build_backbone
 
 from commands.import_checkpoint import main
+from pipeline import methods
+from pipeline.artifacts import paths
 from pipeline.errors import ExperimentError
 from pipeline.methods.cpmask import released_checkpoint as released
 from pipeline.tasks.instances.steps import IMAGE_NORM
-from pipeline.trained import reading
+from pipeline.trained import published, reading
 
 GOLDEN = Path(__file__).parents[2] / "golden_comparison" / "cpmask"
 PARAMETERS = {"r50": 37_820_445, "r101": 56_760_349}
@@ -126,4 +129,19 @@ def test_converted_weights_see_images_as_the_authors_do():
     with torch.no_grad():
         for got, expected in zip(ours((red_first - mean) / deviation), plain(theirs), strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
-    assert released.configuration_of("r101")["backbone"]["type"] == "BlueFirstResNet"
+    for method in ("cpmask", "opmask", "shapeprop"):
+        backbone = methods.required(method, "checkpoint_map").configuration_of("r101")["backbone"]
+        assert (backbone["type"], backbone["style"]) == ("BlueFirstResNet", "caffe")
+
+
+@pytest.mark.parametrize("method", ["cpmask", "opmask", "shapeprop"])
+def test_others_tools_can_build_an_imported_model_from_its_configuration(method, tmp_path):
+    """In a process that knows nothing of this project but what the file imports."""
+    path = published.write_imported(method, "r50", tmp_path / "imported.pth")
+    code = (
+        "import sys, mmcv\nconfig = mmcv.Config.fromfile(sys.argv[1])\nimport torch\n"
+        "from mmdet.models import build_detector\n"
+        "with torch.device('meta'):\n    print(type(build_detector(config.model).backbone).__name__)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, path], cwd=paths.ROOT, capture_output=True, text=True)
+    assert ran.stdout.strip() == "BlueFirstResNet", ran.stderr

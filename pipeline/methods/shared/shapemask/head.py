@@ -152,8 +152,11 @@ class FineMask(MapAdded):
     def forward(self, features: Tensor, coarse: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [R, U S, U S] from the features of `ShapePrior` [R, C, S, S] and coarse logits [R, S, S]."""
         probabilities = coarse.sigmoid()
-        chosen = (probabilities > 0.5).to(features.dtype)[:, None]
-        embedding = (features * chosen).sum((2, 3)) / chosen.sum((2, 3)).clamp(min=1)  # 0 where no cell is chosen
+        chosen = (probabilities > 0.5).float()[:, None]
+        # In half precision a sum over so many cells would overflow.
+        embedding = (features.float() * chosen).sum((2, 3)) / chosen.sum((2, 3)).clamp(
+            min=1
+        )  # 0 where no cell is chosen
         return self.decode(features - embedding[..., None, None], probabilities, labels)
 
 
