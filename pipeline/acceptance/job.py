@@ -14,11 +14,11 @@ from pipeline.artifacts import checkpoint, files, paths
 from pipeline.cli import command
 from pipeline.datasets.prepare import prepare
 from pipeline.declaration import config, experiments, recipe, subsets
-from pipeline.tasks.instances.split import split
 from pipeline.training import loop
 
-DATASET = "generated"
-PRESETS = ("paper", "released")
+DATASETS = {"instances": "generated", "semantic": "scenes"}  # of each task, drawn
+DATASET = DATASETS[tasks.FIRST]
+PRESETS = {name: {"recipe": name} for name in ("paper", "released")}
 STEPS = 3
 # What `shrunk` replaces, beside all of the schedule.
 DATA = {"batch_size": 2, "images_per_gpu": 2}
@@ -26,14 +26,14 @@ OPTIMISATION = {"warmup_iterations": 1, "log_interval": 1, "checkpoint_interval"
 
 
 def draw_inputs(declared):
-    """Draw a few images, their splits, what methods learn from those beforehand, and random initial weights, below
-    `paths.ROOT`."""
-    entry = declared.dataset(DATASET) | {"train_images": 12, "val_images": 2}
-    prepare(DATASET, entry, images_root=paths.images_root(DATASET), out_dir=paths.data(DATASET))
-    labels = declared.label_set(DATASET)
-    for name in labels.directions:
-        split(subsets.train(DATASET).annotations, labels, name, paths.split(DATASET, name))
-    runs = _runs(declared).values()
+    """Draw a few images of each task, their splits, what methods learn from those beforehand, and random initial
+    weights, below `paths.ROOT`."""
+    for task, dataset in DATASETS.items():
+        entry = declared.dataset(dataset) | {"train_images": 12, "val_images": 2}
+        prepare(dataset, entry, images_root=paths.images_root(dataset), out_dir=paths.data(dataset))
+        for direction in declared.label_set(dataset).directions:
+            hide(task, dataset, direction, declared)
+    runs = [run for run in _runs(declared).values() if _task(run) == tasks.FIRST]
     for method, direction in sorted({(run.method, run.direction) for run in runs if run.priors}):
         out = paths.learnt_priors(DATASET, methods.priors_key(method, direction))
         methods.required(method, "priors").make(DATASET, direction, out)
@@ -41,6 +41,13 @@ def draw_inputs(declared):
     before = (config.resolve_pretraining(key, DATASET, declared).initial_weights for key in keys)
     for key in filter(None, (*keys, *before)):
         checkpoint.write(paths.initial_weights(DATASET, key), {}, {})
+
+
+def hide(task, dataset, direction, declared):
+    """Write the training annotations of a direction."""
+    folder = paths.split(dataset, tasks.split_of(task, direction))
+    labels, annotations = declared.label_set(dataset), subsets.train(dataset).annotations
+    tasks.task(task).hide(annotations, labels, direction, folder, None, (dataset, direction))
 
 
 def shrunk(training):
@@ -58,10 +65,11 @@ def jobs(declared, named):
     the named runs and pre-trainings, `all` are every one."""
     found, codes, runs = {}, set(), _runs(declared)
     for run in runs.values():
-        for preset in PRESETS:
-            job = f"{run.method}.{preset}"
+        has_presets = "recipe" in methods.method(run.method).knobs.model_fields
+        for job, overrides in PRESETS.items() if has_presets else (("pinned", {}),):
+            job = f"{run.method}.{job}"
             if run.pinned and not run.overrides and job not in found:
-                found[job] = _resolved(declared, run, {"recipe": preset})
+                found[job] = _resolved(declared, run, overrides)
                 codes.add(_code(found[job]))
     for name, run in runs.items():
         training = _resolved(declared, run, {})
@@ -75,13 +83,21 @@ def jobs(declared, named):
 
 
 def _runs(declared):
-    """Those of the first task, whose data set this is; the label maps of others are not compared."""
-    return {name: run for name, run in declared.runs.items() if methods.task_of(run.method).name == tasks.FIRST}
+    """Those that can be trained on the data that are drawn here: no others' labels of images, and a direction there."""
+    return {
+        name: run
+        for name, run in declared.runs.items()
+        if run.labels is None and run.direction in declared.label_set(DATASETS[_task(run)]).directions
+    }
+
+
+def _task(run):
+    return methods.task_of(run.method).name
 
 
 def _resolved(declared, run, overrides):
     run = replace(run, overrides={**(run.overrides or {}), **overrides})
-    return config.resolve(run.name, DATASET, 0, replace(declared, runs={**declared.runs, run.name: run}))
+    return config.resolve(run.name, DATASETS[_task(run)], 0, replace(declared, runs={**declared.runs, run.name: run}))
 
 
 def _code(training):

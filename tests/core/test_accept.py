@@ -116,13 +116,16 @@ def test_a_job_that_differs_accepts_nothing(trees):
 def test_every_job_finds_what_it_starts_from(monkeypatch):
     """A pre-training starts from weights of its own, those of a classifier."""
     declared, written = experiments.load(), set()
-    for name in ("prepare", "split"):
+    for name in ("prepare", "hide"):
         monkeypatch.setattr(job, name, lambda *_, **__: None)
     monkeypatch.setattr(job.checkpoint, "write", lambda path, *_: written.add(path))
     monkeypatch.setattr(job, "_code", lambda training: training.method)
     monkeypatch.setattr(clusters, "make", lambda dataset, direction, out: written.add(out))
     job.draw_inputs(declared)
-    starts = {training.initial_weights for training in job.jobs(declared, ["all"]).values()}
+    jobs = job.jobs(declared, ["all"])
+    assert {"simformer.paper", "simformer.released", "retab.pinned"} <= jobs.keys()
+    assert not [name for name, training in jobs.items() if training.labels]
+    starts = {training.initial_weights for training in jobs.values()}
     assert {"r50", "classifier_r50"} <= starts
     assert {paths.initial_weights(job.DATASET, key) for key in starts - {None}} <= written
     assert paths.learnt_priors(job.DATASET, "voc2nonvoc_shapemask") in written
