@@ -64,6 +64,17 @@ def test_the_authors_settings_scale_with_the_profile():
     ]
 
 
+@pytest.mark.parametrize("method", ["maskx", "shapeprop"])
+def test_older_codes_align_no_roi_and_the_frame_does(method):
+    room = methods.method(method)
+    backbone = experiments.load().profiles["full"]["backbones"]["r50"]
+    for settings, wanted in (("common", {}), ("authors", {"aligned": False})):
+        roi_head = room.model(room.preset("released", settings=settings), Sizes(), backbone, 80)["roi_head"]
+        layers = [part["roi_layer"] for name, part in roi_head.items() if name.endswith("roi_extractor")]
+        assert len(layers) >= 2
+        assert all({k: v for k, v in layer.items() if k == "aligned"} == wanted for layer in layers)
+
+
 def test_what_differs_is_said_and_less_of_it_with_the_switch():
     common, authors = SETTINGS.differs(COMMON), SETTINGS.differs(AUTHORS)
     for words in ("rate 0.01", "2000 iterations from 0.03", "to ±1.0", "2 times", "one image scale", "threshold 0.0"):

@@ -7,7 +7,7 @@ AUTHORS = Authors(
     bias_rate=2.0,
     bias_decay=0.0,
     one_scale=True,
-    sizes={"sampling_ratio": 2},
-    remains="MSRA weights of ImageNet, RoIAlign without the half-pixel shift, 2000 proposals for the images of a GPU "
-    "together, smooth L1 for boxes, mask targets drawn from polygons",
+    sizes={"sampling_ratio": 2, "roi_aligned": False},
+    remains="MSRA weights of ImageNet, 2000 proposals for the images of a GPU together, smooth L1 for boxes, mask "
+    "targets drawn from polygons",
 )

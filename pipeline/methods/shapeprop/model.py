@@ -16,10 +16,9 @@ AUTHORS = Authors(
     bias_rate=2.0,
     bias_decay=0.0,
     one_scale=True,
-    sizes={"score_threshold": 0.0, "sampling_ratio": 2},
+    sizes={"score_threshold": 0.0, "sampling_ratio": 2, "roi_aligned": False},
     remains="Caffe-style weights of the backbone, 2000 proposals of a GPU's images together, boxes with the +1 pixel "
-    "convention and a RoIAlign that is not aligned, fp16, smooth L1; a box head of two fully connected layers unless "
-    "`box_head: fc`",
+    "convention, fp16, smooth L1; a box head of two fully connected layers unless `box_head: fc`",
 )
 
 

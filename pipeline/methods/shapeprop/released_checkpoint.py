@@ -7,8 +7,8 @@ a model that was trained here are zero. They keep no counter of a batch norm, wh
 
 Their weights want images with blue first, from 0 to 255 less a mean: the configuration of a converted file has a
 backbone that turns ours into those. Some arithmetic around the weights is not theirs: their boxes are one pixel longer
-(`x2 - x1 + 1`), anchors are rounded to pixels, RoIAlign is not aligned, batch norms of the backbone have no epsilon,
-and their means of images are up to 0.9 lower.
+(`x2 - x1 + 1`), anchors are rounded to pixels, batch norms of the backbone have no epsilon, and their means of images
+are up to 0.9 lower.
 """
 
 from pipeline import compat  # noqa: F401  # must precede mmcv

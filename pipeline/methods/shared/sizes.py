@@ -34,6 +34,8 @@ class Sizes(Strict):
         finest_scale: box side, in pixels, up to twice which RoIs go to the finest level.
         mask_finest_scale: that of the mask branches, if they are to look closer than the box head.
         sampling_ratio: RoIAlign samples per cell side; 0 adapts.
+        roi_aligned: RoIAlign takes half a pixel off, so that pixels of image and level are centred alike; older code
+            does not, and takes a box of less than a cell for one.
         rcnn_samples, rcnn_positive_fraction, rcnn_positive_iou: sampled RoIs per image.
         box_roi_size, mask_roi_size, contrast_roi_size: cells on a side of the RoI features of box, mask and CL head.
         box_shared_convs, box_cls_convs, box_reg_convs, box_channels: layers of the box head.
@@ -63,6 +65,7 @@ class Sizes(Strict):
     finest_scale: Count = 56
     mask_finest_scale: Count | None = None
     sampling_ratio: Natural = 0
+    roi_aligned: bool = True
     rcnn_samples: Count = 512
     rcnn_positive_fraction: Fraction = 0.25
     rcnn_positive_iou: Fraction = 0.5

@@ -197,9 +197,10 @@ def roi_extractor(sizes, size, finest_scale=None) -> dict:
     Args:
         finest_scale: instead of that of `sizes`, for a branch that looks closer.
     """
+    layer = {"type": "RoIAlign", "output_size": size, "sampling_ratio": sizes.sampling_ratio}
     return {
         "type": "SortedRoIExtractor",
-        "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": sizes.sampling_ratio},
+        "roi_layer": layer if sizes.roi_aligned else layer | {"aligned": False},
         "out_channels": sizes.neck_channels,
         "featmap_strides": list(sizes.strides[: sizes.roi_levels]),
         "finest_scale": finest_scale or sizes.finest_scale,
