@@ -1416,8 +1416,8 @@ MUTANTS = [
         (
             "soft mean over the coarse mask",
             SHAPEMASK_SHARED + "head.py",
-            "chosen = (probabilities > 0.5).to(features.dtype)[:, None]",
-            "chosen = probabilities.to(features.dtype)[:, None]",
+            "chosen = (probabilities > 0.5).float()[:, None]",
+            "chosen = probabilities.float()[:, None]",
             SHAPES_GOLDEN,
         ),
         (

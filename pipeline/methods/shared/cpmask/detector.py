@@ -1,17 +1,14 @@
 """The detector of CPMask's code: FCOS finds the boxes, a RoI head without a box head segments them."""
 
-import torch
-from mmdet.core import bbox2result
 from mmdet.models.builder import DETECTORS, build_head
 from mmdet.models.detectors import FCOS
 
 from pipeline.methods.shared.cpmask.roi_head import BASE_GT, training_rois
-
-DUMMIES = 100
+from pipeline.methods.shared.detect_then_segment import DetectThenSegment
 
 
 @DETECTORS.register_module()
-class MaskFCOS(FCOS):
+class MaskFCOS(DetectThenSegment, FCOS):
     """FCOS with masks: learned on the boxes of base objects, predicted in those that it detects.
 
     Args:
@@ -22,11 +19,6 @@ class MaskFCOS(FCOS):
     def __init__(self, roi_head, train_cfg=None, test_cfg=None, **kwargs):
         super().__init__(train_cfg=train_cfg, test_cfg=test_cfg, **kwargs)
         self.roi_head = build_head({**roi_head, "train_cfg": train_cfg, "test_cfg": self.bbox_head.test_cfg})
-
-    def forward_dummy(self, img):
-        """Run all layers, for counting operations; masks of stand-in boxes."""
-        x = self.extract_feat(img)
-        return self.bbox_head(x), self.roi_head.forward_dummy(x, torch.rand(DUMMIES, 4, device=img.device))
 
     def forward_train(
         self,
@@ -43,15 +35,3 @@ class MaskFCOS(FCOS):
         losses = self.bbox_head.forward_train(x, img_metas, gt_bboxes, gt_labels, gt_bboxes_ignore)
         boxes, owners = training_rois(BASE_GT, None, gt_bboxes)
         return losses | self.roi_head.mask_losses(x, boxes, owners, gt_masks, gt_is_novel)
-
-    def simple_test(self, img, img_metas, rescale=False):
-        """Detect and segment; per image (boxes per class, masks per class) in MMDetection's format."""
-        x = self.extract_feat(img)
-        boxes, labels = zip(*self.bbox_head.simple_test(x, img_metas, rescale=rescale), strict=True)
-        masks = self.roi_head.segment(x, boxes, labels, img_metas, rescale)
-        found = [bbox2result(b, c, self.bbox_head.num_classes) for b, c in zip(boxes, labels, strict=True)]
-        return list(zip(found, masks, strict=True))
-
-    def aug_test(self, imgs, img_metas, rescale=False):
-        """Refuse: the masks of several views are not averaged here."""
-        raise NotImplementedError("MaskFCOS has no test-time augmentation; test one view")
