@@ -449,6 +449,18 @@ def test_mistakes_are_mended_as_said(files, tmp_path):
     assert novel == ["roof"] and own_maps.grouped(gather(files, **mended), novel=novel)["roof"] == "novel"
 
 
+def test_a_palette_and_a_quote_are_mended_as_said(files, tmp_path):
+    listed = files["classes"].read_text()
+    palette(["roof", "grass", "road"])(tmp_path)
+    with pytest.raises(ExperimentError, match="take the colours out of --classes to read indices"):
+        gather(files)
+    files["classes"].write_text(re.sub("#[0-9a-f]{6}", "", listed))
+    assert gather(files).labels.names == (*maps.NAMES, "tram")
+    files["classes"].write_text(listed.replace(",road", ',"road').replace("#804080", ""))
+    with pytest.raises(ExperimentError, match="classes.csv: line 2: a quote that is not closed; remove it"):
+        gather(files)
+
+
 GROUPS = {
     "unknown": ({"novel": ["Roof"]}, "--novel names the class 'Roof'; valid: .*"),
     "both": ({"base": ["roof"], "novel": ["roof"]}, "roof: in --base and in --novel"),
