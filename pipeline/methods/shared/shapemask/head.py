@@ -153,10 +153,8 @@ class FineMask(MapAdded):
         """Logits [R, U S, U S] from the features of `ShapePrior` [R, C, S, S] and coarse logits [R, S, S]."""
         probabilities = coarse.sigmoid()
         chosen = (probabilities > 0.5).float()[:, None]
-        # In half precision a sum over so many cells would overflow.
-        embedding = (features.float() * chosen).sum((2, 3)) / chosen.sum((2, 3)).clamp(
-            min=1
-        )  # 0 where no cell is chosen
+        # In half precision a sum over so many cells would overflow; 0 where no cell is chosen.
+        embedding = (features.float() * chosen).sum((2, 3)) / chosen.sum((2, 3)).clamp(min=1)
         return self.decode(features - embedding[..., None, None], probabilities, labels)
 
 
