@@ -142,7 +142,11 @@ def jobs_of(phase, plan, declared):
 
 def run_phase(phase, processes):
     plan = protocol()
-    done = pd.read_csv(RUNS_CSV) if RUNS_CSV.exists() else pd.DataFrame(columns=["dataset", "run", "seed"])
+    done = (
+        pd.read_csv(RUNS_CSV, float_precision="round_trip")
+        if RUNS_CSV.exists()
+        else pd.DataFrame(columns=["dataset", "run", "seed"])
+    )
     finished = set(zip(done["dataset"], done["run"], done["seed"], strict=True))
     jobs = [job for job in jobs_of(phase, plan, declaration(plan)) if job not in finished]
     print(f"{phase}: {len(jobs)} trainings to do, {len(finished)} in {RUNS_CSV.relative_to(paths.ROOT)}", flush=True)
