@@ -28,8 +28,6 @@ def main():
     selection = experiments.select(list(declared.tables) if "all" in tables else tables, seeds, args.dataset)
     runs = len(selection["runs"]) + len(selection["elsewhere"]["runs"])
     asked = f", seeds {', '.join(map(str, seeds))}" if seeds else ""
-    if args.dataset:
-        print(f"dataset: {args.dataset}, written into params.yaml")
     print(f"tables: {', '.join(selection['tables'])}; {runs} runs{asked}, {len(selection['figures'])} figures")
     if lacking := [name for name in selection["chosen"] if name not in selection["tables"]]:
         print(
