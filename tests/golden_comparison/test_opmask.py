@@ -10,6 +10,7 @@ import torch
 
 from pipeline.errors import ExperimentError
 from pipeline.methods.opmask import released_checkpoint as released
+from pipeline.methods.opmask.batch_norm import RoIBatchNorm
 from pipeline.methods.opmask.golden import verify
 
 from . import plain_opmask as plain
@@ -45,6 +46,11 @@ def test_other_sizes_and_values(tmp_path, seed, rois):
     plain.write_cam(tmp_path, rois + 1, (4, 8, 12, 12) if seed == 1 else (6, 12, 24), classes=2 + seed, size=4 + seed)
     plain.write_mask_head(tmp_path, rois + 1, channels=4 * seed, convs=1 + seed, size=4 + seed)
     assert failures(tmp_path) == []
+
+
+def test_the_norm_is_the_authors_unless_told_otherwise():
+    with np.load(FOLDER / "sync_bn.npz") as archive:
+        assert np.allclose([RoIBatchNorm(1).eps, RoIBatchNorm(1).momentum], [archive["eps"], archive["momentum"]])
 
 
 @pytest.mark.parametrize("name", ["cam", "mask_head"])

@@ -59,10 +59,9 @@ def _check(f):
     everywhere = cut.label_map(box, (0, 0, image.shape[1], image.shape[0]), rule)
     labels, background, found = cut.cut(image, everywhere) or (None, None, None)
     _labels(f, "rect_labels", labels)
-    models = (("rect_bgd_model", background), ("rect_fgd_model", found))
-    same = labels is not None and (labels == f.expected("rect_labels")).all()
-    for array, model in models:  # which are of the labels: of others they are others
-        f.close(array, model, MODELS) if same else f.read.add(array)
+    if labels is not None and (labels == f.expected("rect_labels")).all():  # models are of the labels
+        f.close("rect_bgd_model", background, MODELS)
+        f.close("rect_fgd_model", found, MODELS)
     for array in f.arrays:
         if turns := re.fullmatch(r"crop_labels_iter(\d+)", array):
             _labels(f, array, _cut(inside, begun, int(turns[1])))

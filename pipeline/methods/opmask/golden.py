@@ -223,8 +223,6 @@ def _sync_bn(f):
     f.close("single_y", layer(torch.cat([step["x"] for step in arrays])), VALUE)
     f.close("single_running_mean", layer.running_mean, VALUE)
     f.close("single_running_var", layer.running_var, VALUE)
-    f.close("eps", layer.eps, VALUE)
-    f.close("momentum", layer.momentum, VALUE)
 
 
 def _norm(f):

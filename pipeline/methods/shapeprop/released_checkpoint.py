@@ -172,14 +172,14 @@ def convert(path: Path, out: Path, reverse: bool = False) -> str:
         converted |= anchors()
         for key, rows in meta.get(ONLY_THEIRS, {}).items():
             converted[key] = rows if key in anchors() else torch.cat([rows, converted[key][len(rows) :]])
+        content = {"model": converted}  # which the authors' loader reads
     else:
         require_same(state, released_shapes(ours), path, backbone)
         converted = renamed(state)
         regressor = [key for key in state if BOXES.fullmatch(our_key(key) or "")]
         kept = {key: state[key][:4].clone() for key in regressor} | {key: state[key].clone() for key in anchors()}
-    # The authors' loader reads `model`.
-    content = {"state_dict": converted, "meta": {"CLASSES": classes(), ONLY_THEIRS: kept}} if not reverse else None
-    save(content or {"model": converted}, Path(out))
+        content = {"state_dict": converted, "meta": {"CLASSES": classes(), ONLY_THEIRS: kept}}
+    save(content, Path(out))
     return backbone
 
 
