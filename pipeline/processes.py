@@ -135,9 +135,9 @@ def _wait(child, account):
     """Wait for a process as its own `wait` does, but learn what it used."""
     if account is None:
         return child.wait()
-    # Left unreaped, so that `poll` of another thread never sees the number of another process.
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     with contextlib.suppress(ChildProcessError):  # `poll` of the thread that ends everything was first
+        # Left unreaped, so that `poll` of another thread never sees the number of another process.
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         account(usage.ru_utime + usage.ru_stime)

@@ -130,7 +130,17 @@ def load_knobs(run, profile=None):
     if run.pinned and (seeds := experiments.asked_seeds()):
         values["seeds"] = list(seeds)
     chosen.require_own(run.overrides or {}, f"runs.{run.name}.overrides: method {run.method}")
-    return chosen.load_knobs(values | (run.overrides or {}), run.knobs, run.schedule, profile and profile.get("knobs"))
+    values |= overrides(run, profile)
+    return chosen.load_knobs(values, run.knobs, run.schedule, profile and profile.get("knobs"))
+
+
+def overrides(run, profile=None):
+    """{knob: value} that a row overrides, each by what stands for it at the scale of a profile."""
+    instead = (profile or {}).get("instead", {})
+    return {
+        knob: instead[knob].get(value, value) if knob in instead else value
+        for knob, value in (run.overrides or {}).items()
+    }
 
 
 def resolve(run_name, dataset, seed, declared=None):

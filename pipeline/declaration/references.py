@@ -158,6 +158,9 @@ class Check:
             self.known("detector", sizes, detector, *where)
             strict.check(sizes[detector], values, self.origin(keys), where)
         strict.check(_decided(), profile.knobs, self.origin(keys), (*keys, "knobs"))
+        for knob, values in profile.instead.items():
+            for value in values.values():
+                strict.check(_decided(), {knob: value}, self.origin(keys), (*keys, "instead"))
         for backbone in profile.backbones:
             self.known("backbone", self.declared.backbones, backbone, *keys, "backbones", backbone)
         self.weights(profile.initial_weights, profile, *keys, "initial_weights")

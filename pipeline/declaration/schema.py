@@ -412,11 +412,15 @@ class Schedule(Strict):
 
 
 class Profile(Strict):
-    """The scale at which a dataset is run; `reads` as of the tasks whose data sets it is for."""
+    """The scale at which a dataset is run; `reads` as of the tasks whose data sets it is for.
+
+    `instead` has, by knob and value that a row overrides it with, the value that stands for it at this scale.
+    """
 
     reads: Literal["objects", "maps"] = "objects"
     architecture: dict[Name, dict[str, Any]]
     knobs: dict[str, Any] = {}
+    instead: dict[str, dict[int | float | str, Any]] = {}
     backbones: dict[Name, BackboneModel]
     initial_weights: InitialWeights
     images: Images

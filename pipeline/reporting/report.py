@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from pipeline import methods, tasks
 from pipeline.artifacts import files, paths
-from pipeline.declaration import experiments, schema
+from pipeline.declaration import config, experiments, schema
 from pipeline.errors import ExperimentError
 from pipeline.reporting import deviations, figures, measured, provenance, published, tables
 from pipeline.reporting.agreement import agreement
@@ -147,7 +147,7 @@ def run_line(run, declared, dataset, results, problems):
     else:
         marked = "; with other code or settings than today's" if measured.outdated(result) else ""
         state = f"done (seed{'s' * (len(result.seeds) > 1)} {', '.join(map(str, result.seeds))}{marked})"
-    changes = [f"{knob} = {value}" for knob, value in run.overrides.items()]
+    changes = [f"{knob} = {value}" for knob, value in config.overrides(run, declared.profile(run.on(dataset))).items()]
     return {
         "run": run.name,
         "method": methods.method(run.method).label,

@@ -70,6 +70,15 @@ def test_a_recipe_that_is_named_is_the_recipe_whatever_the_profile_says(recipe):
     assert loaded(recipe=recipe).tau_easy == methods.method("contrastmask").preset(recipe).tau_easy
 
 
+@pytest.mark.parametrize("dataset, points", [("coco_stuff_10k", (50, 100, 150)), ("scenes", (8, 16, 24))])
+def test_what_a_row_overrides_has_its_stand_in_at_the_scale_of_a_profile(dataset, points):
+    declared = experiments.load()
+    runs = [declared.run(name) for name in ("simformer_j50_s1", "simformer_s1", "simformer_j150_s1")]
+    assert tuple(config.resolve(run.name, dataset, 0).knobs.points for run in runs) == points
+    other = replace(runs[0], overrides={"points": 40, "pairs": "self"})
+    assert config.overrides(other, declared.profile(dataset)) == other.overrides, "no row of the paper has these"
+
+
 @pytest.mark.parametrize("scale", [None, {}])
 def test_a_profile_that_says_nothing_means_the_released_recipe(scale):
     assert loaded(scale=scale) == loaded(recipe="released")

@@ -248,6 +248,16 @@ MISTAKES = {
         {"loss_denominator": "recipe"},
         "profiles.full.knobs.loss_denominator: is 'recipe'; valid: temperature, plain",
     ),
+    "value in place of another": (
+        ("profiles", "embedded_maps", "instead"),
+        {"points": {50: "many"}},
+        "profiles.embedded_maps.instead.points: is 'many'; valid: .*",
+    ),
+    "knob in place of none": (
+        ("profiles", "embedded_maps", "instead"),
+        {"pionts": {50: 8}},
+        "profiles.embedded_maps.instead.pionts: unknown key; valid: .*; did you mean 'points'?",
+    ),
     "its direction": (
         ("profiles", "embedded", "initial_weights", "direction"),
         "boxs",

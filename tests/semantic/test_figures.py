@@ -141,8 +141,8 @@ def test_scores_stand_over_the_number_of_points_a_panel_for_each_group(drawn):
         evaluated(run, [(score, 0.0, score + 40), (score + 2, 0.0, score + 40)])
     figure, caption = drawn("simformer_points")
     novel, whole, printed = figure.axes
-    assert points(novel.lines[0]) == [(16, 11), (50, 21), (150, 31)]
-    assert points(whole.lines[0]) == [(16, 50), (50, 60), (150, 70)]
+    assert points(novel.lines[0]) == [(8, 21), (16, 11), (24, 31)]
+    assert points(whole.lines[0]) == [(8, 60), (16, 50), (24, 70)]
     assert points(printed.lines[0]) == [(50, 30.7), (100, 31.1), (150, 31.2)]
     assert [axis.get_title() for axis in figure.axes] == [
         "measured, novel\nscenes",
