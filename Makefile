@@ -12,6 +12,8 @@ SEEDS ?=
 JOBS ?=
 # Further options of pytest, such as PYTEST='-m "not slow"' for a quick pass.
 PYTEST ?=
+# A test that hangs fails by its name, with the stacks of its threads; none takes a quarter of these seconds.
+PATIENCE := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true --max-worker-restart 0
 FULL ?=
 HOST ?= 127.0.0.1
 PORT ?= 5000
@@ -52,7 +54,7 @@ snapshot: reproduce ## reproduce, then copy the finished report to reports/snaps
 	@$(ACTIVATE) python -m commands.snapshot
 
 test: lint ## lint, then run every test (quick pass: make test PYTEST='-m "not slow"')
-	@$(ACTIVATE) python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	@$(ACTIVATE) python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PATIENCE) $(PYTEST)
 
 test-slurm: setup ## run Table 2 through a real Slurm of two nodes on this machine, as root (FULL=1: at full length)
 	@$(ACTIVATE) CONTRASTMASK_FULL="$(FULL)" python -m pytest -m slurm tests/slurm $(PYTEST)

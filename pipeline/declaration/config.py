@@ -148,9 +148,9 @@ def resolve(run_name, dataset, seed, declared=None):
     declared = declared or experiments.load()
     run = declared.run(run_name)
     profile = declared.profile(dataset)
-    experiments.lookup(
-        profile["backbones"], run.backbone, f"backbone of profile {declared.datasets[dataset]['profile']!r}:"
-    )
+    for part in ("backbone", "schedule"):
+        named = f"{part} of profile {declared.datasets[dataset]['profile']!r}:"
+        experiments.lookup(profile[f"{part}s"], getattr(run, part), named)
     knobs, chosen = load_knobs(run, profile), methods.method(run.method)
     data = _data(profile, methods.task_of(run.method), chosen.item_images(knobs))
     afresh = profile["initial_weights"]["kind"] == "random"

@@ -5,6 +5,7 @@ each node, one for each GPU), both 1 unless a launcher sets them. The images of 
 """
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -161,6 +162,7 @@ def member(scratch):
             where = {"init_method": f"file://{file}", "rank": number, "world_size": world} if file else {}
             dist.init_process_group(backend, timeout=collectives.PATIENCE, **where)
             yield
+            gc.collect()  # with gloo, a DistributedDataParallel that outlives its group may wait for ever
             collectives.barrier()
             dist.destroy_process_group()
     except Exception as error:

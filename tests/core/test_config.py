@@ -40,6 +40,11 @@ def test_a_training_handed_on_as_text_is_the_same_training(dataset):
     assert config.Training.from_json(config.resolve_pretraining("r50", "generated").to_json()).method == "two_stage"
 
 
+def test_a_run_of_the_other_paper_is_refused_in_one_line():
+    with pytest.raises(ExperimentError, match="^unknown schedule of profile 'embedded_maps': '3x'; valid: 1x; "):
+        config.resolve(OURS.replace("1x", "3x"), "scenes", 0)
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"knobs": {}}', '{"knobs": {"sigma": 1}, "name": "x"}'])
 def test_text_that_is_no_training_is_one_line(text):
     with pytest.raises(ExperimentError, match="not a training that this version wrote"):

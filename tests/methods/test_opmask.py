@@ -1,8 +1,6 @@
 """OPMask trains on masks of base categories alone, whatever a batch lacks, and segments what it detects."""
 
 import dataclasses
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +8,13 @@ import torch
 import torch.nn.functional as F
 from mmcv import ConfigDict
 from mmdet.models import build_detector
-from torch import distributed as dist
-from torch import multiprocessing
 
 from pipeline import methods
 from pipeline.declaration import config
 from pipeline.methods.opmask.knobs import Knobs
 from pipeline.training import starting_weights
 from pipeline.training.precision import use_autocast
+from tests.joined import joined
 from tests.models.conftest import SMALL, batch, build, configuration, total, train_losses
 
 ROOM = methods.method("opmask")
@@ -223,30 +220,6 @@ def predicted(model, data):
 # Processes
 
 
-def forked(work, processes, *arguments):
-    """What `work(rank, *arguments)` returns in each of several processes that know each other."""
-    context = multiprocessing.get_context("fork")
-    with tempfile.TemporaryDirectory() as folder:
-        started = [
-            context.Process(target=_joined, args=(work, rank, processes, folder, arguments))
-            for rank in range(processes)
-        ]
-        for process in started:
-            process.start()
-        for process in started:
-            process.join(60)
-        assert [process.exitcode for process in started] == [0] * processes
-        return [torch.load(Path(folder) / f"{rank}.pth", weights_only=True) for rank in range(processes)]
-
-
-def _joined(work, rank, processes, folder, arguments):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
-    torch.save(work(rank, *arguments), Path(folder) / f"{rank}.pth")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
 def norm_step(rank, shares, variance, over):
     from pipeline.methods.opmask.batch_norm import RoIBatchNorm
 
@@ -261,7 +234,7 @@ def norm_step(rank, shares, variance, over):
 def test_processes_normalise_as_one_does(counts):
     shares = torch.randn(sum(counts), 4, 3, 3).mul(2).add(1).split(counts)
     (y, x, weight, bias, mean, variance) = norm_step(0, [torch.cat(shares)], "unbiased", True)
-    found = forked(norm_step, 2, shares, "unbiased", True)
+    found = joined(norm_step, 2, shares, "unbiased", True)
     torch.testing.assert_close(torch.cat([each[0] for each in found]), y)
     torch.testing.assert_close(torch.cat([each[1] for each in found]), x)
     torch.testing.assert_close(found[0][2] + found[1][2], weight)
@@ -273,10 +246,10 @@ def test_processes_normalise_as_one_does(counts):
 
 def test_the_knobs_of_the_norm_reach_it():
     shares = torch.randn(4, 4, 3, 3).split(2)
-    biased, unbiased = (forked(norm_step, 2, shares, kind, True)[0][5] for kind in ("biased", "unbiased"))
+    biased, unbiased = (joined(norm_step, 2, shares, kind, True)[0][5] for kind in ("biased", "unbiased"))
     before = 0.9 * torch.ones(4)
     torch.testing.assert_close((unbiased - before) * 35 / 36, biased - before)
-    alone = forked(norm_step, 2, shares, "biased", False)
+    alone = joined(norm_step, 2, shares, "biased", False)
     torch.testing.assert_close(alone[1][0], norm_step(0, [shares[1]], "biased", True)[0])
     assert not torch.allclose(alone[0][4], alone[1][4])
 
@@ -298,7 +271,7 @@ def model_step(rank):
 
 
 def test_a_process_without_objects_waits_for_nobody_and_nobody_for_it():
-    first, second = forked(model_step, 2)
+    first, second = joined(model_step, 2)
     assert "roi_head.mask_head.convs.0.conv.weight" in first and first.keys() == second.keys()
     for name, value in first.items():
         assert torch.isfinite(value).all() and torch.equal(value, second[name]), name

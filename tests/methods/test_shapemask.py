@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from mmcv import ConfigDict
 from mmdet.core import BitmapMasks
 from mmdet.models import build_detector
-from torch import distributed as dist
-from torch import multiprocessing
 
 from pipeline import methods
 from pipeline.artifacts import paths
@@ -23,6 +21,7 @@ from pipeline.methods.shared.shapemask import batch_norm, geometry, head, priors
 from pipeline.methods.shared.sizes import Sizes
 from pipeline.training.data_parallel import averaged
 from pipeline.training.precision import use_autocast
+from tests.joined import joined
 from tests.models.conftest import SMALL, SMALL_BACKBONE, _one_thread, batch, total, train_losses  # noqa: F401
 
 ROOM = methods.method("shapemask")
@@ -259,17 +258,14 @@ def test_it_learns_the_masks_of_one_image():
         assert (overlap > 0.75).all(), (name, overlap)
 
 
-def _normalised(rank, folder, counts):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=len(counts))
+def _normalised(rank, counts):
     maps, module = _maps_and_module()
     first = sum(counts[:rank])
     mine = maps[first : first + counts[rank]].requires_grad_()
     wrapped = averaged(module)
     wrapped(mine).square().sum().mul(len(counts)).backward()  # gradients are the mean over processes
     state = {name: value.grad for name, value in module.named_parameters()} | dict(module.named_buffers())
-    torch.save((mine.grad / len(counts), state), f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
+    return mine.grad / len(counts), state
 
 
 def _maps_and_module():
@@ -283,13 +279,12 @@ def _maps_and_module():
 
 
 @pytest.mark.parametrize("counts", [(2, 3), (5, 0)])
-def test_two_processes_are_one(tmp_path, counts):
+def test_two_processes_are_one(counts):
     """Even where one of them has no instance."""
-    multiprocessing.start_processes(_normalised, (str(tmp_path), counts), len(counts), start_method="fork")
+    shares = joined(_normalised, len(counts), counts)
     maps, decoder = _maps_and_module()
     maps.requires_grad_()
     decoder(maps).square().sum().backward()
-    shares = [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(len(counts))]
     torch.testing.assert_close(torch.cat([share[0] for share in shares]), maps.grad, rtol=1e-3, atol=1e-4)
     expected = {name: value.grad for name, value in decoder.named_parameters()} | dict(decoder.named_buffers())
     for _, state in shares:

@@ -4,6 +4,7 @@ Usage: torchrun --nproc-per-node N two_processes.py OUT.pth. In one process the 
 Everything random is off: all RoIs and keys are used, nothing is suppressed, no batch statistics in the backbone.
 """
 
+import gc
 import sys
 
 import torch
@@ -114,6 +115,7 @@ def main():
     }
     if rank() == 0:
         torch.save(found, sys.argv[1])
+    gc.collect()  # as in tests/joined.py
     dist.barrier()
     dist.destroy_process_group()
 

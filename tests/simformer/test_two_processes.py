@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing
 
 from pipeline.training.data_parallel import averaged
 from pipeline.training.losses import total
+from tests.joined import joined
 from tests.simformer import small
 
 STEPS = 2
@@ -44,17 +44,8 @@ def trained(images, world_size):
     return history, {name: value.detach() for name, value in model.named_parameters()}
 
 
-def _process(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save(trained(np.arange(2 * rank, 2 * rank + 2), 2), f"{folder}/{rank}.pth")
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
-def test_losses_and_weights_are_those_of_one(tmp_path):
-    multiprocessing.start_processes(_process, (str(tmp_path),), 2, start_method="fork")
-    first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2))
+def test_losses_and_weights_are_those_of_one():
+    first, second = joined(lambda rank: trained(np.arange(2 * rank, 2 * rank + 2), 2), 2)
     assert first[0] == second[0] and all(torch.equal(first[1][name], second[1][name]) for name in first[1])
     history, weights = trained(np.arange(4), 1)
     for ours, expected in zip(first[0], history, strict=True):

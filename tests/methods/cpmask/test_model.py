@@ -10,7 +10,6 @@ import torch
 from mmdet.core import BitmapMasks
 from mmdet.models import build_detector
 from mmdet.models.dense_heads import FCOSHead
-from torch import distributed, multiprocessing
 
 from benchmarks.host_reads import HostReads
 from pipeline import methods
@@ -21,6 +20,7 @@ from pipeline.methods.shared.cpmask.roi_head import training_rois
 from pipeline.methods.shared.sizes import Sizes
 from pipeline.training.data_parallel import averaged
 from pipeline.training.precision import use_autocast
+from tests.joined import joined
 from tests.models.conftest import SMALL, SMALL_BACKBONE, batch, total, train_losses
 from tests.models.conftest import build as build_any
 
@@ -178,9 +178,7 @@ def test_half_precision_is_near_full_precision(method):
     assert any(found[1][name] != found[0][name] for name in MASK_LOSSES)
 
 
-def _process(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def _step(rank):
     model = build()
     wrapped = averaged(model)
     data = batch(novel=range(6) if rank else (0,), seed=rank)
@@ -192,20 +190,12 @@ def _process(rank, folder):
                 part.set_progress(0, 0.0, 0, rank)
         total(wrapped(return_loss=True, **data)).backward()
     gradients = {name: value.grad for name, value in model.roi_head.mask_head.named_parameters()}
-    torch.save((gradients, statistics(model)), f"{folder}/{rank}.pth")
-    distributed.barrier()
-    distributed.destroy_process_group()
+    return gradients, statistics(model)
 
 
-def test_two_processes_one_of_them_without_a_base_object(tmp_path):
+def test_two_processes_one_of_them_without_a_base_object():
     """Neither waits for ever; gradients are means, batch statistics each one's own."""
-    workers = [multiprocessing.get_context("fork").Process(target=_process, args=(r, tmp_path)) for r in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2))
+    first, second = joined(_step, 2)
     assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
     assert any(gradient.any() for gradient in first[0].values())
     fresh = statistics(build())
