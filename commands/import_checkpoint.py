@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline import methods
 from pipeline.cli import command
-from pipeline.trained import naming, published
+from pipeline.trained import importing, naming
 
 
 @command
@@ -20,7 +20,7 @@ def main():
     backbone = naming.convert(args.method, args.file, args.out, args.reverse)
     print(f"{args.out}: {backbone}, every key mapped")
     if not args.reverse:
-        config = published.write_imported(args.method, backbone, args.out)
+        config = importing.write_configuration(args.method, backbone, args.out)
         print(f"{config}: its configuration, for MMDetection's tools too")
 
 

@@ -64,7 +64,8 @@ def load(
         source: file the mapping came from, for messages.
         schedule: of the run; decides between preset values that differ by it.
         recipes: file of the presets, None without any.
-        scale: the preset `profile`: `recipe`, the preset that it follows, and the knobs in which it departs from that.
+        scale: the preset `profile`: `recipe`, the preset that it follows, and the knobs in which it departs from that;
+            of those, the ones that are `of_data` stand under every preset.
 
     Raises:
         ExperimentError: a knob is missing, of the wrong type or out of its range.
@@ -75,10 +76,12 @@ def load(
     values = {name: mapping[name] for name in fields if name in mapping}
     preset = {}
     if recipes is not None and RECIPE in fields:
-        departing = {}
+        departing = dict(scale or {})
+        followed = departing.pop(RECIPE, DEFAULT)
         if values[RECIPE] == PROFILE:
-            departing = dict(scale or {})
-            values[RECIPE] = departing.pop(RECIPE, DEFAULT)
+            values[RECIPE] = followed
+        else:
+            departing = {name: value for name, value in departing.items() if name in of_data(recipes)}
         if values[RECIPE] not in typing.get_args(fields[RECIPE].annotation):
             raise _refused(kind, RECIPE, values, source)
         preset = preset_values(recipes, values[RECIPE], schedule)
@@ -139,6 +142,11 @@ def preset_values(recipes: Path, recipe: str, schedule: str = "1x") -> dict:
     """
     rows = [row for row in differences(recipes) if row["knob"] is not None]
     return {row["knob"]: _of_schedule(row, recipe, schedule) for row in rows}
+
+
+def of_data(recipes: Path) -> set:
+    """Knobs whose value a profile names under every preset, as it depends on the data."""
+    return {row["knob"] for row in differences(recipes) if row.get("of_data")}
 
 
 def _of_schedule(row, recipe, schedule):

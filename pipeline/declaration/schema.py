@@ -689,7 +689,10 @@ class Published(Strict):
 
 
 class Difference(Strict):
-    """A row of a recipes file; it has a column more for each preset."""
+    """A row of a recipes file; it has a column more for each preset.
+
+    Of a row that is `of_data` the value that a profile names stands under every preset.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -697,6 +700,7 @@ class Difference(Strict):
     knob: Text | None
     description: Text
     note: str = ""
+    of_data: bool = False
 
 
 # The machine

@@ -73,6 +73,7 @@ class Method:
             method's authors trained with; a profile's are the frame in which rows are compared.
         differs: knobs -> what a published row of the method was trained with that a run with these knobs is not, in
             words, which tables show below.
+        unread: knobs -> names of those that then change nothing, which such differences leave out.
         cost: of a training step, in those of its detector with a mask head; trainings that take longest start first.
         autocast: (dotted part of the model, name of its method) that a lower precision is used for.
         priors: module whose `make(dataset, direction, out_dir)` learns from the base masks of a split what its
@@ -89,8 +90,10 @@ class Method:
             object's box, by default the box itself.
         golden: module whose `verify(folder)` compares it with numbers of other code.
         checkpoint_map: module that knows checkpoints of its authors' code: `convert(file, out, reverse)` (returns the
-            backbone), `renamed(state)` (None if it is not of that code), `classes()`, `configuration(state, path)` and
-            `configuration_of(backbone)` (the model's, in MMDetection's words).
+            backbone), `renamed(state)` (None if it is not of that code), `classes()`, `configuration(state, path)` (the
+            model's, in MMDetection's words) and, of detectors, `configuration_of(backbone)`. One whose checkpoints are
+            of several label sets has `classes_of(state)` and `label_set_of(state)`, and `UNREAD`, a pattern of names
+            that they may lack.
     """
 
     task: str
@@ -109,6 +112,7 @@ class Method:
     item_images: Callable = _one
     optimisation: Callable = _unchanged
     differs: Callable = _nothing
+    unread: Callable = _none
     cost: float = 1.0
     autocast: tuple[tuple[str, str], ...] = ()
     priors: str | None = None

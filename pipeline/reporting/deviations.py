@@ -31,11 +31,12 @@ def _from_preset(method, chosen, run):
     if RELEASED not in strict.choices(method.knobs, knobs.RECIPE):
         return ""
     preset = knobs.preset_values(method.recipes, RELEASED, run.schedule)
+    unread = method.unread(chosen)
     turned = {name: value for name, value in preset.items() if name in method.knobs.model_fields}
     return ", ".join(
         f"{name} {_word(getattr(chosen, name))} (released code: {_word(value)})"
         for name, value in turned.items()
-        if name not in (run.overrides or {}) and getattr(chosen, name) != value
+        if name not in (run.overrides or {}) and name not in unread and getattr(chosen, name) != value
     )
 
 

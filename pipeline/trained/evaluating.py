@@ -13,18 +13,22 @@ from mmdet.utils import build_dp
 from tabulate import tabulate
 from torch import nn
 
-from pipeline import methods
+from pipeline import methods, tasks
 from pipeline.artifacts import detections, paths
-from pipeline.declaration import config, experiments, recipe, subsets
+from pipeline.declaration import config, experiments, recipe, schema, subsets
 from pipeline.errors import ExperimentError
 from pipeline.hardware import test_batch, use_device
 from pipeline.tasks import WHOLE
 from pipeline.tasks.instances import TASK, prediction, scoring
 from pipeline.tasks.instances.packed_coco import validation_set
+from pipeline.tasks.semantic import data as maps_data
+from pipeline.tasks.semantic import prediction as maps_prediction
 from pipeline.trained import loading, reading
 
 logger = logging.getLogger("pipeline.trained.evaluating")
 
+MAPS = "semantic"  # the task whose models label pixels
+LOADS = "LoadScene"  # first step of its data
 OUR_LOADING = {"type": "LoadWholeImage"}  # of MMDetection's, which does not look whether an image is the annotated one
 
 
@@ -39,8 +43,8 @@ def evaluate(file, run=None, dataset=None, direction=None, configuration=None):
         configuration: file of MMDetection's configuration, for a checkpoint that does not tell its own.
 
     Returns:
-        {"checkpoint", "origin", "sha256", "dataset", "direction", "kinds", "scores", "per_category"}, the last two as
-        of `scoring.report`, without what the detector does not predict.
+        {"checkpoint", "origin", "sha256", "dataset", "direction", "task", "kinds", "scores", "per_category"}, the last
+        two as of the task's `score`, without what a detector does not predict.
 
     Raises:
         ExperimentError: as `loading.load_model`; an unknown name, images or annotations that are not there.
@@ -52,9 +56,10 @@ def evaluate(file, run=None, dataset=None, direction=None, configuration=None):
         direction = direction or chosen.direction
     dataset = dataset or experiments.chosen_dataset()
     labels = declared.label_set(dataset)
-    groups = TASK.named(*labels.base_and_novel(direction)) if direction else {}
     trained = reading.read(file)
     loaded = loading.of_checkpoint(trained, dataset, configuration)
+    task = _task(loaded, dataset, declared, file)
+    groups = task.named(*labels.base_and_novel(direction)) if direction else {}
     if not (annotations := subsets.validation(dataset).annotations).exists():
         raise ExperimentError(
             f"{annotations.relative_to(paths.ROOT)}: no such file; run `python -m stages.download {dataset}`"
@@ -62,10 +67,14 @@ def evaluate(file, run=None, dataset=None, direction=None, configuration=None):
     digest = reading.sha256(trained.path)
     name = f"checkpoint_{digest[:20]}_{dataset}"
     path = paths.scratch(name) / "detections.json"
-    segments = segments_too(loaded.model)
-    predict(loaded, dataset, digest, name, path, f"evaluate {trained.path.name}")
-    scores = scoring.score_predictions(dataset, path, groups)
-    kinds = [kind for kind, name in TASK.kinds.items() if segments or name == "box"]
+    title = f"evaluate {trained.path.name}"
+    if task.name == MAPS:
+        predict_maps(loaded, dataset, digest, name, path, title)
+        scores, kinds = task.score(dataset, path, groups), list(task.kinds)
+    else:
+        predict(loaded, dataset, digest, name, path, title)
+        scores = scoring.score_predictions(dataset, path, groups)
+        kinds = [kind for kind, name in task.kinds.items() if segments_too(loaded.model) or name == "box"]
     path.unlink()
     return {
         "checkpoint": str(file),
@@ -73,9 +82,32 @@ def evaluate(file, run=None, dataset=None, direction=None, configuration=None):
         "sha256": digest,
         "dataset": dataset,
         "direction": direction,
+        "task": task.name,
         "kinds": kinds,
         **{key: [row for row in scores[key] if row["kind"] in kinds] for key in ("scores", "per_category")},
     }
+
+
+def _task(loaded, dataset, declared, file):
+    """The task of a model, which has to be one of the data set."""
+    task = tasks.task(MAPS if loaded.config.data.test.pipeline[0]["type"] == LOADS else TASK.name)
+    if schema.holds(declared.dataset(dataset)["kind"]) != task.reads:
+        kind = "label maps" if task.name == MAPS else "detections"
+        raise ExperimentError(f"{file}: a model of {kind}, which data set {dataset} does not score; name another")
+    return task
+
+
+def predict_maps(loaded, dataset, digest, name, path, title):
+    """Write label maps of the validation images of a data set. Arguments as of `predict`."""
+    device, batch_size, steps = use_device(), test_batch(), [plain(step) for step in loaded.config.data.test.pipeline]
+    images = maps_data.validation_set(dataset, steps)
+    names = [image["file_name"] for image in images.pack.images]
+    identity = _identity(loaded, dataset, digest, steps, tasks.task(MAPS), device, batch_size)
+    with detections.saved(name, identity, names) as lines:
+        if lines.done < len(images):
+            model, inference = loaded.model.to(device), maps_prediction.Inference(title)
+            maps_prediction._infer(model, device, images, lines, batch_size, title, inference)
+        lines.publish(path)
 
 
 def segments_too(model):
@@ -96,18 +128,7 @@ def predict(loaded, dataset, digest, name, path, title):
     device, batch_size = use_device(), test_batch()
     steps = steps_of(loaded)
     images = validation_set(dataset, steps)
-    identity = {
-        "checkpoint": digest,
-        "configuration": config.tagged({"model": loaded.config.model.to_dict(), "test": steps}),
-        "annotations": reading.sha256(subsets.validation(dataset).annotations),
-        "code": recipe.code_of(
-            (__name__, *TASK.prediction_modules, *(each for m in methods.names() for each in methods.method(m).modules))
-        ),
-        "versions": recipe.versions(),
-        "device": device,
-        "batch": batch_size,
-    }
-    identity = {"identity": hashlib.sha256(repr(identity).encode()).hexdigest()}
+    identity = _identity(loaded, dataset, digest, steps, TASK, device, batch_size)
     model = loaded.model if segments_too(loaded.model) else FilledBoxes(loaded.model)
     with detections.saved(name, identity, images.img_ids) as lines:
         if lines.done:
@@ -116,6 +137,21 @@ def predict(loaded, dataset, digest, name, path, title):
             parallel = build_dp(model, device, device_ids=range(1)).eval()
             prediction._infer(parallel, images, lines, batch_size, title)
         lines.publish(path)
+
+
+def _identity(loaded, dataset, digest, steps, task, device, batch_size):
+    """All that predictions depend on, so that those of something else are not gone on with."""
+    rooms = (each for name in methods.names() for each in methods.method(name).modules)
+    content = {
+        "checkpoint": digest,
+        "configuration": config.tagged({"model": loaded.config.model.to_dict(), "test": steps}),
+        "annotations": reading.sha256(subsets.validation(dataset).annotations),
+        "code": recipe.code_of((__name__, *task.prediction_modules, *rooms)),
+        "versions": recipe.versions(),
+        "device": device,
+        "batch": batch_size,
+    }
+    return {"identity": hashlib.sha256(repr(content).encode()).hexdigest()}
 
 
 def steps_of(loaded):
@@ -158,11 +194,12 @@ def _filled(box, shape):
 def table(result):
     """The scores of `evaluate` as text: a row for each group and kind, percent."""
     values = {(row["group"], row["kind"], row["metric"]): row["value"] for row in result["scores"]}
-    groups = [group for group in TASK.groups if group == WHOLE or result["direction"]]
+    task = tasks.task(result["task"])
+    groups = [group for group in task.groups if group == WHOLE or result["direction"]]
     rows = [
-        [group, TASK.kinds[kind], *(values.get((group, kind, metric.key)) for metric in TASK.metrics)]
+        [group, task.kinds[kind] or kind, *(values.get((group, kind, metric.key)) for metric in task.metrics)]
         for kind in result["kinds"]
         for group in groups
     ]
-    headers = ["classes", "of", *(metric.label for metric in TASK.metrics)]
+    headers = ["classes", "of", *(metric.label for metric in task.metrics)]
     return tabulate(rows, headers=headers, tablefmt="github", floatfmt=".1f", missingval="-")

@@ -6,6 +6,7 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 
 import importlib
 import logging
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +26,10 @@ from pipeline.trained import reading
 logger = logging.getLogger("pipeline.trained.loading")
 
 INSTANCES = "instances"
-FULL_SIZE = {INSTANCES: "full", "semantic": "full_maps"}  # profile whose images released checkpoints were trained on
 COCO = "coco"  # label set of files that name no class, if they have as many
+# Profile whose images checkpoints of others were trained on, by their label set; of others that of their task.
+FULL_SIZE = {COCO: "full", "coco_stuff": "full_maps", "ade20k": "full_maps_ade"}
+BY_TASK = {INSTANCES: "full", "semantic": "full_maps"}
 
 
 class Loaded(NamedTuple):
@@ -117,15 +120,25 @@ def of_checkpoint(trained, dataset=None, config=None):
         )
     _import(full, config or trained.path)
     full.data = mmcv.ConfigDict(full.get("data", {}))
+    labels = _labels(trained, full, dataset)
     tested = full.data.get("test", {})
     if isinstance(tested, list):  # as runs were published before MMDetection's tools could read it
         full.data.test = mmcv.ConfigDict(pipeline=tested)
     elif "pipeline" not in tested:
         task = methods.task_of(trained.method) if trained.method else tasks.task(INSTANCES)
-        images = experiments.load().profiles[FULL_SIZE[task.name]]["images"]
-        full.data.test = mmcv.ConfigDict(pipeline=task.steps(images)["test"])
-    labels = _labels(trained, full, dataset)
+        full.data.test = mmcv.ConfigDict(pipeline=full_size_steps(task, labels.name))
     return Loaded(_built(trained, full, labels), labels, full)
+
+
+def full_size_steps(task, label_set):
+    """Steps of inference at the size at which checkpoints of others were trained.
+
+    Args:
+        task: `tasks.Task`.
+        label_set: name of that of their classes.
+    """
+    images = experiments.load().profiles[FULL_SIZE.get(label_set, BY_TASK[task.name])]["images"]
+    return task.steps(images)["test"]
 
 
 def _is_path(name):
@@ -163,6 +176,8 @@ def _import(full, where):
 def _labels(trained, full, dataset):
     """The label set of a checkpoint, or of a data set, whose classes it has to have."""
     classes = trained.classes
+    if trained.method and (of_state := getattr(methods.required(trained.method, "checkpoint_map"), "classes_of", None)):
+        classes = of_state(trained.state)
     if classes is None and (number := _number(full.model)) is not None:
         coco = label_sets.label_set(COCO)
         classes = coco.names if number == len(coco) else tuple(f"class {label}" for label in range(1, number + 1))
@@ -201,6 +216,10 @@ def _differing(classes, labels):
 
 def _number(model):
     """Number of classes of a configured model, None if it does not say."""
+    if head := model.get("panoptic_head"):
+        return head.get("num_things_classes", 0) + head.get("num_stuff_classes", 0)
+    if "num_classes" in model:
+        return model["num_classes"]
     head = model.get("roi_head", model)
     head = head.get("bbox_head", {})
     head = head[0] if isinstance(head, list) else head  # a cascade
@@ -218,7 +237,9 @@ def _built(trained, full, labels):
         ) from None
     expected = model.state_dict()
     misfits = [key for key in expected if key not in trained.state or expected[key].shape != trained.state[key].shape]
-    misfits = [key for key in misfits if not key.endswith(".num_batches_tracked")]
+    room = methods.required(trained.method, "checkpoint_map") if trained.method else None
+    unread = getattr(room, "UNREAD", re.compile(r".*\.num_batches_tracked"))
+    misfits = [key for key in misfits if not unread.fullmatch(key)]
     if misfits or (extra := [key for key in trained.state if key not in expected]):
         first = misfits[0] if misfits else extra[0]
         shape = tuple(trained.state[first].shape) if first in trained.state else "missing"

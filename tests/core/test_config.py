@@ -84,6 +84,21 @@ def test_what_a_row_overrides_has_its_stand_in_at_the_scale_of_a_profile(dataset
     assert config.overrides(other, declared.profile(dataset)) == other.overrides, "no row of the paper has these"
 
 
+@pytest.mark.parametrize("recipe", ["profile", "paper", "released"])
+def test_what_depends_on_the_data_is_the_profile_s_under_every_recipe(recipe):
+    """Published weights of ADE20K are other ones than of COCO-Stuff, J of 256 cells is no 100."""
+    room = methods.method("simformer")
+
+    def of(dataset):
+        scale = experiments.load().profile(dataset)["knobs"]
+        chosen = room.load_knobs(room.pinned() | {"recipe": recipe}, "mine.yaml", scale=scale)
+        return chosen.complementary_weight, chosen.distillation_weight, chosen.points, chosen.backbone_rate
+
+    assert of("ade20k") == (0.2, 0.5, 100, 0.1)
+    assert of("coco_stuff_10k") == (0.15, 0.1, 100, 0.1)
+    assert of("scenes") == (0.15, 4.0, 16, 1.0)
+
+
 @pytest.mark.parametrize("scale", [None, {}])
 def test_a_profile_that_says_nothing_means_the_released_recipe(scale):
     assert loaded(scale=scale) == loaded(recipe="released")

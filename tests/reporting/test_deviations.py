@@ -37,6 +37,19 @@ def test_what_a_method_says_of_itself_is_said(profile, monkeypatch):
     assert of("ours", profile).endswith("; sigma 0.3 of its own")
 
 
+def test_an_oracle_says_that_the_published_one_is_another_training_and_names_no_knob_it_does_not_read():
+    declared = experiments.load()
+    oracle, basic, whole = (
+        deviations.of_run(declared.runs[name], declared.profile("coco_stuff_10k"))
+        for name in ("simformer_oracle_s4", "simformer_basic_s4", "simformer_s4")
+    )
+    assert "public checkpoint, batch 32" in oracle and not {"student", "balance_pairs", "image_labels"} & set(
+        oracle.replace(",", " ").split()
+    )
+    assert "image_labels image (released code: crop)" in basic and "student" not in basic
+    assert "student cross_image (released code: same_image)" in whole
+
+
 def test_presets_of_another_method_do_not_tell_its_released_code(profile, monkeypatch, tmp_path):
     elsewhere = replace(methods.method("contrastmask"), knob_file=tmp_path / "knobs.yaml")
     monkeypatch.setattr(methods, "method", lambda name: elsewhere)

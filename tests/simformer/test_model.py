@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from pipeline import methods
 from pipeline.declaration import experiments
 from pipeline.errors import ExperimentError
+from pipeline.inference import models
 from pipeline.methods.simformer import detector, pixel_pairs, released_checkpoint
 from pipeline.methods.simformer import head as head_module
 from pipeline.methods.simformer.detector import original
 from pipeline.methods.simformer.sizes import Sizes
+from pipeline.trained import importing, loading
 from pipeline.training.precision import use_autocast
 from pipeline.training.progress import Progress
 from tests.simformer import small
@@ -269,16 +271,20 @@ def test_knobs_that_cannot_be_are_refused():
 
 
 @pytest.fixture
-def small_release(monkeypatch):
-    """The released model with small sizes, and its state under released names."""
-    build = released_checkpoint.released_model
-    monkeypatch.setattr(
-        released_checkpoint,
-        "released_model",
-        lambda classes, backbone, **knobs: build(classes, backbone, small.SIZES, **knobs),
-    )
-    state = released_checkpoint.released_model(171, "r50").state_dict()
-    return {key: tensor for name, tensor in state.items() if (key := released_checkpoint.released_key(name))}
+def release(monkeypatch):
+    """(number of classes, knobs) -> state of the released model with small sizes, under released names."""
+    monkeypatch.setattr(released_checkpoint, "Sizes", lambda: small.SIZES)
+
+    def state(classes=171, **knobs):
+        ours = released_checkpoint.released_model(classes, **knobs).state_dict()
+        return {key: tensor for name, tensor in ours.items() if (key := released_checkpoint.released_key(name))}
+
+    return state
+
+
+@pytest.fixture
+def small_release(release):
+    return release()
 
 
 def test_a_checkpoint_goes_there_and_back(small_release, tmp_path):
@@ -291,6 +297,30 @@ def test_a_checkpoint_goes_there_and_back(small_release, tmp_path):
     back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
     assert back.keys() == small_release.keys()
     assert all(torch.equal(back[key], tensor) for key, tensor in small_release.items())
+
+
+@pytest.mark.parametrize(
+    "classes, knobs, labels, scale",
+    [
+        (171, {}, "coco_stuff", (2560, 640)),
+        (150, {}, "ade20k", (2048, 512)),
+        (150, {"pairs": "none"}, "ade20k", (2048, 512)),
+    ],
+)
+def test_an_imported_checkpoint_is_of_its_own_classes_and_size(classes, knobs, labels, scale, release, tmp_path):
+    theirs = release(classes, **knobs)
+    torch.save({"model": theirs}, tmp_path / "theirs.pth")
+    released_checkpoint.convert(tmp_path / "theirs.pth", tmp_path / "ours.pth")
+    bare = {key: value for key, value in theirs.items() if key != "criterion.ingore_th" or not knobs}
+    torch.save(bare, tmp_path / "bare.pth")
+    found = [loading.load_model(tmp_path / "ours.pth"), loading.load_model(tmp_path / "bare.pth")]
+    importing.write_configuration("simformer", "r50", tmp_path / "ours.pth")
+    found.append(loading.load_model(tmp_path / "ours.pth"))
+    for loaded in found:
+        steps = loaded.config.data.test.pipeline
+        assert (loaded.labels.name, len(loaded.model.CLASSES), steps[0].type) == (labels, classes, "LoadScene")
+        assert [tuple(each) for step in steps for each in step.get("scales", ())] == [scale]
+    assert models.load(tmp_path / "ours.pth", maps=True).maps
 
 
 def test_a_file_of_the_model_zoo_is_read_too(small_release, tmp_path):

@@ -15,6 +15,12 @@ from pipeline.methods.simformer.optimisation import optimisation
 from pipeline.methods.simformer.sizes import Sizes
 
 HERE = Path(__file__).parent
+# Knobs that nothing reads without losses of pixel pairs, and where all classes have masks.
+OF_PAIRS = (
+    *("pair_draw", "pair_rare_share", "points", "similarity_weight", "distillation_weight", "distillation", "student"),
+    *("detach_embedding", "detach_teacher", "teacher_statistics", "balance_pairs", "exchange_balance"),
+)
+OF_BASE = ("image_labels", "complementary_weight", "complementary_floor")
 
 
 def steps(given, knobs, dataset) -> list:
@@ -42,6 +48,18 @@ def more_modules(knobs) -> tuple[str, ...]:
     return reference + alone + supervision.modules(knobs)
 
 
+def differs(knobs) -> str:
+    """As `Method.differs`."""
+    if knobs.supervision != "all":
+        return ""
+    return "trained here, with the batch of the other rows (published: MaskFormer's public checkpoint, batch 32)"
+
+
+def unread(knobs) -> tuple[str, ...]:
+    """As `Method.unread`."""
+    return (() if supervision.paired(knobs) else OF_PAIRS) + (() if knobs.supervision == "base" else OF_BASE)
+
+
 METHOD = Method(
     task="semantic",
     label="SimFormer",
@@ -60,6 +78,8 @@ METHOD = Method(
     cost=1.0,
     item_images=lambda knobs: 2 if supervision.paired(knobs) else 1,
     optimisation=optimisation,
+    differs=differs,
+    unread=unread,
     labelled_by=supervision.labelled_by,
     all_masks=lambda knobs: knobs.supervision == "all" and knobs.without_map == "none",
     autocast=(

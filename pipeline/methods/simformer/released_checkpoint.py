@@ -83,6 +83,8 @@ WITHIN = {
 }
 # Ours alone: counters that nothing reads, and the class balance, which the released code does not save.
 OURS_ALONE = re.compile(r"backbone\..*\.num_batches_tracked|panoptic_head\.pixel_pairs\.balance\.counts")
+# What a file of the released code may lack, as no prediction reads it: FullyOracle has no complementary loss.
+UNREAD = re.compile(rf"{OURS_ALONE.pattern}|panoptic_head\.complementary_floor")
 OF_PAIRS = "panoptic_head.pixel_pairs."
 
 # What no other model has; the same query embedding under our names is MMDetection's MaskFormer, too.
@@ -157,15 +159,21 @@ def classes(num_classes: int = 171) -> tuple[str, ...]:
     return label_set(LABEL_SETS[num_classes]).names
 
 
+def classes_of(state: dict) -> tuple[str, ...] | None:
+    """The classes of a state in our names, by their number; None of one that no released checkpoint has."""
+    name = label_set_of(state)
+    return label_set(name).names if name else None
+
+
+def label_set_of(state: dict) -> str | None:
+    """Name of the label set of a state in our names, as of `classes_of`."""
+    return LABEL_SETS.get(len(state[CLASSIFIER]) - 1) if CLASSIFIER in state else None
+
+
 def configuration(state: dict, path: Path) -> dict:
     """The model configuration of a state in our names. Raises ExperimentError for an unknown one."""
     backbone, num_classes, pairs = _kind(state, path)
     return released_config(num_classes, backbone, **pairs)
-
-
-def configuration_of(backbone: str) -> dict:
-    """The model configuration of the released code with one of `BACKBONES`, on COCO-Stuff."""
-    return released_config(backbone=backbone)
 
 
 def convert(path: Path, out: Path, reverse: bool = False) -> str:
