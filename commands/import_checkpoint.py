@@ -19,6 +19,8 @@ def main():
     args = parser.parse_args()
     backbone = naming.convert(args.method, args.file, args.out, args.reverse)
     print(f"{args.out}: {backbone}, every key mapped")
+    if args.reverse and (note := naming.note_of_export(args.method, args.file)):
+        print(f"note: {note}")
     if not args.reverse:
         config = importing.write_configuration(args.method, backbone, args.out)
         print(f"{config}: its configuration, for MMDetection's tools too")

@@ -31,8 +31,8 @@ def main():
     print(f"tables: {', '.join(selection['tables'])}; {runs} runs{asked}, {len(selection['figures'])} figures")
     if lacking := [name for name in selection["chosen"] if name not in selection["tables"]]:
         print(
-            f"left out, as label set {selection['label_set']!r} of dataset {experiments.chosen_dataset()!r} has the "
-            f"directions {', '.join(selection['directions'])} alone: {', '.join(lacking)}"
+            f"left out, as no run of theirs is of a direction of label set {selection['label_set']!r}, that of dataset "
+            f"{experiments.chosen_dataset()!r}: {', '.join(lacking)}"
         )
 
 

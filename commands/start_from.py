@@ -14,6 +14,7 @@ def main():
     args = parser.parse_args()
     training = loading.training_of(args.run)
     trained = reading.read(args.file)
+    naming.require_same_images(trained)
     fit = starting.against(trained, training, training.dataset)
     starting.require_backbone(trained, fit, training.backbone)
     print(f"{trained.path} ({trained.origin}): what {args.run} takes of it on {training.dataset}\n\n{fit.table()}\n")

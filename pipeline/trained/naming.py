@@ -49,6 +49,39 @@ def require_declared(dataset):
         raise ExperimentError(
             f"{trained.path}: holds the names of {trained.method}; declare initial_weights: {declaration(trained)}"
         )
+    require_same_images(trained)
+
+
+def require_same_images(trained):
+    """Refuse weights whose backbone wants other images than the models here: names and shapes do not show it.
+
+    Raises ExperimentError.
+    """
+    if trained.method and _wants_blue_first(trained.method, trained):
+        raise ExperimentError(
+            f"{trained.path}: its backbone is that of {trained.method}'s authors, which wants images with blue first, "
+            "from 0 to 255, and has its strides elsewhere; start from ImageNet weights, MMDetection's or a run of this "
+            "project"
+        )
+
+
+def note_of_export(method, file):
+    """What the authors' code has to know of a file that was trained here, in words; empty if nothing."""
+    trained = reading.read(file)
+    if trained.origin != reading.OWN or not _wants_blue_first(method, trained):
+        return ""
+    return (
+        "it was trained here, on images with red first, divided by their deviation, and with strides in the 3x3 "
+        "convolutions; the authors' configuration has blue first, no division and strides in the 1x1 ones: change that"
+    )
+
+
+def _wants_blue_first(method, trained):
+    """Whether the authors of a method read images so; weights of heads alone do not tell."""
+    if not any(name.startswith("backbone.") for name in trained.state):
+        return False
+    model = methods.required(method, "checkpoint_map").configuration(trained.state, trained.path)
+    return model["backbone"]["type"] == "BlueFirstResNet"
 
 
 def declaration(trained):

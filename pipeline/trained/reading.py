@@ -91,7 +91,10 @@ def read(path):
     content = _load(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise ExperimentError(f"{path}: not a checkpoint: expected names with tensors, bare or under 'state_dict'")
+        raise ExperimentError(
+            f"{path}: not a checkpoint: expected names with tensors, bare or under 'state_dict'; of released code that "
+            "has them elsewhere, as under 'model', `python -m commands.import_checkpoint` makes one"
+        )
     meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
     _check(path, state, meta)
     state = {str(key).removeprefix("module."): tensor for key, tensor in state.items()}

@@ -10,6 +10,7 @@ from pipeline import compat  # noqa: F401  # must precede mmcv
 
 # isort: split
 
+import importlib
 import re
 from functools import cache
 from pathlib import Path
@@ -41,8 +42,9 @@ CLASSIFIER, REGRESSOR = "cls_score", "bbox_pred"
 NUM_CLASSES = 80
 BACKBONE = "r50"
 BACKBONES = {
-    "r50": {"type": "ResNet", "depth": 50, "frozen_stages": 1, "norm_eval": True, "style": "caffe"},
+    "r50": {"type": "BlueFirstResNet", "depth": 50, "frozen_stages": 1, "norm_eval": True, "style": "caffe"},
 }
+MODULES = ("pipeline.methods.shared.blue_first_resnet",)  # of a converted file's configuration alone
 
 
 def released_key(key: str, transfer_layers: int = 2) -> str | None:
@@ -69,8 +71,10 @@ def our_key(blob: str) -> str | None:
 def released_config(backbone: str = BACKBONE) -> dict:
     """Resolve the released configuration with one of `BACKBONES`, and make its types known."""
     method = methods.method("maskx")
-    knobs = method.preset("released")
+    knobs = method.preset("released", settings="authors")  # RoIAlign as they have it
     methods.register("maskx", knobs)
+    for module in MODULES:
+        importlib.import_module(module)
     return method.model(knobs, Sizes(), BACKBONES[backbone], NUM_CLASSES)
 
 

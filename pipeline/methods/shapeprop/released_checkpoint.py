@@ -122,7 +122,10 @@ def configuration_of(backbone: str, **knobs) -> dict:
     methods.register("shapeprop", chosen)
     for module in MODULES:
         importlib.import_module(module)
-    return method.model(chosen, Sizes(), {**BACKBONES[backbone], **FROZEN}, NUM_CLASSES)
+    model = method.model(chosen, Sizes(), {**BACKBONES[backbone], **FROZEN}, NUM_CLASSES)
+    # Theirs lie around the middle of a cell, as `anchors` has them.
+    model["rpn_head"]["anchor_generator"]["center_offset"] = 0.5
+    return model
 
 
 def classes() -> tuple[str, ...]:

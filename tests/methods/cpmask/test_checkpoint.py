@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.core import build_prior_generator
 from mmdet.models import build_backbone
 
 from commands.import_checkpoint import main
 from pipeline import methods
-from pipeline.artifacts import paths
+from pipeline.artifacts import checkpoint, paths
 from pipeline.errors import ExperimentError
 from pipeline.methods.cpmask import released_checkpoint as released
 from pipeline.tasks.instances.steps import IMAGE_NORM
-from pipeline.trained import published, reading
+from pipeline.trained import naming, published, reading
 
 GOLDEN = Path(__file__).parents[2] / "golden_comparison" / "cpmask"
 PARAMETERS = {"r50": 37_820_445, "r101": 56_760_349}
@@ -129,12 +130,35 @@ def test_converted_weights_see_images_as_the_authors_do():
     with torch.no_grad():
         for got, expected in zip(ours((red_first - mean) / deviation), plain(theirs), strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
-    for method in ("cpmask", "opmask", "shapeprop"):
-        backbone = methods.required(method, "checkpoint_map").configuration_of("r101")["backbone"]
+    for method, depth in (("cpmask", "r101"), ("opmask", "r101"), ("shapeprop", "r101"), ("maskx", "r50")):
+        backbone = methods.required(method, "checkpoint_map").configuration_of(depth)["backbone"]
         assert (backbone["type"], backbone["style"]) == ("BlueFirstResNet", "caffe")
 
 
-@pytest.mark.parametrize("method", ["cpmask", "opmask", "shapeprop"])
+def test_no_run_starts_from_a_backbone_that_reads_other_images(tmp_path):
+    torch.save({"state_dict": state_of("r50")}, tmp_path / "theirs.pth")
+    with pytest.raises(ExperimentError, match="theirs.pth: its backbone is that of cpmask's authors, .* blue first"):
+        naming.require_same_images(reading.read(tmp_path / "theirs.pth"))
+    ours = {key: torch.zeros(shape) for key, shape in released.shapes("r50").items()}
+    checkpoint.write(tmp_path / "ours.pth", ours, {"fingerprint": "f"})
+    naming.require_same_images(reading.read(tmp_path / "ours.pth"))
+    assert "red first" in naming.note_of_export("cpmask", tmp_path / "ours.pth")
+    assert naming.note_of_export("cpmask", tmp_path / "theirs.pth") == ""
+    heads = reading.Checkpoint(tmp_path, {"roi_head.mask_head.transfer.0.weight": torch.zeros(1)}, {}, "", "maskx")
+    naming.require_same_images(heads)
+
+
+def test_released_anchors_and_cells_of_rois_are_those_of_their_code():
+    shapeprop, maskx = (methods.required(name, "checkpoint_map") for name in ("shapeprop", "maskx"))
+    made = build_prior_generator(shapeprop.configuration_of("r50")["rpn_head"]["anchor_generator"])
+    for level, (ours, theirs) in enumerate(zip(made.base_anchors, shapeprop.anchors().values(), strict=True)):
+        centre = (theirs[:, :2] + theirs[:, 2:] + 1) / 2  # the last pixel belongs to a box there
+        torch.testing.assert_close((ours[:, :2] + ours[:, 2:]) / 2, centre, msg=f"level {level}")
+    pooled = maskx.configuration_of("r50")["roi_head"]["mask_roi_extractor"]["roi_layer"]
+    assert (pooled["sampling_ratio"], pooled["aligned"]) == (2, False)
+
+
+@pytest.mark.parametrize("method", ["cpmask", "opmask", "shapeprop", "maskx"])
 def test_others_tools_can_build_an_imported_model_from_its_configuration(method, tmp_path):
     """In a process that knows nothing of this project but what the file imports."""
     path = published.write_imported(method, "r50", tmp_path / "imported.pth")
