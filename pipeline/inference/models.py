@@ -14,7 +14,6 @@ from pipeline.artifacts import paths
 from pipeline.declaration import experiments, recipe, strict
 from pipeline.errors import ExperimentError
 from pipeline.hardware import use_device
-from pipeline.tasks.semantic.prediction import require_finite
 from pipeline.trained import loading
 
 # Kernels that oneDNN keeps compiled, some 0.4 MB each. The embedded model takes 26 an image, of which 10 are for that
@@ -85,8 +84,6 @@ def load(target, seed=None, dataset=None, maps=False):
         raise _of_maps(target)
     if not of_maps and (not getattr(loaded.model, "with_mask", False) or not hasattr(loaded.model, "roi_head")):
         raise ExperimentError(f"{target}: a {type(loaded.model).__name__} without a mask head finds boxes alone")
-    if of_maps:
-        require_finite(loaded.model, target)
     path, novel = Path(str(target)), ()
     title = "/".join(path.parts[-2:])  # no more: it gets into files that are passed on
     if run:

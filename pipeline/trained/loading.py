@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mmcv
+import torch
 from mmdet.models import build_detector
 from torch import nn
 
@@ -248,6 +249,9 @@ def _built(trained, full, labels):
             f"{trained.path}: {len(misfits) or len(extra)} tensors do not fit its configuration, such as {first}: "
             f"{shape}, in the model {wanted}; name the configuration that it was trained with: --config FILE"
         )
+    # One that gives labels and no scores would hide it; what is trained here is looked at when it ends.
+    if spoiled := next((key for key, tensor in trained.state.items() if not torch.isfinite(tensor).all()), None):
+        raise ExperimentError(f"{trained.path}: {spoiled!r} holds a value that is not finite; name another file")
     model.load_state_dict(trained.state, strict=False)
     model.CLASSES, model.cfg = labels.names, full
     return model.eval()

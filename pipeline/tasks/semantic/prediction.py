@@ -46,7 +46,7 @@ def predict(training, path):
         path: JSON array to write, complete or not at all.
 
     Raises:
-        ExperimentError: the run is not trained or its checkpoint damaged; weights or scores that are not finite.
+        ExperimentError: the run is not trained or its checkpoint damaged; scores that are not finite.
     """
     dataset = validation_set(training.dataset, training.data["test"])
     content = checkpoint.of_run(training, mmap=True)
@@ -114,7 +114,6 @@ def save(training, content, key, identity, dataset, path, inference):
 
 def _infer(model, device, dataset, lines, batch_size, title, inference):
     """Predict the images that are not saved."""
-    require_finite(model, title)
     done, unordered = lines.done, {}
     sizes = [(image["width"], image["height"]) for image in dataset.pack.images]
     # Batches are those of a prediction from the first image on, wherever this one begins: the same noise.
@@ -142,16 +141,6 @@ def _infer(model, device, dataset, lines, batch_size, title, inference):
                 name = dataset.pack.images[lines.done]["file_name"]
                 lines.add(name, [unordered.pop(lines.done)])
             inference.told(lines.done, len(dataset))
-
-
-def require_finite(model, title):
-    """Refuse weights that are not finite (ExperimentError): a model that gives labels and no scores hides them."""
-    for name, values in model.state_dict().items():
-        if not torch.isfinite(values).all():
-            raise ExperimentError(
-                f"{title}: {name} is not finite; the weights of the checkpoint are not usable: train with a lower "
-                "learning rate"
-            )
 
 
 def batches_of(sizes, batch_size):
