@@ -31,6 +31,7 @@ from pipeline.methods.shared.sampled_roi_head import SampledRoIs
 from pipeline.methods.shared.sizes import Sizes
 
 VALUE, GRADIENT = 1e-5, 1e-4  # of an array's largest absolute value
+PATIENCE = 300  # seconds for a process of a step
 BOX, MASK = ("roi_head.bbox_head.", "roi_heads.box_head."), ("roi_head.mask_head.", "roi_heads.mask_head.")
 DIRECTIONS = {"voc": "voc2nonvoc", "nvoc": "nonvoc2voc"}  # their names of what is supervised
 LARGE = 10**6  # pixels, for images whose size no file tells
@@ -243,8 +244,11 @@ def _in_processes(f, arrays):
         for process in processes:
             process.start()
         for process in processes:
-            process.join()
-        if any(process.exitcode for process in processes):
+            process.join(PATIENCE)
+        ended = [process.exitcode for process in processes]
+        for process in processes:
+            process.kill()  # one that waits for another that failed
+        if any(code != 0 for code in ended):
             raise ExperimentError(f"{f.name}: a process of the synchronised norm failed; its error stands above")
         return [torch.load(Path(folder) / f"{rank}.pth", weights_only=True) for rank in range(len(arrays))]
 
