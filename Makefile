@@ -12,7 +12,8 @@ SEEDS ?=
 JOBS ?=
 # Further options of pytest, such as PYTEST='-m "not slow"' for a quick pass.
 PYTEST ?=
-# A test that hangs fails by its name, with the stacks of its threads; none takes a quarter of these seconds.
+# A test that hangs fails by its name, with the stacks of its threads, and ends the run; none takes a quarter of these
+# seconds.
 PATIENCE := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true --max-worker-restart 0
 FULL ?=
 HOST ?= 127.0.0.1

@@ -23,7 +23,7 @@ def main():
         print(f"note: {note}")
     if not args.reverse:
         config = importing.write_configuration(args.method, backbone, args.out)
-        print(f"{config}: its configuration, for MMDetection's tools too")
+        print(f"{config}: its configuration")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def _identity(loaded, dataset, digest, steps, task, device, batch_size):
     content = {
         "checkpoint": digest,
         "configuration": config.tagged({"model": loaded.config.model.to_dict(), "test": steps}),
-        "annotations": reading.sha256(subsets.validation(dataset).annotations),
+        "data": [reading.sha256(path) for path in (subsets.validation(dataset).annotations, paths.manifest(dataset))],
         "code": recipe.code_of((__name__, *task.prediction_modules, *rooms)),
         "versions": recipe.versions(),
         "device": device,

@@ -176,9 +176,7 @@ def _import(full, where):
 
 def _labels(trained, full, dataset):
     """The label set of a checkpoint, or of a data set, whose classes it has to have."""
-    classes = trained.classes
-    if trained.method and (of_state := getattr(methods.required(trained.method, "checkpoint_map"), "classes_of", None)):
-        classes = of_state(trained.state)
+    classes = classes_of(trained)
     if classes is None and (number := _number(full.model)) is not None:
         coco = label_sets.label_set(COCO)
         classes = coco.names if number == len(coco) else tuple(f"class {label}" for label in range(1, number + 1))
@@ -200,6 +198,14 @@ def _labels(trained, full, dataset):
     return LabelSet(trained.path.stem, f"classes of {trained.path}", categories, {"all": classes, "none": ()}, {})
 
 
+def classes_of(trained):
+    """Names of the classes of a checkpoint, None if nothing tells them."""
+    room = methods.required(trained.method, "checkpoint_map") if trained.method else None
+    if not hasattr(room, "classes_of") or trained.classes != tuple(room.classes()):
+        return trained.classes
+    return room.classes_of(trained.state)  # `reading` takes the former where a file names none
+
+
 def _differing(classes, labels):
     """How classes of a checkpoint differ from those of a data set, in words."""
     extra = [name for name in classes if name not in labels.names]
@@ -218,7 +224,7 @@ def _differing(classes, labels):
 def _number(model):
     """Number of classes of a configured model, None if it does not say."""
     if head := model.get("panoptic_head"):
-        return head.get("num_things_classes", 0) + head.get("num_stuff_classes", 0)
+        return (head.get("num_things_classes", 0) + head.get("num_stuff_classes", 0)) or None
     if "num_classes" in model:
         return model["num_classes"]
     head = model.get("roi_head", model)

@@ -6,7 +6,7 @@ Initial weights depend on the map of names of one method alone, so that no other
 from pipeline import methods
 from pipeline.declaration import experiments, recipe
 from pipeline.errors import ExperimentError
-from pipeline.trained import reading, starting
+from pipeline.trained import loading, reading, starting
 
 
 def convert(method, file, out, reverse=False):
@@ -50,25 +50,50 @@ def require_declared(dataset):
             f"{trained.path}: holds the names of {trained.method}; declare initial_weights: {declaration(trained)}"
         )
     require_same_images(trained)
+    require_same_maps(trained, experiments.load().label_set(dataset))
 
 
 def require_same_images(trained):
     """Refuse weights whose backbone wants other images than the models here: names and shapes do not show it.
 
+    Raises ExperimentError. A file that says nothing of its architecture is not refused.
+    """
+    if not any(name.startswith("backbone.") for name in trained.state):
+        return
+    try:
+        model = trained.configuration().get("model")
+    except ExperimentError:
+        return
+    if _wants_other_images(model):
+        raise ExperimentError(
+            f"{trained.path}: its backbone wants images with blue first, from 0 to 255, and has its strides in other "
+            "convolutions than the models here; start from ImageNet weights, from a run of this project, or from a "
+            "file of MMDetection whose backbone has `style: pytorch`"
+        )
+
+
+def require_same_maps(trained, labels):
+    """Refuse weights of label maps of as many classes that are other ones: those of their classifier would be taken.
+
     Raises ExperimentError.
     """
-    if trained.method and _wants_blue_first(trained.method, trained):
+    if trained.method is None or methods.task_of(trained.method).name == loading.INSTANCES:
+        return
+    classes = loading.classes_of(trained) or ()
+    if len(classes) == len(labels) and tuple(classes) != labels.names:
         raise ExperimentError(
-            f"{trained.path}: its backbone is that of {trained.method}'s authors, which wants images with blue first, "
-            "from 0 to 255, and has its strides elsewhere; start from ImageNet weights, MMDetection's or a run of this "
-            "project"
+            f"{trained.path}: its {len(classes)} classes are other ones than those of label set {labels.name!r}, or in "
+            "another order; start from a file of the same classes"
         )
 
 
 def note_of_export(method, file):
     """What the authors' code has to know of a file that was trained here, in words; empty if nothing."""
     trained = reading.read(file)
-    if trained.origin != reading.OWN or not _wants_blue_first(method, trained):
+    if trained.origin != reading.OWN or not any(name.startswith("backbone.") for name in trained.state):
+        return ""
+    room = methods.required(method, "checkpoint_map")
+    if not _wants_other_images(room.configuration(trained.state, trained.path)):
         return ""
     return (
         "it was trained here, on images with red first, divided by their deviation, and with strides in the 3x3 "
@@ -76,12 +101,10 @@ def note_of_export(method, file):
     )
 
 
-def _wants_blue_first(method, trained):
-    """Whether the authors of a method read images so; weights of heads alone do not tell."""
-    if not any(name.startswith("backbone.") for name in trained.state):
-        return False
-    model = methods.required(method, "checkpoint_map").configuration(trained.state, trained.path)
-    return model["backbone"]["type"] == "BlueFirstResNet"
+def _wants_other_images(model):
+    """Whether a configured model reads images as Caffe did."""
+    backbone = (model or {}).get("backbone") or {}
+    return backbone.get("type") == "BlueFirstResNet" or backbone.get("style") == "caffe"
 
 
 def declaration(trained):

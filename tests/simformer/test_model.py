@@ -9,13 +9,14 @@ import torch.nn.functional as F
 
 from pipeline import methods
 from pipeline.declaration import experiments
+from pipeline.declaration.label_sets import label_set
 from pipeline.errors import ExperimentError
 from pipeline.inference import models
 from pipeline.methods.simformer import detector, pixel_pairs, released_checkpoint
 from pipeline.methods.simformer import head as head_module
 from pipeline.methods.simformer.detector import original
 from pipeline.methods.simformer.sizes import Sizes
-from pipeline.trained import importing, loading
+from pipeline.trained import importing, loading, naming, reading
 from pipeline.training.precision import use_autocast
 from pipeline.training.progress import Progress
 from tests.simformer import small
@@ -310,6 +311,8 @@ def test_a_checkpoint_goes_there_and_back(small_release, tmp_path):
 def test_an_imported_checkpoint_is_of_its_own_classes_and_size(classes, knobs, labels, scale, release, tmp_path):
     theirs = release(classes, **knobs)
     torch.save({"model": theirs}, tmp_path / "theirs.pth")
+    with pytest.raises(ExperimentError, match="`python -m commands.import_checkpoint` makes one"):
+        reading.read(tmp_path / "theirs.pth")
     released_checkpoint.convert(tmp_path / "theirs.pth", tmp_path / "ours.pth")
     bare = {key: value for key, value in theirs.items() if key != "criterion.ingore_th" or not knobs}
     torch.save(bare, tmp_path / "bare.pth")
@@ -321,6 +324,12 @@ def test_an_imported_checkpoint_is_of_its_own_classes_and_size(classes, knobs, l
         assert (loaded.labels.name, len(loaded.model.CLASSES), steps[0].type) == (labels, classes, "LoadScene")
         assert [tuple(each) for step in steps for each in step.get("scales", ())] == [scale]
     assert models.load(tmp_path / "ours.pth", maps=True).maps
+    names = label_set(labels).names[::-1]
+    torch.save({"state_dict": theirs, "meta": {"CLASSES": names}}, tmp_path / "named.pth")
+    assert tuple(loading.load_model(tmp_path / "named.pth").model.CLASSES) == names
+    naming.require_same_maps(reading.read(tmp_path / "bare.pth"), label_set(labels))
+    with pytest.raises(ExperimentError, match=f"its {classes} classes are other ones"):
+        naming.require_same_maps(reading.read(tmp_path / "named.pth"), label_set(labels))
 
 
 def test_a_file_of_the_model_zoo_is_read_too(small_release, tmp_path):

@@ -15,11 +15,12 @@ from pipeline.methods.simformer.optimisation import optimisation
 from pipeline.methods.simformer.sizes import Sizes
 
 HERE = Path(__file__).parent
-# Knobs that nothing reads without losses of pixel pairs, and where all classes have masks.
+# Knobs that nothing reads without losses of pixel pairs, without pairs across images, and where all classes have masks.
 OF_PAIRS = (
-    *("pair_draw", "pair_rare_share", "points", "similarity_weight", "distillation_weight", "distillation", "student"),
-    *("detach_embedding", "detach_teacher", "teacher_statistics", "balance_pairs", "exchange_balance"),
+    *("points", "similarity_weight", "distillation_weight", "distillation", "student", "detach_embedding"),
+    *("detach_teacher", "teacher_statistics", "balance_pairs", "exchange_balance"),
 )
+OF_CROSS_PAIRS = ("pair_draw", "pair_rare_share")
 OF_BASE = ("image_labels", "complementary_weight", "complementary_floor")
 
 
@@ -57,7 +58,9 @@ def differs(knobs) -> str:
 
 def unread(knobs) -> tuple[str, ...]:
     """As `Method.unread`."""
-    return (() if supervision.paired(knobs) else OF_PAIRS) + (() if knobs.supervision == "base" else OF_BASE)
+    paired, based = supervision.paired(knobs), knobs.supervision == "base"
+    crossed = paired and knobs.pairs == "cross"
+    return (() if paired else OF_PAIRS) + (() if crossed else OF_CROSS_PAIRS) + (() if based else OF_BASE)
 
 
 METHOD = Method(

@@ -1,5 +1,6 @@
 """Checkpoints of the authors' code are converted one to one, and back; a converted one takes their images."""
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -137,13 +138,18 @@ def test_converted_weights_see_images_as_the_authors_do():
 
 def test_no_run_starts_from_a_backbone_that_reads_other_images(tmp_path):
     torch.save({"state_dict": state_of("r50")}, tmp_path / "theirs.pth")
-    with pytest.raises(ExperimentError, match="theirs.pth: its backbone is that of cpmask's authors, .* blue first"):
+    with pytest.raises(ExperimentError, match="theirs.pth: its backbone wants images with blue first"):
         naming.require_same_images(reading.read(tmp_path / "theirs.pth"))
     ours = {key: torch.zeros(shape) for key, shape in released.shapes("r50").items()}
     checkpoint.write(tmp_path / "ours.pth", ours, {"fingerprint": "f"})
     naming.require_same_images(reading.read(tmp_path / "ours.pth"))
     assert "red first" in naming.note_of_export("cpmask", tmp_path / "ours.pth")
     assert naming.note_of_export("cpmask", tmp_path / "theirs.pth") == ""
+    caffe = "model = dict(type='MaskRCNN', backbone=dict(type='ResNet', style='caffe'))"
+    for config, refused in ((caffe, True), (caffe.replace("caffe", "pytorch"), False)):
+        torch.save({"state_dict": {"backbone.a": torch.zeros(1)}, "meta": {"config": config}}, tmp_path / "mm.pth")
+        with pytest.raises(ExperimentError) if refused else contextlib.nullcontext():
+            naming.require_same_images(reading.read(tmp_path / "mm.pth"))
     heads = reading.Checkpoint(tmp_path, {"roi_head.mask_head.transfer.0.weight": torch.zeros(1)}, {}, "", "maskx")
     naming.require_same_images(heads)
 
