@@ -31,6 +31,10 @@ def main():
                 counted |= {f"train@{run}" for run in made}
     if not lines:
         raise ExperimentError("nothing of these tables was made by `commands.launch` here; run `make reproduce`")
+    labelling = {stage.replace("label@", "train@") for stage in counted if stage.startswith("label@")}
+    if unseen := labelling & seconds.keys() - counted:
+        lines.append({"row": "runs that label alone", "runs": len(unseen)} | cost(seconds, unseen))
+        counted |= unseen
     for words, start in (("initial weights", "pretrain@"), ("labels of training images", "label@")):
         if of_kind := {stage for stage in counted if stage.startswith(start)}:
             lines.append({"row": words, "runs": len(of_kind)} | cost(seconds, of_kind))

@@ -500,6 +500,11 @@ def test_the_cost_of_a_table_counts_a_run_once(new_home, monkeypatch, capsys):
     costed = [(line[0], line[-1]) for line in lines[2:]]
     assert costed[:2] == [("Mask R-CNN (baseline)", "2.0"), ("Baseline", "2.0")]
     assert costed[2:] == [("initial weights", "1.0"), ("together", "3.0")]
+    for stage in ("train@retab_s5", "label@retab_s5"):  # a run that no row shows
+        costs.add(stage, 60.0)
+    row_cost.main()
+    last = [line.split("|")[-2].strip() for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert last == ["1.0", "1.0", "1.0", "5.0"]
     monkeypatch.setattr("sys.argv", ["row_cost", "table7"])
     with pytest.raises(SystemExit):
         row_cost.main()
