@@ -144,16 +144,18 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None, studie
     comparable = published.comparable(dataset) or not printed  # nothing printed: no second panel to keep apart
     panels = [(group, points) for group, points in measured.items() if points]
     count = len(panels) + (not comparable)
+    here = [point for points in measured.values() for point in points]
+    values, theirs = ({point.value for point in points} for points in (here, printed))
+    apart = not comparable and not values & theirs  # as where a scaled-down profile has other values stand for them
     figure, axes = plt.subplots(
         1,
         count,
         figsize=(style.COLUMN_WIDTH if count < 3 else style.PAGE_WIDTH, 1.95),
         squeeze=False,
-        sharex=True,
+        sharex=not apart,
         layout="constrained",
     )
     left, right = axes[0, 0], axes[0, 0] if comparable else axes[0, -1]
-    here = [point for points in measured.values() for point in points]
     several = not any(math.isnan(point.deviation) for point in here)
     joined = several and not studied  # else the study has the curve
     for axis, (_, points) in zip(axes.flat, panels, strict=False):
@@ -162,7 +164,6 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None, studie
         _curve(left, studied, STUDY_COLOUR, "", "-", "seed study", band=True)
     if printed:
         _curve(right, printed, "black", "s", "--", "published")
-    ticks = sorted({point.value for point in (*here, *printed)})
     shown = [points for _, points in panels]
     shown[0] = [*shown[0], *studied, *(printed if comparable else ())]
     shown += [] if comparable else [printed]
@@ -170,6 +171,7 @@ def draw(dataset, measured, printed, entry, task, colour, tolerance=None, studie
     for axis, points in zip(axes.flat, shown, strict=True):
         low, high = _bounds(points)
         axis.set_ylim((low + high - span) / 2 - MARGIN * span, (low + high + span) / 2 + MARGIN * span)
+        ticks = sorted((theirs if axis is right else values) if apart else values | theirs)
         axis.set_xticks(ticks, [f"{value:g}" for value in ticks])
         axis.margins(x=0.08)
         axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))

@@ -144,6 +144,7 @@ def test_scores_stand_over_the_number_of_points_a_panel_for_each_group(drawn):
     assert points(novel.lines[0]) == [(8, 21), (16, 11), (24, 31)]
     assert points(whole.lines[0]) == [(8, 60), (16, 50), (24, 70)]
     assert points(printed.lines[0]) == [(50, 30.7), (100, 31.1), (150, 31.2)]
+    assert [list(axis.get_xticks()) for axis in figure.axes] == [[8, 16, 24], [8, 16, 24], [50, 100, 150]]
     assert [axis.get_title() for axis in figure.axes] == [
         "measured, novel\nscenes",
         "measured, all\nscenes",
