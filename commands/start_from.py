@@ -14,7 +14,7 @@ def main():
     args = parser.parse_args()
     training = loading.training_of(args.run)
     trained = reading.read(args.file)
-    naming.require_same_images(trained)
+    naming.require_startable(trained, training.dataset)
     fit = starting.against(trained, training, training.dataset)
     starting.require_backbone(trained, fit, training.backbone)
     print(f"{trained.path} ({trained.origin}): what {args.run} takes of it on {training.dataset}\n\n{fit.table()}\n")

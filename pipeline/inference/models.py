@@ -19,8 +19,6 @@ from pipeline.trained import loading
 # Kernels that oneDNN keeps compiled, some 0.4 MB each. The embedded model takes 26 an image, of which 10 are for that
 # number of objects alone, so that the default of 1024 grows with every number not seen before. A new one costs 0.7 ms.
 KERNELS = 128
-MAPS = "semantic"  # the task whose models label pixels
-LOADS = "LoadScene"  # first step of its data
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,12 @@ def load(target, seed=None, dataset=None, maps=False):
     limit_kernels()
     run = experiments.load().runs.get(str(target))
     task = methods.task_of(run.method).name if run else loading.INSTANCES
-    if task == MAPS and not maps:
+    if task == loading.MAPS and not maps:
         raise _of_maps(target)
     device = use_device()
     loaded = loading.load_model(target, dataset, seed, task=task)
     steps = loaded.config.data.test.pipeline
-    of_maps = steps[0]["type"] == LOADS
+    of_maps = loaded.of_maps
     if of_maps and not maps:
         raise _of_maps(target)
     if not of_maps and (not getattr(loaded.model, "with_mask", False) or not hasattr(loaded.model, "roi_head")):
@@ -128,7 +126,7 @@ def _of_maps(target):
 def _modules(maps):
     """Those that prediction runs, whichever method the model is of."""
     rooms = dict.fromkeys(module for name in methods.names() for module in methods.method(name).modules)
-    prediction = tasks.task(MAPS if maps else tasks.FIRST).prediction_modules
+    prediction = tasks.task(loading.MAPS if maps else tasks.FIRST).prediction_modules
     return ("pipeline.inference.loading", *prediction, *rooms)
 
 

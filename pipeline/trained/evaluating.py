@@ -27,8 +27,6 @@ from pipeline.trained import loading, reading
 
 logger = logging.getLogger("pipeline.trained.evaluating")
 
-MAPS = "semantic"  # the task whose models label pixels
-LOADS = "LoadScene"  # first step of its data
 OUR_LOADING = {"type": "LoadWholeImage"}  # of MMDetection's, which does not look whether an image is the annotated one
 
 
@@ -68,7 +66,7 @@ def evaluate(file, run=None, dataset=None, direction=None, configuration=None):
     name = f"checkpoint_{digest[:20]}_{dataset}"
     path = paths.scratch(name) / "detections.json"
     title = f"evaluate {trained.path.name}"
-    if task.name == MAPS:
+    if loaded.of_maps:
         predict_maps(loaded, dataset, digest, name, path, title)
         scores, kinds = task.score(dataset, path, groups), list(task.kinds)
     else:
@@ -90,9 +88,9 @@ def evaluate(file, run=None, dataset=None, direction=None, configuration=None):
 
 def _task(loaded, dataset, declared, file):
     """The task of a model, which has to be one of the data set."""
-    task = tasks.task(MAPS if loaded.config.data.test.pipeline[0]["type"] == LOADS else TASK.name)
+    task = tasks.task(loading.MAPS if loaded.of_maps else TASK.name)
     if schema.holds(declared.dataset(dataset)["kind"]) != task.reads:
-        kind = "label maps" if task.name == MAPS else "detections"
+        kind = "label maps" if loaded.of_maps else "detections"
         raise ExperimentError(f"{file}: a model of {kind}, which data set {dataset} does not score; name another")
     return task
 
@@ -102,7 +100,7 @@ def predict_maps(loaded, dataset, digest, name, path, title):
     device, batch_size, steps = use_device(), test_batch(), [plain(step) for step in loaded.config.data.test.pipeline]
     images = maps_data.validation_set(dataset, steps)
     names = [image["file_name"] for image in images.pack.images]
-    identity = _identity(loaded, dataset, digest, steps, tasks.task(MAPS), device, batch_size)
+    identity = _identity(loaded, dataset, digest, steps, tasks.task(loading.MAPS), device, batch_size)
     with detections.saved(name, identity, names) as lines:
         if lines.done < len(images):
             model, inference = loaded.model.to(device), maps_prediction.Inference(title)

@@ -26,11 +26,11 @@ from pipeline.trained import reading
 
 logger = logging.getLogger("pipeline.trained.loading")
 
-INSTANCES = "instances"
+INSTANCES, MAPS = "instances", "semantic"  # tasks
 COCO = "coco"  # label set of files that name no class, if they have as many
 # Profile whose images checkpoints of others were trained on, by their label set; of others that of their task.
 FULL_SIZE = {COCO: "full", "coco_stuff": "full_maps", "ade20k": "full_maps_ade"}
-BY_TASK = {INSTANCES: "full", "semantic": "full_maps"}
+BY_TASK = {INSTANCES: "full", MAPS: "full_maps"}
 
 
 class Loaded(NamedTuple):
@@ -46,6 +46,11 @@ class Loaded(NamedTuple):
     model: nn.Module
     labels: LabelSet
     config: mmcv.Config
+
+    @property
+    def of_maps(self):
+        """Whether it labels pixels, as the first step of its data tells."""
+        return self.config.data.test.pipeline[0]["type"] == "LoadScene"
 
 
 def load_model(run_or_checkpoint, dataset=None, seed=None, config=None, task=INSTANCES):

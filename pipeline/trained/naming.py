@@ -49,6 +49,14 @@ def require_declared(dataset):
         raise ExperimentError(
             f"{trained.path}: holds the names of {trained.method}; declare initial_weights: {declaration(trained)}"
         )
+    require_startable(trained, dataset)
+
+
+def require_startable(trained, dataset):
+    """Refuse a `reading.Checkpoint` whose weights fit by name and shape and mean something else on a data set.
+
+    Raises ExperimentError.
+    """
     require_same_images(trained)
     require_same_maps(trained, experiments.load().label_set(dataset))
 
