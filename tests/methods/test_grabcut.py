@@ -143,6 +143,21 @@ def test_a_fixture_of_another_size_is_reproduced(tmp_path):
 # Boxes
 
 
+def test_context_is_a_quarter_of_each_side_and_no_less_than_ten_pixels():
+    """Each side has its own; the rule is ours, as no authors' code is known."""
+    rule = cut.Rule()
+    assert cut.region((100, 200, 180, 260), (1000, 1000), rule) == (80, 185, 200, 275)
+    assert cut.region((100, 100, 120, 112), (1000, 1000), rule) == (90, 90, 130, 122)
+    assert cut.region((3, 2, 83, 62), (70, 90), rule) == (0, 0, 90, 70)
+
+
+def test_the_centre_is_a_share_of_each_side():
+    labels = cut.label_map((10, 10, 50, 30), (0, 0, 60, 40), cut.Rule(centre=0.5))
+    sure = np.zeros((40, 60), bool)
+    sure[15:25, 20:40] = True
+    assert np.array_equal(labels == cv2.GC_FGD, sure) and (labels[10:30, 10:50] != cv2.GC_BGD).all()
+
+
 def test_a_disc_is_found_in_its_box():
     image, inside = disc()
     mask = cut.segment(image, (22.4, 12.6, 58.2, 48.1), RULE)
